@@ -1,0 +1,9 @@
+//! What the kernel does for us, and all `unsafe` of the project: aligned buffers, block devices, watchdog devices,
+//! processes, memory locking.
+#![allow(unsafe_code)]
+
+pub mod aligned;
+pub mod linux;
+pub mod memory;
+pub mod process;
+pub mod watchdog;

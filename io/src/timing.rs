@@ -1,0 +1,231 @@
+//! Every interval of the protocol, derived from the io_timeout and the fire timeout, each with its reason.
+//!
+//! Source: spec D 3.1 and 6; the guarantees D1-D3 of ARCHITECTURE.md. x is the io_timeout in seconds.
+//!
+//! | interval | formula | x = 5 | x = 10 | x = 20 |
+//! | --- | --- | --- | --- | --- |
+//! | io_deadline | x | 5 | 10 | 20 |
+//! | renewal_interval | 2x | 10 | 20 | 40 |
+//! | id_renewal_warn | 6x | 30 | 60 | 120 |
+//! | id_renewal_fail | 8x | 40 | 80 | 160 |
+//! | host_dead (fire timeout 60) | 8x + fire | 100 | 140 | 220 |
+//! | silence_for_takeover | host_dead * 1.001 + 1 | 101.1 | 141.14 | 221.22 |
+
+use std::fmt;
+use std::time::Duration;
+
+/// How long one lease I/O may take, 1 to 255 seconds (one byte of it is kept on disk).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IoTimeout(u8);
+
+impl IoTimeout {
+    /// What sanlock uses when it is told nothing.
+    pub const DEFAULT: IoTimeout = IoTimeout(10);
+
+    /// `None` for 0 and for anything above 255.
+    #[must_use]
+    pub fn new(seconds: u64) -> Option<Self> {
+        u8::try_from(seconds).ok().filter(|s| *s > 0).map(IoTimeout)
+    }
+
+    /// Seconds.
+    #[must_use]
+    pub const fn seconds(self) -> u8 {
+        self.0
+    }
+
+    const fn times(self, n: u32) -> Duration {
+        Duration::from_secs(self.0 as u64 * n as u64)
+    }
+}
+
+impl fmt::Display for IoTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s", self.0)
+    }
+}
+
+/// How long after D2's instant a host is reset at the latest, 1 to 60 seconds. Hosts without a seal are taken to
+/// use 60, and real hosts assume 60 of everyone, so nothing above 60 can exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FireTimeout(u8);
+
+impl FireTimeout {
+    /// What real sanlock and wdmd use, always.
+    pub const SANLOCK: FireTimeout = FireTimeout(60);
+
+    /// `None` outside 2 to 60: the device gets half of it, and devices count whole seconds.
+    #[must_use]
+    pub fn new(seconds: u64) -> Option<Self> {
+        u8::try_from(seconds).ok().filter(|s| (2..=60).contains(s)).map(FireTimeout)
+    }
+
+    /// Seconds.
+    #[must_use]
+    pub const fn seconds(self) -> u8 {
+        self.0
+    }
+
+    /// The most the watchdog device itself may be set to: half, because a daemon that dies pets once more by the
+    /// closing of its descriptor, at most one device timeout after the last pet proper (D3).
+    #[must_use]
+    pub const fn device_limit(self) -> Duration {
+        Duration::from_secs(self.0 as u64 / 2)
+    }
+}
+
+impl fmt::Display for FireTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s", self.0)
+    }
+}
+
+/// Clocks of two hosts may run apart by this much per second each: 500 parts per million, ten times what a bad
+/// quartz does and what NTP will slew.
+const DRIFT_PPM: u32 = 500;
+
+/// The longest that a watchdog's own count of seconds may lag behind (one step of its counter).
+const WATCHDOG_TICK: Duration = Duration::from_secs(1);
+
+/// The intervals of one host, from its io_timeout and fire timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Timing {
+    /// The host's io_timeout.
+    pub io_timeout: IoTimeout,
+    /// The host's fire timeout, from its seal; [`FireTimeout::SANLOCK`] without one or without a watchdog.
+    pub fire_timeout: FireTimeout,
+}
+
+impl Timing {
+    /// The timing of a host with these two settings.
+    #[must_use]
+    pub const fn new(io_timeout: IoTimeout, fire_timeout: FireTimeout) -> Self {
+        Timing { io_timeout, fire_timeout }
+    }
+
+    /// x: after this a read or write of a lease is given up; it may still land.
+    #[must_use]
+    pub const fn io_deadline(self) -> Duration {
+        self.io_timeout.times(1)
+    }
+
+    /// 2x between the starts of two renewals: four attempts fit before the lease is lost.
+    #[must_use]
+    pub const fn renewal_interval(self) -> Duration {
+        self.io_timeout.times(2)
+    }
+
+    /// 6x without a renewal: trouble worth a warning.
+    #[must_use]
+    pub const fn id_renewal_warn(self) -> Duration {
+        self.io_timeout.times(6)
+    }
+
+    /// 8x without a renewal, counted from the start of the last good one: the lease is lost (D2).
+    #[must_use]
+    pub const fn id_renewal_fail(self) -> Duration {
+        self.io_timeout.times(8)
+    }
+
+    /// 8x + fire timeout: by now the host is reset if it did not end what it guarded (D2 and D3 together).
+    #[must_use]
+    pub const fn host_dead(self) -> Duration {
+        Duration::from_secs(self.io_timeout.0 as u64 * 8 + self.fire_timeout.0 as u64)
+    }
+
+    /// The silence a taker must itself have seen (D1): host_dead * (1 + 2 * drift bound) + one watchdog tick. Both
+    /// clocks may be off by the bound in opposite directions.
+    #[must_use]
+    pub fn silence_for_takeover(self) -> Duration {
+        let drift = self.host_dead() * (2 * DRIFT_PPM) / 1_000_000;
+        self.host_dead() + drift + WATCHDOG_TICK
+    }
+
+    /// How long a delta lease of another boot of this very machine is watched before it is taken (P1 a): one renewal
+    /// interval and one I/O deadline of its holder, in which a living holder would have changed it.
+    #[must_use]
+    pub const fn other_boot_watch(self) -> Duration {
+        self.io_timeout.times(3)
+    }
+
+    /// The wait between writing a delta sector and believing it: 2 * max(stored, own) io_timeout, so that a rival
+    /// that read the sector before our write has finished, or given up, its own (Chockler and Malkhi, 2 delta).
+    #[must_use]
+    pub fn settle(stored: Option<IoTimeout>, own: IoTimeout) -> Duration {
+        stored.map_or(own, |s| s.max(own)).times(2)
+    }
+
+    /// How long `init` watches a lockspace before it believes that nobody uses it: two renewal periods, a period of a
+    /// real sanlock being up to 1.5 s longer than its interval (spec D 3.4).
+    #[must_use]
+    pub const fn init_watch(self) -> Duration {
+        Duration::from_millis(self.io_timeout.0 as u64 * 4000 + 3000)
+    }
+
+    /// The longest grace between SIGTERM and SIGKILL: two thirds of what the watchdog device leaves, so that SIGKILL
+    /// still has a chance before the host is reset.
+    #[must_use]
+    pub fn longest_kill_grace(fire: FireTimeout) -> Duration {
+        fire.device_limit() * 2 / 3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timing(x: u64) -> Timing {
+        Timing::new(IoTimeout::new(x).unwrap(), FireTimeout::SANLOCK)
+    }
+
+    #[test]
+    fn the_table_in_the_head_of_this_file_is_true() {
+        let seconds = |d: Duration| d.as_millis();
+        for (x, row) in [
+            (5, [5_000, 10_000, 30_000, 40_000, 100_000, 101_100]),
+            (10, [10_000, 20_000, 60_000, 80_000, 140_000, 141_140]),
+            (20, [20_000, 40_000, 120_000, 160_000, 220_000, 221_220]),
+        ] {
+            let t = timing(x);
+            let found = [
+                t.io_deadline(),
+                t.renewal_interval(),
+                t.id_renewal_warn(),
+                t.id_renewal_fail(),
+                t.host_dead(),
+                t.silence_for_takeover(),
+            ]
+            .map(seconds);
+            assert_eq!(found, row, "x = {x}");
+        }
+    }
+
+    #[test]
+    fn a_taker_waits_out_d2_and_d3_with_clocks_apart() {
+        for x in 1..=255 {
+            for fire in 2..=60 {
+                let t = Timing::new(IoTimeout::new(x).unwrap(), FireTimeout::new(fire).unwrap());
+                let holder_gone = t.id_renewal_fail() + t.fire_timeout.device_limit() * 2;
+                // The holder's clock slow, the taker's fast, each by the bound.
+                let on_takers_clock = holder_gone.mul_f64(1.0005 / 0.9995);
+                assert!(t.silence_for_takeover() > on_takers_clock, "{t:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn settling_takes_the_slower_of_the_two() {
+        let (one, ten) = (IoTimeout::new(1).unwrap(), IoTimeout::DEFAULT);
+        assert_eq!(Timing::settle(Some(ten), one), Duration::from_secs(20));
+        assert_eq!(Timing::settle(Some(one), ten), Duration::from_secs(20));
+        assert_eq!(Timing::settle(None, one), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn io_and_fire_timeouts_have_bounds() {
+        assert_eq!(IoTimeout::new(0), None);
+        assert_eq!(IoTimeout::new(256), None);
+        assert_eq!(FireTimeout::new(61), None);
+        assert_eq!(FireTimeout::new(1), None);
+    }
+}
