@@ -1,0 +1,652 @@
+//! Which hosts live: a pure function of what was read, and when (spec D 3.6, D1).
+//!
+//! Nothing here does I/O or asks for the time. Instants are this host's own; another host's timestamp is looked at for
+//! change alone. What a look can say about a sector that it shows:
+//! - *changed* (also: seen for the first time): the change had happened by the end of the look;
+//! - *unchanged*: it had not changed before the start of the look;
+//! - *damaged*: nothing. It is counted and shown, and the host is neither alive nor dead by it.
+//!
+//! | state | when; x is the host's io_timeout |
+//! | --- | --- |
+//! | Free | timestamp 0 |
+//! | Unknown | within 8x of the first look, no change seen since |
+//! | Live | within 8x of the last change |
+//! | Fail | later: it must have ended what it guards, or its watchdog is about to |
+//! | Dead | silence *seen* for D1's time: its leases may be taken |
+//! | Damaged | its sector cannot be believed now |
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::{Generation, HostId, HostName, HostTerm, RemoteTimestamp};
+use holdfast_io::seal::Seal;
+use holdfast_io::timing::{IoTimeout, Timing};
+
+use crate::error::SectorError;
+use crate::layout::DeltaArea;
+use crate::look::{AreaView, SectorView};
+use crate::sector::DeltaSector;
+
+/// A real host's renewals are up to 1.5 s apart more than its interval (spec D 3.4); with a little for the looking.
+const RENEWAL_SLACK: Duration = Duration::from_secs(2);
+
+/// How long a sector has been seen not to change, the one measure that D1 knows: from the end of the look that last saw
+/// it change to the start of the latest look that saw it unchanged. Time in which nobody looked counts only once a look
+/// has shown that nothing happened in it; the time that a look itself takes never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence {
+    changed_at: LocalInstant,
+    unchanged_at: LocalInstant,
+}
+
+impl Silence {
+    /// Begins at the end of a look that saw a change.
+    #[must_use]
+    pub const fn from(read_ended: LocalInstant) -> Self {
+        Silence { changed_at: read_ended, unchanged_at: read_ended }
+    }
+
+    /// A look that began at `read_started` saw no change.
+    pub fn confirm(&mut self, read_started: LocalInstant) {
+        self.unchanged_at = self.unchanged_at.max(read_started);
+    }
+
+    /// The silence seen.
+    #[must_use]
+    pub const fn seen(&self) -> Duration {
+        self.unchanged_at.since(self.changed_at)
+    }
+
+    /// The earliest start of a look that can show `needed` of it.
+    #[must_use]
+    pub fn ends(&self, needed: Duration) -> LocalInstant {
+        self.changed_at.after(needed)
+    }
+
+    /// The end of the look that last saw a change.
+    #[must_use]
+    pub const fn changed_at(&self) -> LocalInstant {
+        self.changed_at
+    }
+}
+
+/// What is known about one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    last_good: Option<Good>,
+    /// The end of the first look, good or bad.
+    pub first_check: LocalInstant,
+    /// The end of the latest look, good or bad.
+    pub last_check: LocalInstant,
+    /// What was wrong at the latest look, if it was.
+    pub damage: Option<SectorError>,
+    /// How many looks showed damage.
+    pub damaged_looks: u64,
+}
+
+/// The latest look that showed a valid sector, and what led up to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Good {
+    sector: DeltaSector,
+    silence: Silence,
+    /// Whether a change was seen after the first look.
+    stirred: bool,
+    timing: Timing,
+    /// D1's silence, the longest that any record of this generation called for: a holder that shortens its timeouts, or
+    /// a late write of a rival with shorter ones, does not bring the instant forward.
+    needed: Duration,
+}
+
+impl Observation {
+    /// The sector as it was when last valid; `None` if it never was.
+    #[must_use]
+    pub fn sector(&self) -> Option<&DeltaSector> {
+        self.last_good.as_ref().map(|g| &g.sector)
+    }
+
+    /// The host's name.
+    #[must_use]
+    pub fn name(&self) -> Option<HostName> {
+        self.sector().map(DeltaSector::host_name).filter(|n| !n.is_empty())
+    }
+
+    /// Its generation.
+    #[must_use]
+    pub fn generation(&self) -> Option<Generation> {
+        self.sector().map(DeltaSector::generation)
+    }
+
+    /// Its last renewal by its own clock.
+    #[must_use]
+    pub fn timestamp(&self) -> Option<RemoteTimestamp> {
+        self.sector().map(|s| s.leader.timestamp)
+    }
+
+    /// Its io_timeout, if it says.
+    #[must_use]
+    pub fn io_timeout(&self) -> Option<IoTimeout> {
+        self.sector().and_then(|s| s.leader.stored_io_timeout())
+    }
+
+    /// Its seal, if it has one.
+    #[must_use]
+    pub fn seal(&self) -> Option<Seal> {
+        self.sector().and_then(|s| s.seal)
+    }
+
+    /// Whether anybody ever joined under this host_id.
+    #[must_use]
+    pub fn was_used(&self) -> bool {
+        self.sector().is_some_and(|s| s.leader.owner_id != 0)
+    }
+
+    /// The end of the look that last saw it change, or saw it first.
+    #[must_use]
+    pub fn last_live(&self) -> Option<LocalInstant> {
+        self.last_good.as_ref().map(|g| g.silence.changed_at())
+    }
+
+    /// D1's computed instant, if it stays silent; `None` where nobody holds the lease.
+    #[must_use]
+    pub fn earliest_takeover(&self) -> Option<LocalInstant> {
+        let held = self.last_good.as_ref().filter(|g| g.sector.holder().is_some())?;
+        Some(held.silence.ends(held.needed))
+    }
+
+    fn new(read_ended: LocalInstant) -> Self {
+        Observation { last_good: None, first_check: read_ended, last_check: read_ended, damage: None, damaged_looks: 0 }
+    }
+
+    fn look(&mut self, sector: Result<DeltaSector, SectorError>, look: Look, own: IoTimeout) {
+        self.last_check = self.last_check.max(look.ended);
+        match sector {
+            Err(e) => {
+                self.damaged_looks += 1;
+                self.damage = Some(e);
+            }
+            Ok(sector) => {
+                self.damage = None;
+                match &mut self.last_good {
+                    Some(good) => good.look(sector, look, own),
+                    first => *first = Some(Good::first(sector, look, own)),
+                }
+            }
+        }
+    }
+
+    fn state(&self, now: LocalInstant) -> HostState {
+        let Some(good) = self.last_good.as_ref().filter(|_| self.damage.is_none()) else { return HostState::Damaged };
+        if good.sector.leader.is_free() {
+            HostState::Free
+        } else if good.is_dead() {
+            HostState::Dead
+        } else if now.since(good.silence.changed_at()) > good.timing.id_renewal_fail() {
+            HostState::Fail
+        } else if good.stirred {
+            HostState::Live
+        } else {
+            HostState::Unknown
+        }
+    }
+}
+
+impl Good {
+    fn first(sector: DeltaSector, look: Look, own: IoTimeout) -> Self {
+        let timing = sector.timing(own);
+        let needed = timing.silence_for_takeover();
+        Good { sector, silence: Silence::from(look.ended), stirred: false, timing, needed }
+    }
+
+    fn look(&mut self, sector: DeltaSector, look: Look, own: IoTimeout) {
+        if sector == self.sector {
+            self.silence.confirm(look.started);
+            return;
+        }
+        self.timing = sector.timing(own);
+        let needed = self.timing.silence_for_takeover();
+        let newer = sector.generation() > self.sector.generation();
+        self.needed = if newer { needed } else { needed.max(self.needed) };
+        // Looks may be reported out of order: one that ended earlier does not set the silence back.
+        self.silence = Silence::from(look.ended.max(self.silence.changed_at()));
+        self.stirred = true;
+        self.sector = sector;
+    }
+
+    /// D1.
+    fn is_dead(&self) -> bool {
+        self.silence.seen() >= self.needed
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Look {
+    started: LocalInstant,
+    ended: LocalInstant,
+}
+
+/// How a host stands (the table in the head of this file).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostState {
+    /// Nobody holds the host_id.
+    Free,
+    /// Held, and not yet seen to change.
+    Unknown,
+    /// Held by a host that renews.
+    Live,
+    /// Not renewed for too long.
+    Fail,
+    /// Silent for D1's time.
+    Dead,
+    /// The sector cannot be believed.
+    Damaged,
+}
+
+/// Whether the owner of a lease is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnerVerdict {
+    /// It is: nothing guarded under that generation can write any more.
+    Gone(GoneReason),
+    /// Its last change is younger than a renewal takes.
+    Alive {
+        /// When it could be taken over, should it fall silent now.
+        earliest: LocalInstant,
+    },
+    /// It misses renewals.
+    Silent {
+        /// When it can be taken over, if it stays silent.
+        earliest: LocalInstant,
+    },
+    /// Nothing can be said; its leases must not be touched.
+    Unknown(UnknownReason),
+}
+
+/// Why an owner is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoneReason {
+    /// It gave its host_id back.
+    Free,
+    /// The host_id was taken anew since, which P1 allows only when the older generation is over.
+    NewerGeneration {
+        /// The generation on disk.
+        found: Generation,
+    },
+    /// D1.
+    Silent {
+        /// The silence seen.
+        seen: Duration,
+    },
+}
+
+/// Why nothing can be said about an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownReason {
+    /// No look has shown its sector yet, or there is no such sector.
+    NotSeen,
+    /// Its sector is damaged.
+    Damaged,
+    /// Its sector shows an older generation: it was rolled back, formatted, or hit by a write that came too late.
+    OlderGeneration {
+        /// The generation on disk.
+        found: Generation,
+    },
+}
+
+/// Everything seen of one lockspace's hosts.
+#[derive(Clone, Debug)]
+pub struct HostTable {
+    area: DeltaArea,
+    own_io_timeout: IoTimeout,
+    hosts: BTreeMap<HostId, Observation>,
+    last_scan: Option<LocalInstant>,
+}
+
+impl HostTable {
+    /// An empty table. `own_io_timeout` stands in for hosts that store none.
+    #[must_use]
+    pub const fn new(area: DeltaArea, own_io_timeout: IoTimeout) -> Self {
+        HostTable { area, own_io_timeout, hosts: BTreeMap::new(), last_scan: None }
+    }
+
+    /// Takes in a look at the whole area.
+    pub fn observe_area(&mut self, view: &AreaView) {
+        for host in self.area.hosts() {
+            self.observe(host, view.sector(host), Look { started: view.read_started, ended: view.read_ended });
+        }
+        self.last_scan = self.last_scan.max(Some(view.read_ended));
+    }
+
+    /// Takes in a look at one host's sector.
+    pub fn observe_sector(&mut self, view: &SectorView) {
+        self.observe(view.host_id, &view.bytes, Look { started: view.read_started, ended: view.read_ended });
+    }
+
+    fn observe(&mut self, host: HostId, bytes: &[u8], look: Look) {
+        assert!(look.started <= look.ended, "D1: a look ends after it starts");
+        let sector = self.area.decode(host, bytes);
+        let seen = self.hosts.entry(host).or_insert_with(|| Observation::new(look.ended));
+        seen.look(sector, look, self.own_io_timeout);
+        if let Some(error) = seen.damage.as_ref().filter(|_| seen.damaged_looks % 100 == 1) {
+            let (host_id, looks, offset) = (host.get(), seen.damaged_looks, self.area.offset_of(host));
+            tracing::warn!(host_id, offset, looks, %error, "delta sector is damaged");
+        }
+    }
+
+    /// The end of the latest look at the whole area.
+    #[must_use]
+    pub const fn last_scan(&self) -> Option<LocalInstant> {
+        self.last_scan
+    }
+
+    /// Every host looked at, in order.
+    pub fn hosts(&self) -> impl Iterator<Item = (HostId, &Observation)> {
+        self.hosts.iter().map(|(id, seen)| (*id, seen))
+    }
+
+    /// What is known about a host.
+    #[must_use]
+    pub fn observation(&self, host: HostId) -> Option<&Observation> {
+        self.hosts.get(&host)
+    }
+
+    /// How a host stands; `None` before the first look.
+    #[must_use]
+    pub fn state(&self, host: HostId, now: LocalInstant) -> Option<HostState> {
+        self.hosts.get(&host).map(|seen| seen.state(now))
+    }
+
+    /// D1's computed instant for a host that holds its lease.
+    #[must_use]
+    pub fn earliest_takeover(&self, host: HostId) -> Option<LocalInstant> {
+        self.hosts.get(&host).and_then(Observation::earliest_takeover)
+    }
+
+    /// Whether the owner of a lease is over. The generation is looked at first: a freed record of an older one says
+    /// nothing about a newer (it can be a late write), and a newer one ends an older whatever else the sector says.
+    #[must_use]
+    pub fn verdict(&self, owner: HostTerm, now: LocalInstant) -> OwnerVerdict {
+        use OwnerVerdict::{Alive, Gone, Silent, Unknown};
+        let Some(seen) = self.hosts.get(&owner.host_id) else { return Unknown(UnknownReason::NotSeen) };
+        let Some(good) = seen.last_good.as_ref().filter(|_| seen.damage.is_none()) else {
+            return Unknown(UnknownReason::Damaged);
+        };
+        let found = good.sector.generation();
+        if found > owner.generation {
+            return Gone(GoneReason::NewerGeneration { found });
+        }
+        if found < owner.generation {
+            return Unknown(UnknownReason::OlderGeneration { found });
+        }
+        if good.sector.leader.is_free() {
+            return Gone(GoneReason::Free);
+        }
+        if good.is_dead() {
+            return Gone(GoneReason::Silent { seen: good.silence.seen() });
+        }
+        let earliest = good.silence.ends(good.needed);
+        let renewal = good.timing.renewal_interval() + good.timing.io_deadline() + RENEWAL_SLACK;
+        if now.since(good.silence.changed_at()) < renewal { Alive { earliest } } else { Silent { earliest } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{area, at, host_id, sealed_sector};
+    use holdfast_io::seal::SealedFire;
+    use holdfast_io::sys::aligned::AlignedBuf;
+    use holdfast_io::timing::FireTimeout;
+    use holdfast_io::units::SectorSize;
+    use proptest::prelude::*;
+
+    const NANO: Duration = Duration::from_nanos(1);
+
+    fn table() -> HostTable {
+        HostTable::new(area(), IoTimeout::DEFAULT)
+    }
+
+    fn look(bytes: &AlignedBuf, started: LocalInstant, ended: LocalInstant) -> SectorView {
+        SectorView { host_id: host_id(3), bytes: bytes.clone(), read_started: started, read_ended: ended }
+    }
+
+    fn bytes(generation: u64, timestamp: u64) -> AlignedBuf {
+        sealed_sector(3, generation, timestamp).encode(SectorSize::B512)
+    }
+
+    fn term(generation: u64) -> HostTerm {
+        HostTerm { host_id: host_id(3), generation: Generation(generation) }
+    }
+
+    /// D1's silence of `sealed_sector`: io_timeout 10, fire timeout 60.
+    fn needed() -> Duration {
+        Timing::new(IoTimeout::DEFAULT, FireTimeout::SANLOCK).silence_for_takeover()
+    }
+
+    #[test]
+    fn d1_one_nanosecond_before_the_instant_is_not_dead_and_at_it_is() {
+        let held = bytes(5, 1000);
+        let changed_at = at(102);
+        let mut table = table();
+        table.observe_sector(&look(&held, at(100), changed_at));
+        let instant = changed_at.after(needed());
+        assert_eq!(table.earliest_takeover(host_id(3)), Some(instant));
+
+        table.observe_sector(&look(&held, instant.before(NANO), at(400)));
+        assert_eq!(table.verdict(term(5), at(10_000)), OwnerVerdict::Silent { earliest: instant });
+        assert_eq!(table.state(host_id(3), at(10_000)), Some(HostState::Fail));
+
+        table.observe_sector(&look(&held, instant, at(500)));
+        let seen = needed();
+        assert_eq!(table.verdict(term(5), at(10_000)), OwnerVerdict::Gone(GoneReason::Silent { seen }));
+        assert_eq!(table.state(host_id(3), at(10_000)), Some(HostState::Dead));
+    }
+
+    #[test]
+    fn d1_the_time_that_looks_take_is_no_silence() {
+        // One look of 200 s that saw the change, one of 200 s that did not: 300 s apart by their far ends, 0 s seen.
+        let held = bytes(5, 1000);
+        let mut table = table();
+        table.observe_sector(&look(&held, at(100), at(300)));
+        table.observe_sector(&look(&held, at(290), at(600)));
+        assert!(matches!(table.verdict(term(5), at(600)), OwnerVerdict::Silent { .. }));
+        assert_ne!(table.state(host_id(3), at(600)), Some(HostState::Dead));
+    }
+
+    #[test]
+    fn d1_a_slow_look_that_saw_a_change_begins_the_silence_at_its_end() {
+        let mut table = table();
+        table.observe_sector(&look(&bytes(5, 1000), at(100), at(100)));
+        table.observe_sector(&look(&bytes(5, 1020), at(120), at(150)));
+        assert_eq!(table.earliest_takeover(host_id(3)), Some(at(150).after(needed())));
+        table.observe_sector(&look(&bytes(5, 1020), at(130).after(needed()), at(300)));
+        assert!(matches!(table.verdict(term(5), at(300)), OwnerVerdict::Silent { .. }));
+    }
+
+    #[test]
+    fn looks_reported_late_neither_shorten_nor_lengthen_what_was_seen() {
+        let mut table = table();
+        let far = at(160).after(needed());
+        table.observe_sector(&look(&bytes(5, 1020), at(120), at(150)));
+        table.observe_sector(&look(&bytes(5, 1020), far, far));
+        table.observe_sector(&look(&bytes(5, 1020), at(155), at(156)));
+        assert_eq!(table.state(host_id(3), far), Some(HostState::Dead), "it was seen silent, and still is");
+        // An old content, from a look that ended before the last change was seen: a change, and no earlier one.
+        table.observe_sector(&look(&bytes(5, 1000), at(100), at(110)));
+        assert_eq!(table.earliest_takeover(host_id(3)), Some(at(150).after(needed())));
+        assert_ne!(table.state(host_id(3), far), Some(HostState::Dead));
+    }
+
+    #[test]
+    fn d1_time_in_which_nobody_looked_does_not_kill_by_itself() {
+        let mut table = table();
+        table.observe_sector(&look(&bytes(5, 1000), at(100), at(100)));
+        assert!(matches!(table.verdict(term(5), at(100_000)), OwnerVerdict::Silent { .. }));
+        assert_eq!(table.state(host_id(3), at(100_000)), Some(HostState::Fail));
+        table.observe_sector(&look(&bytes(5, 99_000), at(100_000), at(100_000)));
+        assert!(matches!(table.verdict(term(5), at(100_000)), OwnerVerdict::Alive { .. }));
+    }
+
+    #[test]
+    fn a_host_goes_from_unknown_to_live_to_fail_to_dead() {
+        let mut table = table();
+        assert_eq!(table.state(host_id(3), at(1)), None);
+        assert_eq!(table.verdict(term(5), at(1)), OwnerVerdict::Unknown(UnknownReason::NotSeen));
+        table.observe_sector(&look(&bytes(5, 1000), at(100), at(100)));
+        assert_eq!(table.state(host_id(3), at(180)), Some(HostState::Unknown));
+        assert_eq!(table.state(host_id(3), at(181)), Some(HostState::Fail));
+        table.observe_sector(&look(&bytes(5, 1020), at(120), at(120)));
+        assert_eq!(table.state(host_id(3), at(200)), Some(HostState::Live));
+        assert_eq!(table.state(host_id(3), at(200).after(NANO)), Some(HostState::Fail));
+        let seen = table.observation(host_id(3)).unwrap();
+        assert_eq!((seen.first_check, seen.last_check, seen.last_live()), (at(100), at(120), Some(at(120))));
+        let far = at(120).after(needed());
+        table.observe_sector(&look(&bytes(5, 1020), far, far));
+        assert_eq!(table.state(host_id(3), far), Some(HostState::Dead));
+        table.observe_sector(&look(&bytes(5, 1400), at(500), at(500)));
+        assert_eq!(table.state(host_id(3), at(500)), Some(HostState::Live), "it came back");
+    }
+
+    #[test]
+    fn an_owner_is_alive_for_a_renewal_and_two_seconds_then_silent() {
+        let mut table = table();
+        table.observe_sector(&look(&bytes(5, 1000), at(100), at(100)));
+        let earliest = at(100).after(needed());
+        let renewal_over = at(100 + 20 + 10 + 2);
+        assert_eq!(table.verdict(term(5), renewal_over.before(NANO)), OwnerVerdict::Alive { earliest });
+        assert_eq!(table.verdict(term(5), renewal_over), OwnerVerdict::Silent { earliest });
+    }
+
+    #[test]
+    fn a_newer_generation_ends_an_older_and_an_older_says_nothing_about_a_newer() {
+        let mut table = table();
+        table.observe_sector(&look(&bytes(5, 1000), at(100), at(100)));
+        let newer = GoneReason::NewerGeneration { found: Generation(5) };
+        assert_eq!(table.verdict(term(4), at(100)), OwnerVerdict::Gone(newer));
+        let older = OwnerVerdict::Unknown(UnknownReason::OlderGeneration { found: Generation(5) });
+        assert_eq!(table.verdict(term(6), at(100)), older);
+
+        table.observe_sector(&look(&bytes(5, 0), at(110), at(110)));
+        assert_eq!(table.state(host_id(3), at(110)), Some(HostState::Free));
+        assert_eq!(table.verdict(term(5), at(110)), OwnerVerdict::Gone(GoneReason::Free));
+        assert_eq!(table.verdict(term(4), at(110)), OwnerVerdict::Gone(newer));
+        assert_eq!(table.verdict(term(6), at(110)), older, "a late release of 5 does not free 6");
+        assert_eq!(table.earliest_takeover(host_id(3)), None);
+    }
+
+    #[test]
+    fn a_damaged_look_is_neither_a_change_nor_a_confirmation() {
+        let held = bytes(5, 1000);
+        let mut damaged = held.clone();
+        damaged[300] ^= 1;
+        let mut table = table();
+        table.observe_sector(&look(&held, at(100), at(100)));
+        let instant = at(100).after(needed());
+        table.observe_sector(&look(&damaged, instant, instant));
+        assert_eq!(table.state(host_id(3), instant), Some(HostState::Damaged));
+        assert_eq!(table.verdict(term(5), instant), OwnerVerdict::Unknown(UnknownReason::Damaged));
+        let seen = table.observation(host_id(3)).unwrap();
+        assert_eq!((seen.damaged_looks, seen.last_live()), (1, Some(at(100))), "no change");
+        assert!(seen.damage.is_some() && seen.sector().is_some());
+
+        table.observe_sector(&look(&held, instant.before(NANO), at(900)));
+        assert!(matches!(table.verdict(term(5), at(900)), OwnerVerdict::Silent { .. }), "no confirmation either");
+        table.observe_sector(&look(&held, at(900), at(900)));
+        assert!(matches!(table.verdict(term(5), at(900)), OwnerVerdict::Gone(GoneReason::Silent { .. })));
+    }
+
+    #[test]
+    fn a_sector_that_was_never_valid_is_damaged_and_nobody_is_gone_by_it() {
+        let mut table = table();
+        table.observe_sector(&look(&AlignedBuf::zeroed(512), at(100), at(100)));
+        assert_eq!(table.state(host_id(3), at(1000)), Some(HostState::Damaged));
+        assert_eq!(table.verdict(term(1), at(1000)), OwnerVerdict::Unknown(UnknownReason::Damaged));
+        let seen = table.observation(host_id(3)).unwrap();
+        assert_eq!((seen.name(), seen.was_used()), (None, false));
+    }
+
+    #[test]
+    fn shorter_timeouts_within_one_generation_do_not_bring_the_instant_forward() {
+        let with = |generation, timestamp, x: u16, fire| {
+            let mut sector = sealed_sector(3, generation, timestamp);
+            sector.leader.io_timeout = x;
+            if let Some(seal) = &mut sector.seal {
+                seal.fire = SealedFire::Within(FireTimeout::new(fire).unwrap());
+            }
+            sector.encode(SectorSize::B512)
+        };
+        let mut table = table();
+        table.observe_sector(&look(&with(5, 1000, 20, 60), at(100), at(100)));
+        table.observe_sector(&look(&with(5, 1010, 1, 10), at(110), at(110)));
+        let slow = Timing::new(IoTimeout::new(20).unwrap(), FireTimeout::SANLOCK).silence_for_takeover();
+        assert_eq!(table.earliest_takeover(host_id(3)), Some(at(110).after(slow)));
+        table.observe_sector(&look(&with(6, 1020, 1, 10), at(120), at(120)));
+        let fast = Timing::new(IoTimeout::new(1).unwrap(), FireTimeout::new(10).unwrap()).silence_for_takeover();
+        assert_eq!(table.earliest_takeover(host_id(3)), Some(at(120).after(fast)));
+    }
+
+    #[test]
+    fn without_a_seal_or_a_watchdog_a_host_is_judged_with_sanlocks_60_seconds() {
+        let mut unsealed = sealed_sector(3, 5, 1000);
+        unsealed.seal = None;
+        let mut bare = sealed_sector(3, 5, 1000);
+        bare.seal = bare.seal.map(|s| Seal { fire: SealedFire::NoWatchdog, ..s });
+        for mut sector in [unsealed, bare] {
+            sector.leader.io_timeout = 0; // and with our own io_timeout where it stores none
+            let mut table = table();
+            table.observe_sector(&look(&sector.encode(SectorSize::B512), at(100), at(100)));
+            assert_eq!(table.earliest_takeover(host_id(3)), Some(at(100).after(needed())));
+        }
+    }
+
+    #[test]
+    fn one_area_look_shows_every_host() {
+        let rig = crate::testing::Rig::formatted(area().geometry);
+        rig.put_sector(&sealed_sector(3, 5, 1000));
+        let view = pollster::block_on(crate::look::read_area(&rig.disk, &rig.clock, &rig.area, LocalInstant::NEVER));
+        let view = view.unwrap();
+        let mut table = HostTable::new(rig.area, IoTimeout::DEFAULT);
+        assert_eq!(table.last_scan(), None);
+        table.observe_area(&view);
+        assert_eq!(table.last_scan(), Some(view.read_ended));
+        assert_eq!(table.hosts().count(), 2000);
+        let used: Vec<_> = table.hosts().filter(|(_, seen)| seen.was_used()).map(|(id, _)| id).collect();
+        assert_eq!(used, [host_id(3)]);
+        assert_eq!(table.state(host_id(2000), view.read_ended), Some(HostState::Free));
+        let seen = table.observation(host_id(3)).unwrap();
+        assert_eq!(seen.name(), HostName::new(b"host").ok());
+        assert_eq!(seen.generation(), Some(Generation(5)));
+        assert_eq!(seen.timestamp(), Some(RemoteTimestamp(1000)));
+        assert_eq!(seen.io_timeout(), Some(IoTimeout::DEFAULT));
+        assert_eq!(seen.seal().map(|s| s.area), Some(rig.area.uuid));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// Whatever looks are reported, in whatever order: nobody is dead before D1's silence lies between the end of a
+        /// look that showed a change and the start of a look that showed the same content.
+        #[test]
+        fn d1_holds_for_any_looks_in_any_order(
+            looks in prop::collection::vec((0u64..12, 0u64..48, 1u64..3, prop::bool::weighted(0.1)), 1..12),
+        ) {
+            let mut table = table();
+            let mut shown = Vec::new();
+            for (when, took, content, damaged) in looks {
+                let started = when * 47;
+                let mut sector = bytes(5, content);
+                if damaged {
+                    sector[400] ^= 1;
+                } else {
+                    shown.push((at(started), at(started + took), content));
+                }
+                table.observe_sector(&look(&sector, at(started), at(started + took)));
+                if let OwnerVerdict::Gone(reason) = table.verdict(term(5), at(10_000)) {
+                    let (_, _, last) = *shown.last().unwrap();
+                    let run: Vec<_> = shown.iter().rev().take_while(|(_, _, c)| *c == last).collect();
+                    let first_end = run.last().unwrap().1;
+                    let latest_start = run.iter().map(|(started, _, _)| *started).max().unwrap();
+                    prop_assert!(latest_start.since(first_end) >= needed(), "{reason:?}");
+                }
+            }
+        }
+    }
+}
