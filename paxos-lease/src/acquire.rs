@@ -1,0 +1,507 @@
+//! Acquiring a lease exclusively (spec D 4.3 to 4.7).
+//!
+//! 1. Read the area, find the current lver to be over, or wait for that, or be refused.
+//! 2. Run ballots for the next lver until one is not outrun, or somebody else's is published.
+//! 3. Publish what was committed, whoever's it is, in the leader record.
+//! 4. As owner: see that nobody shares the lease.
+//!
+//! I/O of a free lease: R area, W dblock, R dblocks, W dblock, R dblocks, R leader, W leader. Refused by a living owner:
+//! R area. Owner gone: one R leader more, and while waiting for it one R leader a look. Each lost ballot: R leader and up
+//! to 2 W dblock, 2 R dblocks. Each other host's mode block: R its sector, and W it if that host is dead.
+//!
+//! Nothing here needs to be timely. The lver that ends is over for good before the first write; a pause of any length
+//! after that finds either its ballot outrun or, at the worst, lets an outdated leader record land, which the dblocks
+//! correct (entry.rs). A host paused past D2's instant has its writes refused by the disk.
+
+use std::sync::Arc;
+
+use holdfast_io::clock::{Clock, LocalInstant};
+use holdfast_io::disk::Disk;
+use holdfast_io::ids::{HostId, HostTerm, Lver};
+use holdfast_io::leader::{LeaderRecord, SHORT_HOLD};
+use holdfast_io::seal::AreaUuid;
+use holdfast_io::stop::{Stop, Waited};
+use holdfast_io::units::Geometry;
+use tracing::{debug, info};
+
+use crate::area::{Area, LeaseAt, Me, Snapshot, may_have_landed};
+use crate::ballot::{BallotEnd, Chosen, Mine, run_ballot};
+use crate::choose::{Outrun, block_of, largest_mbal, shared_holders};
+use crate::dblock::HostSector;
+use crate::entry::{Entry, Reread, compare, decide, given_up};
+use crate::error::{AcquireError, AcquireFailed};
+use crate::liveness::{HostLiveness, Verdict};
+use crate::number::{Backoff, Ballot};
+use crate::release::{Held, Retract, release};
+use crate::shared::settle_shared;
+
+/// How an acquire is to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Only if the leader record has this lver.
+    pub expected_lver: Option<Lver>,
+    /// Change the number of dblocks in use, if the lease becomes ours.
+    pub num_hosts: Option<u32>,
+    /// Wait for a silent owner to be gone; `false` is sanlock's OWNER_NOWAIT. Nobody waits for a living one.
+    pub wait_for_silent: bool,
+    /// Seeds the waits between ballots.
+    pub backoff_seed: u64,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub enum Acquired {
+    /// The lease is ours.
+    Ours(Held),
+    /// It is not.
+    Theirs(Refusal),
+}
+
+/// Why the lease is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// Its owner lives (-243).
+    Alive,
+    /// Its owner may be dying, and we were not to wait (-247).
+    Silent,
+    /// These hosts hold it in shared mode (-11).
+    SharedHolders(Vec<HostTerm>),
+    /// Another host won this lver (-244).
+    LostBallot,
+    /// Our ballot committed another host's value (-245).
+    CommittedOther,
+    /// We were asked to stop.
+    Stopped,
+}
+
+/// A refusal, with all that is known about it.
+#[derive(Debug)]
+#[must_use = "a refusal may leave a proposal on disk that has to be retracted"]
+pub struct Refusal {
+    /// Why.
+    pub kind: RefusalKind,
+    /// The leader record as last read; `None` if it never came to that.
+    pub leader: Option<LeaderRecord>,
+    /// Who owns the lease, or stands in its way.
+    pub owner: Option<HostTerm>,
+    /// The earliest instant at which the lease could change hands without a release, as far as that can be said.
+    pub earliest: Option<LocalInstant>,
+    /// What was written and has to be undone with [`crate::release::retract`].
+    pub undo: Option<Retract>,
+}
+
+/// The longest time between two looks at a lease that is waited for: it may be released, or taken by another.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+/// The shortest, should a verdict name an instant that has passed.
+const SHORTEST_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Acquires `lease` exclusively for `me`.
+///
+/// The caller keeps two promises: one acquire at a time for a lease, and none while a [`Retract`] of that lease is
+/// outstanding. So no write of ours is on its way to our dblock when it is read here.
+///
+/// # Errors
+/// [`AcquireFailed`], with a duty where something was written.
+pub async fn acquire<D: Disk, C: Clock, H: HostLiveness>(
+    disk: &D,
+    clock: &C,
+    hosts: &H,
+    lease: &LeaseAt,
+    me: &Me,
+    options: &Options,
+    stop: &Stop,
+) -> Result<Acquired, AcquireFailed> {
+    let backoff = Backoff::new(options.backoff_seed);
+    let mut attempt = Attempt {
+        disk,
+        clock,
+        hosts,
+        lease,
+        me,
+        options,
+        stop,
+        backoff,
+        mine: None,
+        shape: None,
+        leader: None,
+        undone: false,
+    };
+    match attempt.run().await {
+        Ok(Done::Held(held)) => {
+            info!(resource = %lease.resource, lver = %held.leader.lver, "acquired");
+            Ok(Acquired::Ours(*held))
+        }
+        Ok(Done::Refused(kind, owner, earliest)) => {
+            let leader = attempt.leader;
+            Ok(Acquired::Theirs(Refusal { kind, leader, owner, earliest, undo: attempt.undo() }))
+        }
+        Err(error) => Err(AcquireFailed { error, undo: attempt.undo() }),
+    }
+}
+
+/// The end of an acquire.
+enum Done {
+    Held(Box<Held>),
+    Refused(RefusalKind, Option<HostTerm>, Option<LocalInstant>),
+}
+
+/// After each step: the end, or read the lease anew.
+enum Next {
+    Done(Done),
+    Again,
+}
+
+fn refused(kind: RefusalKind, owner: Option<HostTerm>, earliest: Option<LocalInstant>) -> Next {
+    Next::Done(Done::Refused(kind, owner, earliest))
+}
+
+/// Whether the lver that stands in the way is over.
+enum Over {
+    Yes,
+    No(Next),
+}
+
+struct Attempt<'a, D, C, H> {
+    disk: &'a D,
+    clock: &'a C,
+    hosts: &'a H,
+    lease: &'a LeaseAt,
+    me: &'a Me,
+    options: &'a Options,
+    stop: &'a Stop,
+    backoff: Backoff,
+    /// Our block, from the first read on.
+    mine: Option<Mine>,
+    /// The area's geometry and UUID, from the first read on.
+    shape: Option<(Geometry, AreaUuid)>,
+    /// The leader record as last seen.
+    leader: Option<LeaderRecord>,
+    /// What we wrote has been undone already.
+    undone: bool,
+}
+
+impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
+    /// Reads the lease and acts on it, until there is an answer. Each new reading is due to a change that another host
+    /// made, or to a back-off, so this loop makes no progress only where others do.
+    async fn run(&mut self) -> Result<Done, AcquireError> {
+        loop {
+            if self.stop.is_set() {
+                return Ok(Done::Refused(RefusalKind::Stopped, None, None));
+            }
+            let (area, snapshot) = Area::open(self.disk, self.clock, self.lease, self.me).await?;
+            self.leader = Some(snapshot.leader);
+            self.shape = Some((area.geometry, area.uuid));
+            let mut mine = self.own_block(&area, &snapshot)?;
+            let next = self.enter(&area, &snapshot, &mut mine).await;
+            self.mine = Some(mine);
+            match next? {
+                Next::Done(done) => return Ok(done),
+                Next::Again => {}
+            }
+        }
+    }
+
+    /// The paper's phase 0, on one disk: our block is what we wrote last or, at first, what stands on the disk.
+    fn own_block(&mut self, area: &Area<'a, D, C>, snapshot: &Snapshot) -> Result<Mine, AcquireError> {
+        let (path, offset) = self.place();
+        if let Some(expected) = self.options.expected_lver.filter(|l| *l != snapshot.leader.lver) {
+            // On a second reading the lver may have moved on by our own ballot; then, too, it is not what was asked for.
+            return Err(AcquireError::Lver { path, offset, found: snapshot.leader.lver, expected });
+        }
+        let (least, most) = (self.me.term.host_id.get(), area.geometry.max_hosts());
+        if let Some(found) = self.options.num_hosts.filter(|n| u64::from(*n) < least || *n > most) {
+            return Err(AcquireError::NumHosts { path, offset, found, least, most });
+        }
+        if let Some(mine) = self.mine.take() {
+            let checked = crate::majority::untouched(area, mine.dblock(), &snapshot.hosts);
+            if let Err(e) = checked {
+                self.mine = Some(mine);
+                return Err(e.into());
+            }
+            return Ok(mine);
+        }
+        let own = block_of(&snapshot.hosts, self.me.term.host_id).copied().unwrap_or_default();
+        if own.mode.is_shared() && own.mode.generation == self.me.term.generation {
+            return Err(AcquireError::AlreadyShared { path, offset });
+        }
+        Ok(Mine::new(own.dblock))
+    }
+
+    fn place(&self) -> (Arc<str>, u64) {
+        (Arc::clone(self.disk.path()), self.lease.at.0)
+    }
+
+    /// Decides by what was read, waits if need be, and contests the next lver.
+    async fn enter(
+        &mut self,
+        area: &Area<'a, D, C>,
+        snapshot: &Snapshot,
+        mine: &mut Mine,
+    ) -> Result<Next, AcquireError> {
+        let (path, offset) = self.place();
+        let entry = decide(&snapshot.leader, &snapshot.hosts, self.me.term);
+        debug!(lver = %snapshot.leader.lver, ?entry, "entry");
+        match entry {
+            Entry::Superseded(found) => Err(AcquireError::Superseded { path, offset, found, expected: self.me.term }),
+            Entry::Ballot(next) => self.contest(area, snapshot, mine, next, false).await,
+            Entry::IfGone(owner, next) => match self.await_over(area, &snapshot.leader, owner).await? {
+                Over::Yes => self.contest(area, snapshot, mine, next, true).await,
+                Over::No(then) => Ok(then),
+            },
+        }
+    }
+
+    /// Waits until the owner is gone, the lease has changed, or there is no use in waiting (spec D 4.4).
+    async fn await_over(
+        &mut self,
+        area: &Area<'a, D, C>,
+        leader: &LeaderRecord,
+        owner: HostTerm,
+    ) -> Result<Over, AcquireError> {
+        loop {
+            let earliest = match self.hosts.verdict(owner).await? {
+                Verdict::Gone(why) => {
+                    info!(%owner, ?why, lver = %leader.lver, "owner gone");
+                    return Ok(Over::Yes);
+                }
+                Verdict::Alive { earliest } => {
+                    return Ok(Over::No(refused(RefusalKind::Alive, Some(owner), Some(earliest))));
+                }
+                Verdict::Silent { earliest } => Some(earliest),
+                Verdict::Unknown => None,
+            };
+            if !self.options.wait_for_silent {
+                return Ok(Over::No(refused(RefusalKind::Silent, Some(owner), earliest)));
+            }
+            let now = self.clock.now();
+            let look = earliest.map_or(now.after(LOOK), |e| e.min(now.after(LOOK)).max(now.after(SHORTEST_LOOK)));
+            if self.stop.sleep_until(self.clock, look).await == Waited::Stopped {
+                return Ok(Over::No(refused(RefusalKind::Stopped, Some(owner), earliest)));
+            }
+            let found = area.read_leader().await?;
+            if found != *leader {
+                return Ok(Over::No(Next::Again));
+            }
+            if leader.write_id != leader.owner_id && given_up(leader, &area.read_host(owner.host_id).await?.dblock) {
+                return Ok(Over::Yes);
+            }
+        }
+    }
+
+    /// Ballots for lver `next`, whose predecessor is over, until one is decided (spec D 4.5).
+    async fn contest(
+        &mut self,
+        area: &Area<'a, D, C>,
+        snapshot: &Snapshot,
+        mine: &mut Mine,
+        next: Lver,
+        mut reread: bool,
+    ) -> Result<Next, AcquireError> {
+        let hosts = u32::try_from(snapshot.hosts.len()).unwrap_or(area.geometry.max_hosts());
+        let mut seen = largest_mbal(&snapshot.hosts);
+        if next == Lver(u64::MAX) {
+            return Err(self.used_up("lver"));
+        }
+        loop {
+            if reread {
+                match self.look_again(area, &snapshot.leader, mine, next).await? {
+                    Ok(()) => {}
+                    Err((leader, end)) => return self.published(area, mine, hosts, leader, end).await,
+                }
+            }
+            reread = true;
+            let mbal = Ballot::above(seen, self.me.term.host_id, area.geometry.max_hosts());
+            let mbal = mbal.ok_or_else(|| self.used_up("mbal"))?;
+            let by = match run_ballot(area, hosts, mine, (next, mbal)).await {
+                Ok(chosen) => return self.commit(area, &snapshot.leader, mine, chosen).await,
+                Err(BallotEnd::Area(e)) => return Err(e.into()),
+                Err(BallotEnd::Outrun(by)) => by,
+            };
+            debug!(lver = %next, %mbal, ?by, "outrun");
+            let at = self.clock.now().after(self.backoff.next_wait());
+            if self.stop.sleep_until(self.clock, at).await == Waited::Stopped {
+                return Ok(refused(RefusalKind::Stopped, None, None));
+            }
+            match by {
+                Outrun::Lver(_) => return Ok(Next::Again),
+                Outrun::Mbal(larger) => seen = Some(larger.max(mbal)),
+            }
+        }
+    }
+
+    fn used_up(&self, field: &'static str) -> AcquireError {
+        let (path, offset) = self.place();
+        AcquireError::UsedUp { path, offset, field }
+    }
+
+    /// Before another ballot: is the leader record still the one that this lver follows? The inner `Err` is how it ends.
+    async fn look_again(
+        &mut self,
+        area: &Area<'a, D, C>,
+        known: &LeaderRecord,
+        mine: &Mine,
+        next: Lver,
+    ) -> Result<Result<(), (LeaderRecord, Published)>, AcquireError> {
+        let found = area.read_leader().await?;
+        self.leader = Some(found);
+        Ok(match compare(known, &found, next) {
+            Reread::Unchanged => Ok(()),
+            Reread::Past | Reread::Changed => Err((found, Published::Again)),
+            Reread::Published => Err((found, whose(&found, self.me.term, mine))),
+        })
+    }
+
+    /// Somebody published what was committed for our lver.
+    async fn published(
+        &mut self,
+        area: &Area<'a, D, C>,
+        mine: &mut Mine,
+        hosts: u32,
+        leader: LeaderRecord,
+        end: Published,
+    ) -> Result<Next, AcquireError> {
+        match end {
+            Published::Again => Ok(Next::Again),
+            Published::Theirs(owner) => Ok(refused(RefusalKind::LostBallot, owner, None)),
+            Published::Ours => {
+                // Our last ballot was outrun, so what it read is old; whoever shares has said so before our lver began.
+                let seen = area.read_hosts(hosts).await?;
+                self.own(area, leader, mine, &seen).await
+            }
+        }
+    }
+
+    /// A value is committed: publish it (spec D 4.7).
+    ///
+    /// The leader record is read once more right before it is written. That does not make the write safe - we may be
+    /// held up between the two, and our record land over a newer one - but rare; what makes it safe is that every host
+    /// that holds the lease keeps its dblock at its lver, so that the next acquire finds it there (entry.rs). A record
+    /// of an older lver is overwritten whatever it says: it is out of date.
+    ///
+    /// Another host's value is published as well: that host may have crashed, and without a leader record for this lver
+    /// everybody would run the same ballot again. It is safe, since all who publish this lver name the same owner (I5);
+    /// if that owner has moved on meanwhile, the reread shows it, or the record is out of date as above.
+    async fn commit(
+        &mut self,
+        area: &Area<'a, D, C>,
+        known: &LeaderRecord,
+        mine: &mut Mine,
+        chosen: Chosen,
+    ) -> Result<Next, AcquireError> {
+        let lver = mine.dblock().lver;
+        let found = area.read_leader().await?;
+        self.leader = Some(found);
+        let leader = match compare(known, &found, lver) {
+            Reread::Past => return Ok(Next::Again),
+            Reread::Published if found.owner() != chosen.inp.owner() => {
+                let (path, offset) = self.place();
+                let (found, expected) = (found.owner(), chosen.inp.owner());
+                return Err(AcquireError::Disagreement { path, offset, lver, found, expected });
+            }
+            Reread::Published => found,
+            Reread::Unchanged | Reread::Changed => {
+                let leader = self.record(known, mine, &chosen);
+                if let Err(e) = area.write_leader(&leader).await {
+                    mine.in_doubt |= may_have_landed(&e);
+                    return Err(e.into());
+                }
+                self.leader = Some(leader);
+                leader
+            }
+        };
+        match whose(&leader, self.me.term, mine) {
+            Published::Ours => self.own(area, leader, mine, &chosen.seen).await,
+            Published::Again => Ok(Next::Again),
+            // A value whose proposer has given the lver up: nobody holds it, go on to the next lver.
+            Published::Theirs(Some(owner)) if released_at(&chosen.seen, owner.host_id, lver) => Ok(Next::Again),
+            Published::Theirs(owner) => Ok(refused(RefusalKind::CommittedOther, owner, None)),
+        }
+    }
+
+    fn record(&self, known: &LeaderRecord, mine: &Mine, chosen: &Chosen) -> LeaderRecord {
+        let mut leader = LeaderRecord {
+            lver: mine.dblock().lver,
+            owner_id: chosen.inp.owner_id,
+            owner_generation: chosen.inp.generation,
+            timestamp: chosen.inp.timestamp,
+            write_id: self.me.term.host_id.get(),
+            write_generation: self.me.term.generation.0,
+            write_timestamp: self.clock.now().disk_seconds(),
+            ..*known
+        };
+        if chosen.inp.owner() == Some(self.me.term) {
+            leader.flags &= !SHORT_HOLD;
+            // Not in a record that we publish and pass over: others may follow it while ours is still on its way.
+            let wanted = self.options.num_hosts.filter(|_| !mine.dblock().is_released());
+            leader.num_hosts = wanted.map_or(leader.num_hosts, u64::from);
+        }
+        leader
+    }
+
+    /// The lease is ours by the ballot; it is ours to use if nobody shares it.
+    async fn own(
+        &mut self,
+        area: &Area<'a, D, C>,
+        leader: LeaderRecord,
+        mine: &Mine,
+        seen: &[HostSector],
+    ) -> Result<Next, AcquireError> {
+        assert_eq!(leader.lver, mine.dblock().lver, "our block stays at the lver that we hold");
+        let held = Held::new(area, leader, *mine.dblock());
+        let sharing = shared_holders(seen, self.me.term.host_id);
+        let standing = settle_shared(area, self.hosts, &sharing).await?;
+        let Some(first) = standing.hosts.first().copied() else {
+            return Ok(Next::Done(Done::Held(Box::new(held))));
+        };
+        // Shared holders live: give back what we have just won.
+        let released = release(self.disk, self.clock, held, self.me).await;
+        self.undone = released.is_ok();
+        let kind = RefusalKind::SharedHolders(standing.hosts);
+        Ok(refused(kind, Some(first), standing.earliest))
+    }
+
+    /// What others may still act upon, once this acquire is over without a lease: a write that may land, or a proposal
+    /// for an lver that is not decided, or decided for us.
+    fn undo(&self) -> Option<Retract> {
+        let mine = self.mine.as_ref()?;
+        let open = match (mine.proposed, &self.leader) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(lver), Some(leader)) => {
+                leader.lver < lver || (leader.lver == lver && leader.owner() == Some(self.me.term))
+            }
+        };
+        let due = (mine.in_doubt || open) && !self.undone;
+        let shape = self.shape.filter(|_| due)?;
+        Some(Retract::new(self.lease, shape, self.me.term, mine.dblock().lver))
+    }
+}
+
+/// A published lver, from our point of view.
+enum Published {
+    /// Ours to hold.
+    Ours,
+    /// Another host's.
+    Theirs(Option<HostTerm>),
+    /// Ours by name only: an earlier generation's, or one that we have given up. The next lver may be ours.
+    Again,
+}
+
+/// Whether a published lver is ours to hold. It is if this acquire proposed it, and our block does not say RELEASED
+/// there: an earlier acquire of ours retracted it then, another host adopted the value, and a third may already act on
+/// our word that the lver is over.
+fn whose(leader: &LeaderRecord, me: HostTerm, mine: &Mine) -> Published {
+    let dblock = mine.dblock();
+    match leader.owner() {
+        Some(owner) if owner == me => {
+            let proposed = mine.proposed == Some(leader.lver) && dblock.lver == leader.lver;
+            if proposed && !dblock.is_released() && !leader.is_free() { Published::Ours } else { Published::Again }
+        }
+        Some(owner) if owner.host_id == me.host_id => Published::Again,
+        owner => Published::Theirs(owner),
+    }
+}
+
+fn released_at(seen: &[HostSector], host: HostId, lver: Lver) -> bool {
+    block_of(seen, host).is_some_and(|s| s.dblock.lver == lver && s.dblock.is_released())
+}

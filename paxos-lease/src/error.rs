@@ -1,0 +1,278 @@
+//! What can go wrong with a lease area. Normal outcomes (held by another host, outrun) are values and not here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use holdfast_io::disk::IoError;
+use holdfast_io::ids::{HostId, HostTerm, Lver};
+use holdfast_io::leader::LeaderError;
+use holdfast_io::seal::{AreaUuid, SealError};
+use holdfast_io::units::Geometry;
+
+use crate::dblock::DblockError;
+use crate::liveness::LivenessError;
+use crate::release::Retract;
+
+/// A lease area that could not be read, trusted or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AreaError {
+    /// The device.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The leader record is not what it must be (-223 to -229).
+    #[error("leader record at offset {offset} of {path} cannot be used")]
+    Leader {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// Which field, expected and found.
+        source: Box<LeaderError>,
+    },
+    /// Nothing was ever formatted here (-223).
+    #[error("no lease at offset {offset} of {path}: the sector is blank")]
+    Blank {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+    },
+    /// The lease was cleared (-223).
+    #[error("the lease at offset {offset} of {path} was cleared and has not been formatted since")]
+    Cleared {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+    },
+    /// The seal of a leader, or of the sector with the area's UUID, is wrong.
+    #[error("the seal of the {record} at offset {offset} of {path} is wrong")]
+    Seal {
+        /// "leader record" or "area UUID".
+        record: &'static str,
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// What is wrong.
+        source: SealError,
+    },
+    /// The leader record was sealed for another area, or for an earlier format of this one.
+    #[error("leader record at offset {offset} of {path} is sealed for area {}, expected {}", .found.0, .expected.0)]
+    OtherArea {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// In the seal.
+        found: AreaUuid,
+        /// In the area's tail.
+        expected: AreaUuid,
+    },
+    /// A host's dblock sector is damaged (-214). It may hide a shared holder or a committed value, so nobody may go on.
+    #[error("dblock of host_id {host_id} at offset {offset} of {path} cannot be trusted")]
+    Dblock {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// Whose.
+        host_id: HostId,
+        /// What is wrong.
+        source: DblockError,
+    },
+    /// Our own dblock is not what we wrote there: somebody else uses our host_id (I1).
+    #[error(
+        "own dblock of host_id {host_id} at offset {offset} of {path} was changed by somebody else (I1): \
+         found {found}, expected {expected}"
+    )]
+    ForeignWrite {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// Ours.
+        host_id: HostId,
+        /// lver, mbal, bal, inp and flags on disk.
+        found: String,
+        /// As we wrote them.
+        expected: String,
+    },
+    /// The area changes its shape while being read.
+    #[error(
+        "the lease at offset {offset} of {path} is now {found}, was {expected} a moment ago: is it being formatted?"
+    )]
+    Shape {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// In the latest leader record.
+        found: Geometry,
+        /// As it was read.
+        expected: Geometry,
+    },
+}
+
+/// Why an acquire could not come to an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AcquireError {
+    /// The area.
+    #[error(transparent)]
+    Area(#[from] AreaError),
+    /// No verdict on the owner, or on a shared holder.
+    #[error(transparent)]
+    Liveness(#[from] LivenessError),
+    /// The caller asked for another lease version (-240).
+    #[error("lease at offset {offset} of {path} has lver {found}, expected {expected}")]
+    Lver {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// On disk.
+        found: Lver,
+        /// Asked for.
+        expected: Lver,
+    },
+    /// The caller's num_hosts does not fit the area, or leaves out our host_id.
+    #[error("num_hosts {found} does not fit the lease at offset {offset} of {path}, expected {least} to {most}")]
+    NumHosts {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// Asked for.
+        found: u32,
+        /// Our host_id.
+        least: u64,
+        /// What the area has room for.
+        most: u32,
+    },
+    /// The lease names a later generation of our own host_id: our lockspace lease was taken over.
+    #[error("lease at offset {offset} of {path} belongs to {found}, later than our own generation, {expected}")]
+    Superseded {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// On disk.
+        found: HostTerm,
+        /// We.
+        expected: HostTerm,
+    },
+    /// We hold the lease in shared mode: taking it exclusively is a conversion, and an acquire would erase our claim.
+    #[error("this host holds the lease at offset {offset} of {path} in shared mode: convert it instead")]
+    AlreadyShared {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+    },
+    /// lver or ballot numbers are used up; only a damaged or forged record can bring that about.
+    #[error("{field} at offset {offset} of {path} cannot rise any further: format the lease anew")]
+    UsedUp {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// "lver" or "mbal".
+        field: &'static str,
+    },
+    /// Two values were committed for one lver (I5): some host, or the device, broke the rules.
+    #[error(
+        "two owners were committed for lver {lver} at offset {offset} of {path} (I5): found {found:?}, expected {expected:?}"
+    )]
+    Disagreement {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// The lease version.
+        lver: Lver,
+        /// In the leader record.
+        found: Option<HostTerm>,
+        /// From the ballot.
+        expected: Option<HostTerm>,
+    },
+}
+
+/// An acquire that failed, and what it leaves to be done.
+#[derive(Debug)]
+#[must_use = "a failed acquire may leave a proposal on disk that has to be retracted"]
+pub struct AcquireFailed {
+    /// Why.
+    pub error: AcquireError,
+    /// What was written and has to be undone with [`crate::release::retract`].
+    pub undo: Option<Retract>,
+}
+
+/// Why a release did not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// The area.
+    #[error(transparent)]
+    Area(#[from] AreaError),
+    /// An earlier write of ours is still on its way, and the leader may not be judged before it is over.
+    #[error("an earlier write to {path} is still on its way: the release of the lease at offset {offset} has to wait")]
+    StillInFlight {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset of the lease.
+        offset: u64,
+    },
+    /// The leader record has another lver (-250).
+    #[error("lease at offset {offset} of {path} has lver {found}, expected {expected}")]
+    Lver {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// On disk.
+        found: Lver,
+        /// Ours.
+        expected: Lver,
+    },
+    /// The leader record is not the one we hold the lease by (-251).
+    #[error("leader record at offset {offset} of {path} has {field} {found}, expected {expected}")]
+    Record {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// The first field that differs.
+        field: &'static str,
+        /// On disk.
+        found: String,
+        /// Ours.
+        expected: String,
+    },
+}
+
+/// A release that failed, and what it leaves to be done.
+#[derive(Debug)]
+#[must_use = "a failed release may have to be tried again"]
+pub struct ReleaseFailed {
+    /// Why.
+    pub error: ReleaseError,
+    /// To be handed to [`crate::release::retract`], again and again until it succeeds or D2 has passed. `None`: the lease
+    /// is no longer ours to release.
+    pub undo: Option<Retract>,
+}
+
+macro_rules! wraps_error {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.error.fmt(f)
+            }
+        }
+        impl std::error::Error for $name {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                self.error.source()
+            }
+        }
+    };
+}
+wraps_error!(AcquireFailed);
+wraps_error!(ReleaseFailed);

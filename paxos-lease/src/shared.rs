@@ -1,0 +1,66 @@
+//! An exclusive owner and the hosts that share the lease (spec D 4.9).
+//!
+//! Shared holders show in their mode blocks alone. A new exclusive owner, after its leader write at lver L, looks at each
+//! of them: one that is not found dead stands in its way.
+//!
+//! I/O for each other host that shares: R its sector; W its sector if it is dead.
+
+use holdfast_io::clock::{Clock, LocalInstant};
+use holdfast_io::disk::Disk;
+use holdfast_io::ids::HostTerm;
+use tracing::info;
+
+use crate::area::Area;
+use crate::error::AcquireError;
+use crate::liveness::{Gone, HostLiveness, Verdict};
+
+/// Who stands in the way of an exclusive owner.
+#[derive(Default)]
+pub(crate) struct Standing {
+    pub(crate) hosts: Vec<HostTerm>,
+    /// When all of them could be gone.
+    pub(crate) earliest: Option<LocalInstant>,
+}
+
+/// Looks at each host of `sharing` and clears the mode blocks of those that are dead.
+///
+/// Clearing is I1's one exception: we are the exclusive holder at lver L, after the leader write at L; the host is dead,
+/// so it writes nothing itself; its sector is read again right before. mbal, bal, inp and lver stay as read, because its
+/// (bal, inp) may be what keeps the value of this very lver committed, if an outdated leader record makes somebody run
+/// this ballot again. A crash before the write leaves the mode block for the next owner. A write that fails ends the
+/// acquire with a [`crate::release::Retract`], which waits until the write is reaped before it frees the lease: so it
+/// cannot land on anything that the host's next generation writes for lver L + 1.
+///
+/// A mode block of an older generation of a *living* host is over too (P1), but not cleared: that host may be writing
+/// its sector at this moment. It clears the block itself with its next ballot.
+pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
+    area: &Area<'_, D, C>,
+    liveness: &H,
+    sharing: &[HostTerm],
+) -> Result<Standing, AcquireError> {
+    let mut standing = Standing::default();
+    for holder in sharing {
+        let sector = area.read_host(holder.host_id).await?;
+        if !sector.mode.is_shared() {
+            continue;
+        }
+        let holder = HostTerm { generation: sector.mode.generation, ..*holder };
+        let earliest = match liveness.verdict(holder).await? {
+            Verdict::Gone(Gone::Free | Gone::Silent) => {
+                info!(%holder, "clearing the mode block of a dead shared holder");
+                area.write_host(holder.host_id, &sector.dblock).await?;
+                continue;
+            }
+            Verdict::Gone(Gone::NewerGeneration | Gone::OtherOwner) => continue,
+            Verdict::Alive { earliest } | Verdict::Silent { earliest } => Some(earliest),
+            Verdict::Unknown => None,
+        };
+        // Known only while it is known for every one of them.
+        standing.earliest = match (standing.hosts.is_empty(), standing.earliest) {
+            (true, _) => earliest,
+            (false, so_far) => so_far.zip(earliest).map(|(a, b)| a.max(b)),
+        };
+        standing.hosts.push(holder);
+    }
+    Ok(standing)
+}
