@@ -1,0 +1,128 @@
+//! The one table from our errors to the results that sanlock's clients know (spec D 7, A 14), and errors in full.
+
+use delta_lease::{DeltaError, SectorError};
+use holdfast_io::disk::{IoError, IoErrorKind};
+use holdfast_io::leader::LeaderError;
+use holdfast_protocol::codes::ResultCode;
+use paxos_lease::{AcquireError, AreaError, LivenessError, RefusalKind, ReleaseError};
+
+/// An error with everything behind it, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Of an I/O.
+#[must_use]
+pub fn of_io(e: &IoError) -> ResultCode {
+    match e.kind {
+        IoErrorKind::Failed(errno) => ResultCode::from_errno(errno as i32),
+        IoErrorKind::Short { .. } => ResultCode::EMSGSIZE,
+        IoErrorKind::OutcomeUnknown | IoErrorKind::NotIssued => ResultCode::IO_TIMEOUT,
+        IoErrorKind::Refused => ResultCode::ENOSPC,
+    }
+}
+
+/// Of a leader record of either kind.
+#[must_use]
+pub fn of_leader(e: &LeaderError) -> ResultCode {
+    match e {
+        LeaderError::Magic { .. } => ResultCode::LEADER_MAGIC,
+        // A flag whose meaning is not known makes it a format that is not known.
+        LeaderError::Version { .. } | LeaderError::UnknownFlags { .. } => ResultCode::LEADER_VERSION,
+        LeaderError::Space { .. } => ResultCode::LEADER_LOCKSPACE,
+        LeaderError::Resource { .. } => ResultCode::LEADER_RESOURCE,
+        LeaderError::NumHosts { .. } => ResultCode::LEADER_NUM_HOSTS,
+        LeaderError::Checksum { .. } => ResultCode::LEADER_CHECKSUM,
+        LeaderError::Field { field: "sector_size", .. } => ResultCode::LEADER_SECTOR_SIZE,
+        LeaderError::Field { .. } => ResultCode::LEADER_CHECKSUM,
+    }
+}
+
+/// Of a delta sector.
+#[must_use]
+pub fn of_sector(e: &SectorError) -> ResultCode {
+    match e {
+        SectorError::Leader(e) => of_leader(e),
+        SectorError::Seal(_) | SectorError::Area { .. } | SectorError::Owner { .. } => ResultCode::LEADER_CHECKSUM,
+        SectorError::Geometry { .. } => ResultCode::LEADER_SECTOR_SIZE,
+    }
+}
+
+/// Of a lockspace.
+#[must_use]
+pub fn of_delta(e: &DeltaError) -> ResultCode {
+    match e {
+        DeltaError::Io(e) => of_io(e),
+        DeltaError::Sector { source, .. } => of_sector(source),
+        DeltaError::Tail { .. } => ResultCode::LEADER_CHECKSUM,
+        DeltaError::SectorSize { .. } => ResultCode::LEADER_SECTOR_SIZE,
+        DeltaError::Geometry { .. } => ResultCode::LOCKSPACE_SIZES,
+        DeltaError::HostId { .. } => ResultCode::LOCKSPACE_HOST_ID,
+        DeltaError::Generation { .. } => ResultCode::LEADER_CHECKSUM,
+        DeltaError::WriteVanished { .. } => ResultCode::EIO,
+    }
+}
+
+/// Of a resource's area.
+#[must_use]
+pub fn of_area(e: &AreaError) -> ResultCode {
+    match e {
+        AreaError::Io(e) => of_io(e),
+        AreaError::Leader { source, .. } => of_leader(source),
+        AreaError::Blank { .. } | AreaError::Cleared { .. } => ResultCode::LEADER_MAGIC,
+        AreaError::Seal { .. } | AreaError::OtherArea { .. } => ResultCode::LEADER_CHECKSUM,
+        AreaError::Dblock { .. } | AreaError::ForeignWrite { .. } => ResultCode::DBLOCK_CHECKSUM,
+        AreaError::Shape { .. } => ResultCode::LEADER_DIFFERS,
+    }
+}
+
+/// Of an acquire that failed.
+#[must_use]
+pub fn of_acquire(e: &AcquireError) -> ResultCode {
+    match e {
+        AcquireError::Area(e) => of_area(e),
+        AcquireError::Liveness(LivenessError::NotJoined { .. }) => ResultCode::NO_LOCKSPACE,
+        AcquireError::Liveness(LivenessError::Io { source, .. }) => of_io(source),
+        AcquireError::Liveness(LivenessError::Damaged { .. }) => ResultCode::LEADER_CHECKSUM,
+        AcquireError::Lver { .. } => ResultCode::LVER_DIFFERS,
+        AcquireError::NumHosts { .. } => ResultCode::EINVAL,
+        AcquireError::Superseded { .. } => ResultCode::HELD_BY_LIVE_HOST,
+        AcquireError::AlreadyShared { .. } => ResultCode::EEXIST,
+        AcquireError::UsedUp { .. } => ResultCode::DBLOCK_CHECKSUM,
+        AcquireError::Disagreement { .. } => ResultCode::LEADER_DIFFERS,
+    }
+}
+
+/// Of an acquire that was refused.
+#[must_use]
+pub const fn of_refusal(kind: &RefusalKind) -> ResultCode {
+    match kind {
+        RefusalKind::Alive => ResultCode::HELD_BY_LIVE_HOST,
+        RefusalKind::Silent => ResultCode::OWNER_NOT_DEAD_YET,
+        RefusalKind::SharedHolders(_) => ResultCode::EAGAIN,
+        RefusalKind::LostBallot => ResultCode::LOST_BALLOT,
+        RefusalKind::CommittedOther => ResultCode::LOST_COMMIT,
+        RefusalKind::Stopped => ResultCode::ENOTTY,
+    }
+}
+
+/// Of a release that failed.
+#[must_use]
+pub fn of_release(e: &ReleaseError) -> ResultCode {
+    match e {
+        ReleaseError::Area(e) => of_area(e),
+        ReleaseError::StillInFlight { .. } => ResultCode::IO_TIMEOUT,
+        ReleaseError::Lver { .. } => ResultCode::RELEASE_LVER,
+        ReleaseError::Record { .. } => ResultCode::RELEASE_OWNER,
+    }
+}

@@ -1,0 +1,179 @@
+//! What the administrator decides: the command line over `/etc/holdfast/holdfast.toml` over defaults.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_io::ids::{HostName, NameError};
+use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
+use serde::Deserialize;
+
+/// Where the file is when nothing else is said.
+pub const DEFAULT_PATH: &str = "/etc/holdfast/holdfast.toml";
+
+/// The file. Every key may be absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// Our host name; the system's if absent.
+    pub host_name: Option<String>,
+    /// A device, the socket of a fake-watchdog, or `none`.
+    pub watchdog: Option<String>,
+    /// Seconds, 2 to 60: sealed on disk; the device gets half.
+    pub watchdog_fire_timeout: Option<u64>,
+    /// Seconds, 1 to 255, for lockspaces added without one.
+    pub io_timeout: Option<u64>,
+    /// Seconds from SIGTERM to SIGKILL.
+    pub kill_grace_seconds: Option<u64>,
+    /// `auto` or `threads`.
+    pub io_engine: Option<String>,
+    /// Lockspaces to join at start, as `NAME:HOST_ID:PATH:OFFSET`.
+    #[serde(default)]
+    pub lockspaces: Vec<String>,
+}
+
+/// Everything decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Our host name.
+    pub host_name: HostName,
+    /// Which watchdog, as written.
+    pub watchdog: String,
+    /// What is sealed.
+    pub fire_timeout: FireTimeout,
+    /// For lockspaces added without one.
+    pub io_timeout: IoTimeout,
+    /// From SIGTERM to SIGKILL, shortened to what the fire timeout leaves.
+    pub kill_grace: Duration,
+    /// The grace that was asked for, if it was shortened.
+    pub asked_grace: Option<Duration>,
+    /// Lockspaces to join at start.
+    pub lockspaces: Vec<String>,
+}
+
+/// A setting that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has keys nobody knows.
+    #[error("configuration {path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value outside its range.
+    #[error("{key} is {found}, expected {expected}")]
+    Range {
+        /// The key or option.
+        key: &'static str,
+        /// As given.
+        found: String,
+        /// What could be.
+        expected: &'static str,
+    },
+    /// A host name that cannot stand in a delta sector.
+    #[error("host name: {0}")]
+    HostName(#[from] NameError),
+}
+
+impl ConfigFile {
+    /// Reads a file; one that is not there is empty, unless it was named.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] or [`ConfigError::Parse`].
+    pub fn read(named: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = named.map_or_else(|| PathBuf::from(DEFAULT_PATH), Path::to_owned);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(Self::default()),
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        toml::from_str(&text).map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
+    }
+
+    /// Fills in what is not said.
+    ///
+    /// # Errors
+    /// [`ConfigError::Range`] or [`ConfigError::HostName`].
+    pub fn decide(self) -> Result<Config, ConfigError> {
+        let host_name = match self.host_name {
+            Some(name) => HostName::new(name.as_bytes())?,
+            None => default_host_name()?,
+        };
+        let fire = self.watchdog_fire_timeout.unwrap_or(60);
+        let fire_timeout = FireTimeout::new(fire).ok_or_else(|| ConfigError::Range {
+            key: "watchdog_fire_timeout",
+            found: fire.to_string(),
+            expected: "2 to 60 seconds: hosts without a seal take everybody to be reset after 60",
+        })?;
+        let io = self.io_timeout.unwrap_or(10);
+        let io_timeout = IoTimeout::new(io).ok_or_else(|| ConfigError::Range {
+            key: "io_timeout",
+            found: io.to_string(),
+            expected: "1 to 255 seconds",
+        })?;
+        if let Some(engine) = self.io_engine.filter(|e| e != "auto" && e != "threads") {
+            return Err(ConfigError::Range { key: "io_engine", found: engine, expected: "auto or threads" });
+        }
+        let asked = Duration::from_secs(self.kill_grace_seconds.unwrap_or(40));
+        let longest = Timing::longest_kill_grace(fire_timeout);
+        Ok(Config {
+            host_name,
+            watchdog: self.watchdog.unwrap_or_else(|| "/dev/watchdog".to_owned()),
+            fire_timeout,
+            io_timeout,
+            kill_grace: asked.min(longest),
+            asked_grace: (asked > longest).then_some(asked),
+            lockspaces: self.lockspaces,
+        })
+    }
+}
+
+/// The node name: stable across restarts and reboots, so that a host can take its own host_id back quickly (P1).
+fn default_host_name() -> Result<HostName, ConfigError> {
+    let node = nix::unistd::gethostname().unwrap_or_default();
+    let bytes = std::os::unix::ffi::OsStrExt::as_bytes(node.as_os_str());
+    Ok(HostName::new(&bytes[..bytes.len().min(holdfast_io::ids::NAME_LEN)])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        toml::from_str::<ConfigFile>(text).unwrap().decide()
+    }
+
+    #[test]
+    fn nothing_said_gives_sanlocks_times_and_a_stable_name() {
+        let config = parse("").unwrap();
+        assert_eq!(config.fire_timeout, FireTimeout::SANLOCK);
+        assert_eq!(config.io_timeout, IoTimeout::DEFAULT);
+        assert_eq!(config.host_name, parse("").unwrap().host_name);
+    }
+
+    #[test]
+    fn a_grace_longer_than_the_fire_timeout_allows_is_shortened_and_remembered() {
+        let config = parse("watchdog_fire_timeout = 30\nkill_grace_seconds = 40").unwrap();
+        assert_eq!(config.kill_grace, Duration::from_secs(10));
+        assert_eq!(config.asked_grace, Some(Duration::from_secs(40)));
+        assert_eq!(parse("kill_grace_seconds = 3").unwrap().asked_grace, None);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_what_could_be() {
+        let error = parse("watchdog_fire_timeout = 61").unwrap_err().to_string();
+        assert!(error.contains("61") && error.contains("2 to 60"), "{error}");
+        assert!(parse("io_timeout = 0").is_err());
+        assert!(parse("io_engine = 'tape'").is_err());
+        assert!(toml::from_str::<ConfigFile>("no_such_key = 1").is_err());
+    }
+}

@@ -1,0 +1,196 @@
+//! From settings to a serving daemon, in the order that P1 asks for: lock the run directory, settle what a predecessor
+//! left, only then open the socket. The watchdog is opened later still, right before the first delta write.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use holdfast_io::clock::BootClock;
+use holdfast_io::identity::{IdentityError, Machine};
+use holdfast_io::sys::memory;
+use holdfast_protocol::arguments;
+use holdfast_protocol::command::AddLockspaceFlags;
+use holdfast_protocol::request::Request;
+use nix::unistd::{Gid, Uid, getgid, getuid};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::nodes::Nodes;
+use crate::procfs::{ProcError, Procfs};
+use crate::restart::Succession;
+use crate::rundir::{RunDir, RunDirError};
+use crate::runtime::{Runtime, RuntimeError, serve};
+use crate::state_file::StateFileError;
+use crate::supervisor::{Report, Settings, Supervisor};
+use crate::watchdog::{Choice, WatchdogError};
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the administrator decided.
+    pub config: Config,
+    /// Where the socket, the pid file and the state file are.
+    pub run_dir: PathBuf,
+    /// Whose socket it is.
+    pub owner: (Option<Uid>, Option<Gid>),
+    /// Whether to lock memory.
+    pub lock_memory: bool,
+}
+
+/// Why the daemon did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The run directory.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// Which machine this is cannot be told.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Which boot this is cannot be told.
+    #[error("cannot tell which boot this is")]
+    Boot(#[source] ProcError),
+    /// The watchdog named cannot be served.
+    #[error(transparent)]
+    Watchdog(#[from] WatchdogError),
+    /// A predecessor's state file.
+    #[error(
+        "{0}\nIt is not known which processes the daemon before this one guarded. Make sure that none of them runs, or \
+         let the watchdog reset this host; then remove the file and start again."
+    )]
+    State(#[source] StateFileError),
+    /// No threads, no timers, no sockets.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+    /// A lockspace of the configuration.
+    #[error("lockspace {text:?} of the configuration: {why}")]
+    Lockspace {
+        /// As written.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It ended by itself.
+    #[error("the daemon ended; the watchdog is left counting: {0}")]
+    Runtime(#[from] RuntimeError),
+}
+
+/// Runs the daemon to its end.
+///
+/// # Errors
+/// [`DaemonError`].
+pub fn run(options: &Options) -> Result<(), DaemonError> {
+    let run_dir = RunDir::lock(&options.run_dir)?;
+    let machine = Machine::of_this_host()?;
+    let boot_id = Procfs::default().boot_id().map_err(DaemonError::Boot)?;
+    let watchdog = Choice::parse(&options.config.watchdog)?;
+    announce(options, &watchdog);
+    let clock = BootClock::new()?;
+    let nodes = Arc::new(Nodes::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let succession = Succession {
+            run_dir: run_dir.path(),
+            boot_id: &boot_id,
+            kill_grace: options.config.kill_grace,
+            nodes: &nodes,
+            clock: &clock,
+        };
+        let inheritance = succession.run().await.map_err(DaemonError::State)?;
+        if inheritance.unclean {
+            stop_predecessors_watchdog(&watchdog, options);
+        }
+        let report = locked_report(options, &watchdog);
+        let settings = Settings {
+            host_name: options.config.host_name.to_string(),
+            io_timeout: options.config.io_timeout,
+            fire_timeout: options.config.fire_timeout,
+            kill_grace: options.config.kill_grace,
+            boot_id: boot_id.clone(),
+            report,
+        };
+        let listener = UnixListener::from_std(run_dir.listen(options.owner)?)?;
+        tracing::info!(run_dir = %run_dir.path().display(), host = %options.config.host_name, "ready");
+        let parts = Runtime {
+            supervisor: Supervisor::new(settings, inheritance.proven),
+            clock: clock.clone(),
+            nodes: Arc::clone(&nodes),
+            machine,
+            name: options.config.host_name,
+            watchdog,
+            run_dir: run_dir.path().to_owned(),
+        };
+        serve(parts, listener, shutdown_signals()?, joins(&options.config)?).await.map_err(DaemonError::from)
+    })
+}
+
+/// The lockspaces of the configuration, as requests.
+fn joins(config: &Config) -> Result<Vec<Request>, DaemonError> {
+    let join = |text: &String| {
+        let lockspace = arguments::parse_lockspace(text)
+            .map_err(|e| DaemonError::Lockspace { text: text.clone(), why: e.to_string() })?;
+        Ok(Request::AddLockspace { flags: AddLockspaceFlags::ASYNC, io_timeout: 0, lockspace })
+    };
+    config.lockspaces.iter().map(join).collect()
+}
+
+fn announce(options: &Options, watchdog: &Choice) {
+    if let Some(asked) = options.config.asked_grace {
+        tracing::warn!(
+            asked_s = asked.as_secs(),
+            kill_grace_s = options.config.kill_grace.as_secs(),
+            "kill grace is longer than the fire timeout allows, and shortened: SIGKILL must still have a chance"
+        );
+    }
+    if matches!(watchdog, Choice::None) {
+        tracing::warn!(
+            "NO WATCHDOG: if this host hangs, or its guarded processes cannot be killed, nothing ends them before other \
+             hosts take their leases. The seal on disk says so."
+        );
+    }
+}
+
+/// Everything that the predecessor guarded is gone and none of its writes is in flight: its watchdog may be stopped.
+fn stop_predecessors_watchdog(watchdog: &Choice, options: &Options) {
+    match watchdog.open(options.config.fire_timeout).and_then(|mut device| device.disarm()) {
+        Ok(()) => tracing::info!("the watchdog that a predecessor left counting is stopped"),
+        Err(error) => {
+            tracing::error!(%error, "the watchdog that a predecessor left counting cannot be stopped: it may fire")
+        }
+    }
+}
+
+fn locked_report(options: &Options, watchdog: &Choice) -> Report {
+    let mlock_level = match options.lock_memory.then(memory::lock_memory) {
+        Some(Ok(())) => 1,
+        Some(Err(error)) => {
+            tracing::warn!(%error, "memory is not locked: under memory pressure renewals may be late");
+            0
+        }
+        None => 0,
+    };
+    Report {
+        uid: getuid().as_raw(),
+        gid: getgid().as_raw(),
+        use_watchdog: !matches!(watchdog, Choice::None),
+        high_priority: false,
+        mlock_level,
+    }
+}
+
+fn shutdown_signals() -> std::io::Result<mpsc::UnboundedReceiver<()>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        let mut signals = signal(kind)?;
+        let sender = sender.clone();
+        tokio::task::spawn_local(async move {
+            while signals.recv().await.is_some() {
+                if sender.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(receiver)
+}

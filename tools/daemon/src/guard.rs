@@ -1,0 +1,121 @@
+//! Processes under guard: who is behind a connection, when it exits, and how it is ended.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use holdfast_io::sys::process;
+use nix::sys::signal::Signal;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+
+use crate::note::Notes;
+use crate::procfs::Procfs;
+use crate::sock_diag;
+use crate::state_file::Guarded;
+use crate::supervisor::event::{ClientId, Event};
+
+/// What is needed to identify the process behind a connection later, kept from the moment it connected.
+pub struct Peer {
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+    inode: Option<u64>,
+}
+
+impl Peer {
+    /// Notes who connected.
+    #[must_use]
+    pub fn of(stream: &UnixStream) -> Option<Self> {
+        let pid = process::peer(stream).ok()?.pid;
+        let pidfd = process::peer_pidfd(stream).ok().flatten();
+        let inode = match sock_diag::peer_inode(stream) {
+            Ok(inode) => inode,
+            Err(error) => {
+                tracing::warn!(pid, %error, "cannot tell which processes share a connection");
+                None
+            }
+        };
+        Some(Peer { pid, pidfd, inode })
+    }
+
+    /// Its process when it connected.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The identity of the process, if it still runs and can be told.
+    #[must_use]
+    pub fn identify(&self, procfs: &Procfs) -> Option<Guarded> {
+        let pidfd = self.pidfd.as_ref()?;
+        let identity = procfs.identity(self.pid).ok().flatten()?;
+        // The pid was looked up by number: only if the pidfd's process has not exited since is it the same one.
+        if process::has_exited(pidfd.as_fd()).unwrap_or(true) {
+            return None;
+        }
+        let connection_inode = self.inode?; // without it heirs could not be found, and P1 (b) never be proven
+        Some(Guarded { pid: self.pid, start_time: identity.start_time, connection_inode, group: false })
+    }
+
+    /// Reports the exit of the process, from now on.
+    pub fn watch(&self, client: ClientId, notes: &Notes) {
+        let notes = notes.clone();
+        #[expect(deprecated, reason = "its successor is unsafe to call; an OwnedFd never changes its descriptor")]
+        let fd = self.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()).and_then(|fd| AsyncFd::new(fd).ok());
+        let Some(fd) = fd else {
+            // Without a pidfd the exit cannot be seen: the process counts as running, which is the safe side.
+            tracing::warn!(pid = self.pid, "the exit of a client cannot be watched");
+            return;
+        };
+        tokio::task::spawn_local(async move {
+            loop {
+                let Ok(mut ready) = fd.readable().await else { return };
+                if process::has_exited(fd.get_ref().as_fd()).unwrap_or(false) {
+                    notes.event(Event::Exited { client });
+                    return;
+                }
+                ready.clear_ready();
+            }
+        });
+    }
+
+    /// Sends a signal to the process, to its group if it leads one of its own, and to whoever inherited its connection.
+    pub fn kill(&self, signal: Signal, group: bool, procfs: &Procfs) {
+        if let Some(pidfd) = &self.pidfd
+            && let Err(error) = process::send_signal(pidfd.as_fd(), signal)
+        {
+            tracing::error!(pid = self.pid, %signal, %error, "a client could not be signalled");
+        }
+        if group && let Err(error) = process::signal_group(self.pid, signal) {
+            tracing::error!(pid = self.pid, %signal, %error, "a client's process group could not be signalled");
+        }
+        if let Some(inode) = self.inode {
+            signal_heirs(inode, self.pid, signal, procfs);
+        }
+    }
+}
+
+/// Signals every process that has a connection open, except the one it belongs to.
+pub fn signal_heirs(inode: u64, but: i32, signal: Signal, procfs: &Procfs) {
+    match procfs.holders_of_socket(inode) {
+        Ok(holders) => {
+            let own = nix::unistd::getpid().as_raw();
+            for heir in holders.found.iter().filter(|h| h.pid != but && h.pid != own) {
+                tracing::warn!(pid = heir.pid, %signal, "ending a process that inherited a client's connection");
+                signal_identity(*heir, signal, procfs);
+            }
+        }
+        Err(error) => tracing::error!(%error, "cannot tell who inherited a client's connection"),
+    }
+}
+
+/// Signals a process known by identity; nothing if it is gone.
+pub fn signal_identity(process: crate::procfs::ProcessId, signal: Signal, procfs: &Procfs) {
+    match procfs.open(process) {
+        Ok(Some(pidfd)) => {
+            if let Err(error) = process::send_signal(pidfd.as_fd(), signal) {
+                tracing::error!(pid = process.pid, %error, "could not be signalled");
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(pid = process.pid, %error, "could not be found"),
+    }
+}

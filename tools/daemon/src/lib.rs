@@ -1,0 +1,21 @@
+//! The daemon as a library.
+#![forbid(unsafe_code)]
+
+pub mod codes;
+pub mod config;
+pub mod connection;
+pub mod daemon;
+pub mod guard;
+pub mod lockspace;
+pub mod nodes;
+pub mod note;
+pub mod procfs;
+pub mod queries;
+pub mod resource;
+pub mod restart;
+pub mod rundir;
+pub mod runtime;
+pub mod sock_diag;
+pub mod state_file;
+pub mod supervisor;
+pub mod watchdog;

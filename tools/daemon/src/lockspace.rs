@@ -1,0 +1,289 @@
+//! A lockspace's own thread: it joins, renews, and leaves, and waits for nothing but its own disk.
+//!
+//! Its I/O threads, its clock and its device table are its own; it shares no lock with the request path. What it finds it
+//! tells the main loop; what it is told are two signals, to begin writing and to leave.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use delta_lease::{
+    DeltaArea, DeltaError, Held, Joined, LocalHost, Progress, Publication, ReleaseError, RenewError, SectorError,
+    acquire, read_host,
+};
+use holdfast_io::clock::{BootClock, Clock, LocalInstant};
+use holdfast_io::device::{Device, WriteLimit};
+use holdfast_io::disk::Disk;
+use holdfast_io::identity::Machine;
+use holdfast_io::ids::{Generation, HostName};
+use holdfast_io::stop::{Stop, Waited};
+use holdfast_io::sys::linux::{BlockFile, FenceOutcome, ThreadsEngine};
+use holdfast_io::sys::memory;
+use holdfast_io::units::LeaseOffset;
+use holdfast_protocol::codes::ResultCode;
+
+use crate::codes;
+use crate::nodes::Nodes;
+use crate::note::{LinuxDisk, Note, Notes};
+use crate::state_file::FenceRecord;
+use crate::supervisor::event::{Event, Join, JoinRequest};
+
+/// A failed renewal is tried again after this long.
+const RETRY: Duration = Duration::from_millis(500);
+/// Between two attempts to take a fence that somebody holds.
+const FENCE_POLL: Duration = Duration::from_millis(100);
+/// Threads for a lockspace's own I/O: one at work, the others for when it hangs.
+const IO_THREADS: usize = 4;
+
+/// The missing priority is said once, not for every lockspace.
+static SAID: Once = Once::new();
+
+/// What the main loop tells a lockspace's thread.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// The state file names our generation and fences: the join may write.
+    pub allow: Stop,
+    /// Renew no longer; leave.
+    pub leave: Stop,
+    /// Leave by giving the delta lease back.
+    free: Arc<AtomicBool>,
+}
+
+impl Control {
+    /// Asks the thread to leave.
+    pub fn leave(&self, free: bool) {
+        self.free.store(free, Ordering::Release);
+        self.leave.set();
+    }
+}
+
+/// Everything the thread starts with.
+pub struct Lockspace {
+    /// What to join.
+    pub request: JoinRequest,
+    /// As whom.
+    pub name: HostName,
+    /// On which machine, in which boot.
+    pub machine: Machine,
+    /// The daemon's open devices.
+    pub nodes: Arc<Nodes>,
+    /// To the main loop.
+    pub notes: Notes,
+    /// From the main loop.
+    pub control: Control,
+}
+
+/// Why a join did not succeed: the answer, and words.
+type Refused = (ResultCode, String);
+
+impl Lockspace {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// No thread, no clock.
+    pub fn spawn(self) -> std::io::Result<()> {
+        let clock = BootClock::new()?;
+        let builder = std::thread::Builder::new().name("renewal".into()).stack_size(256 * 1024);
+        builder.spawn(move || {
+            if let Err(error) = memory::realtime_priority(1) {
+                SAID.call_once(
+                    || tracing::warn!(%error, "renewals run at normal priority: under load they may be late"),
+                );
+            }
+            pollster::block_on(self.run(&clock));
+        })?;
+        Ok(())
+    }
+
+    async fn run(self, clock: &BootClock) {
+        let space = self.request.space;
+        let mut device = None;
+        match self.join(clock, &mut device).await {
+            Ok((held, disk)) => {
+                let join = Join { generation: held.generation(), started_at: held.started_at() };
+                self.notes.event(Event::Joined { space, result: Ok(join) });
+                self.renew(clock, *held, &disk).await;
+                disk.reaped().await;
+            }
+            Err(refused) => {
+                self.notes.event(Event::Joined { space, result: Err(refused) });
+                self.control.leave.wait().await;
+                // I6 across joins: the host_id is not joined again while a write of this attempt is in flight.
+                if let Some(disk) = device {
+                    disk.reaped().await;
+                }
+            }
+        }
+        self.notes.event(Event::Left { space });
+    }
+
+    async fn join(
+        &self,
+        clock: &BootClock,
+        device: &mut Option<Arc<LinuxDisk>>,
+    ) -> Result<(Box<Held>, Arc<LinuxDisk>), Refused> {
+        let JoinRequest { space, host_id, place, io_timeout, .. } = &self.request;
+        let file = self.nodes.open(&place.path).map_err(|e| (ResultCode::ENODEV, codes::chain(&e)))?;
+        let engine = ThreadsEngine::new(Arc::clone(&file), IO_THREADS, "renewal-io");
+        let disk = Arc::new(Device::new(engine, clock.clone(), WriteLimit::none()));
+        *device = Some(Arc::clone(&disk));
+        let refuse = |e: DeltaError| (codes::of_delta(&e), codes::chain(&e));
+        let at = LeaseOffset(place.offset);
+        let area = DeltaArea::open(&*disk, clock, at, *io_timeout, Some(*space)).await.map_err(refuse)?;
+        area.must_have_room_for(*host_id, file.path()).map_err(refuse)?;
+        let fence = self.fence(clock, &file, &disk, &area).await?;
+        let generation = self.next_generation(clock, &disk, &area).await?;
+        self.notes.send(Note::Opened { space: *space, area, file });
+        self.notes.event(Event::JoinFenced { space: *space, generation, fences: vec![fence] });
+        self.control.allow.wait().await;
+        let held = self.acquire(clock, &disk, &area).await?;
+        self.confirm(clock, &disk, held).await.map(|held| (held, disk))
+    }
+
+    /// The fence over our own delta sector. While somebody else has it, the sector is watched: if it changes, a living
+    /// daemon on this machine has our host_id; if not, a dead one's last write is still under way, and is waited for.
+    async fn fence(
+        &self,
+        clock: &BootClock,
+        file: &BlockFile,
+        disk: &LinuxDisk,
+        area: &DeltaArea,
+    ) -> Result<FenceRecord, Refused> {
+        let host_id = self.request.host_id;
+        let (start, len) = (area.offset_of(host_id), area.geometry.sector().bytes() as u64);
+        let record = |locked| FenceRecord {
+            path: self.request.place.path.clone(),
+            dev: file.node().dev,
+            ino: file.node().ino,
+            start,
+            len,
+            locked,
+        };
+        let mut first = None;
+        loop {
+            match file.try_fence(start, len) {
+                Ok(FenceOutcome::Held) => return Ok(record(true)),
+                Ok(FenceOutcome::Impossible) => return Ok(record(false)),
+                Ok(FenceOutcome::Busy) => {}
+                Err(e) => return Err((ResultCode::EIO, format!("cannot lock {}: {e}", file.path()))),
+            }
+            let deadline = clock.now().after(Duration::from_secs(u64::from(self.request.io_timeout.seconds())));
+            if let Ok(view) = read_host(disk, clock, area, host_id, deadline).await {
+                let before = first.get_or_insert_with(|| view.bytes.clone());
+                if *before != view.bytes {
+                    let why = format!(
+                        "another daemon on this machine uses host_id {host_id} of lockspace {} on {}: it holds the \
+                         lock on its delta sector and renews it; stop one of the two",
+                        area.space,
+                        file.path()
+                    );
+                    return Err((ResultCode::HOST_ID_BUSY, why));
+                }
+            }
+            if self.request.stop.sleep_until(clock, clock.now().after(FENCE_POLL)).await == Waited::Stopped {
+                return Err((ResultCode::EPERM, "asked to leave while waiting for a predecessor's write".into()));
+            }
+        }
+    }
+
+    /// What our join will write, for the state file. Should it write another one after all, P1 (b) does not match later
+    /// and the lease is waited out.
+    async fn next_generation(
+        &self,
+        clock: &BootClock,
+        disk: &LinuxDisk,
+        area: &DeltaArea,
+    ) -> Result<Generation, Refused> {
+        let deadline = clock.now().after(Duration::from_secs(u64::from(self.request.io_timeout.seconds())));
+        let view = read_host(disk, clock, area, self.request.host_id, deadline).await;
+        let view = view.map_err(|e| (codes::of_delta(&e), codes::chain(&e)))?;
+        let sector = view.decode(area).map_err(|e: SectorError| (codes::of_sector(&e), codes::chain(&e)))?;
+        Ok(sector.generation().next())
+    }
+
+    async fn acquire(&self, clock: &BootClock, disk: &LinuxDisk, area: &DeltaArea) -> Result<Box<Held>, Refused> {
+        let JoinRequest { host_id, io_timeout, fire, predecessor, stop, .. } = &self.request;
+        let host = LocalHost {
+            host_id: *host_id,
+            name: self.name,
+            machine: self.machine,
+            io_timeout: *io_timeout,
+            fire: *fire,
+        };
+        let mut watching = false;
+        let progress = |p: &Progress| match p {
+            Progress::Watching { holder, name, relation, why, takeover, .. } if !watching => {
+                watching = true;
+                tracing::info!(%holder, %name, ?relation, ?why, ?takeover, "waiting out the last holder of our host_id");
+            }
+            other => tracing::debug!(progress = ?other),
+        };
+        match acquire(disk, clock, area, &host, *predecessor, stop, progress).await {
+            Ok(Joined::Ours(held)) => Ok(held),
+            Ok(Joined::Theirs(held_by)) => Err((ResultCode::HOST_ID_BUSY, held_by.to_string())),
+            Ok(Joined::Stopped) => Err((ResultCode::GENERAL_ERROR, "asked to leave while joining".into())),
+            Err(e) => Err((codes::of_delta(&e), codes::chain(&e))),
+        }
+    }
+
+    /// D2 counts from the start of the last good write. Where the last holder's io_timeout made us settle for longer than
+    /// our own lease lasts, that instant is past: the first renewal follows at once, and nothing is protected before it.
+    async fn confirm(&self, clock: &BootClock, disk: &LinuxDisk, mut held: Box<Held>) -> Result<Box<Held>, Refused> {
+        let renewal = held.renew(disk, clock, &Publication::default()).await;
+        if let Some(view) = renewal.view {
+            self.notes.send(Note::Seen { space: self.request.space, view });
+        }
+        match renewal.result {
+            Ok(_) => Ok(held),
+            Err(RenewError::Lost(lost)) => Err((ResultCode::HOST_ID_BUSY, codes::chain(&*lost))),
+            Err(e @ RenewError::Io(_)) => Err((ResultCode::IO_TIMEOUT, codes::chain(&e))),
+        }
+    }
+
+    /// Renews until told to leave. A renewal that comes too late is still attempted: the supervisor has closed the
+    /// lockspace by then and nothing revives it (D2), while the record on disk stays ours and frees nobody.
+    async fn renew(&self, clock: &BootClock, mut held: Held, disk: &LinuxDisk) {
+        let space = self.request.space;
+        let interval = held.host().timing().renewal_interval();
+        let mut next = held.started_at().after(interval);
+        while self.control.leave.sleep_until(clock, next).await == Waited::Elapsed {
+            let renewal = held.renew(disk, clock, &Publication::default()).await;
+            if let Some(view) = renewal.view {
+                self.notes.send(Note::Seen { space, view });
+            }
+            next = match renewal.result {
+                Ok(started_at) => {
+                    self.notes.event(Event::Renewed { space, started_at });
+                    started_at.after(interval)
+                }
+                Err(e) => {
+                    let lost = matches!(e, RenewError::Lost(_));
+                    self.notes.event(Event::RenewalFailed { space, why: codes::chain(&e), lost });
+                    if lost { LocalInstant::NEVER } else { clock.now().after(RETRY) }
+                }
+            };
+        }
+        if self.control.free.load(Ordering::Acquire) {
+            release(held, disk, clock).await;
+        }
+    }
+}
+
+/// Gives the host_id back while D2 allows it; a read that failed is tried again until then.
+async fn release(mut held: Held, disk: &LinuxDisk, clock: &BootClock) {
+    loop {
+        let until = held.fails_at();
+        match held.release(disk, clock).await {
+            Ok(()) => return,
+            Err(ReleaseError::NotWritten { held: still, source }) if clock.now() < until => {
+                tracing::warn!(%source, "host_id not given back yet");
+                held = *still;
+                clock.sleep(RETRY).await;
+            }
+            Err(e) => {
+                tracing::warn!(why = codes::chain(&e), "host_id not given back: others wait until it counts as dead");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,646 @@
+//! What /proc tells about processes: who they are, who their parents are, which sockets and rings they hold.
+//!
+//! A pid is reused; a pid together with the instant its process was started (in clock ticks since boot, field 22 of
+//! `/proc/PID/stat`) is not, within one boot. That pair is [`ProcessId`], and it is what the state file notes.
+//!
+//! P1 rests on the answers here, so they are made to err on one side: a process that may not be looked into is
+//! reported as *unknown*, never as "holds nothing"; every thread's descriptors are read, since threads need not share
+//! them and the leader may have exited before the others; and a scan counts only when a second one finds the same.
+//! What it cannot see: processes hidden by `hidepid` or outside this pid namespace, and a descriptor that is in flight
+//! inside a unix socket's queue. The daemon therefore has to run in the host's pid namespace.
+//!
+//! Errors: [`ProcError`], with the path. A process that vanished while it was looked at is no error.
+//! Source: proc_pid_stat(5), proc_pid_fd(5).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use holdfast_io::sys::process::{ProcessError, pidfd_open};
+use nix::errno::Errno;
+use nix::libc;
+use serde::{Deserialize, Serialize};
+
+/// One process, for as long as this boot lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number, which another process may bear later.
+    pub pid: i32,
+    /// When it was started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// A file under /proc that could not be read or understood.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcError {
+    /// The system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The content is not what the kernel documents.
+    #[error("{}: expected {expected}, found {found:?}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What belongs there.
+        expected: &'static str,
+        /// What is there, cut short.
+        found: String,
+    },
+    /// A call on a descriptor failed.
+    #[error("{operation} failed: {source}")]
+    Call {
+        /// The call.
+        operation: &'static str,
+        /// Why.
+        source: Errno,
+    },
+    /// A pidfd could not be had.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// Processes came and went between any two scans.
+    #[error("{}: the holders of socket:[{inode}] did not settle in {scans} scans", path.display())]
+    Unsettled {
+        /// The root that was scanned.
+        path: PathBuf,
+        /// The socket.
+        inode: u64,
+        /// How often.
+        scans: u32,
+    },
+}
+
+/// The fields of `/proc/PID/stat` that are of use here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// `R`, `S`, `D`, `T`, `Z` and so on. `Z` is also shown for a leader that exited before its other threads.
+    pub state: char,
+    /// Parent.
+    pub ppid: i32,
+    /// Process group.
+    pub pgrp: i32,
+    /// Session.
+    pub session: i32,
+    /// `PF_*` flags of the kernel.
+    pub flags: u32,
+    /// Threads that are still there.
+    pub threads: u64,
+    /// Start, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Stat {
+    /// Whether nothing of the process runs any more: a zombie, every thread of it.
+    #[must_use]
+    pub fn has_exited(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x') && self.threads <= 1
+    }
+
+    fn is_kernel_thread(&self) -> bool {
+        const PF_KTHREAD: u32 = 0x0020_0000;
+        self.flags & PF_KTHREAD != 0
+    }
+}
+
+/// Who has a socket open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// Processes seen to have it.
+    pub found: Vec<ProcessId>,
+    /// Processes that may not be looked into: any of them may have it.
+    pub unknown: Vec<ProcessId>,
+}
+
+impl Holders {
+    /// Whether it is certain that nobody has it.
+    #[must_use]
+    pub fn certainly_nobody(&self) -> bool {
+        self.found.is_empty() && self.unknown.is_empty()
+    }
+}
+
+/// What one process answers to "do you have this open?".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Yes,
+    No,
+    /// Permission was denied somewhere, and nothing was found elsewhere.
+    Unknown,
+}
+
+/// The inode of a socket we have open: *our* end of the connection, see `sock_diag` for the other.
+///
+/// # Errors
+/// A descriptor that is no socket.
+pub fn socket_inode<Socket: AsFd>(socket: &Socket) -> Result<u64, ProcError> {
+    let failed = |source| ProcError::Call { operation: "fstat of a socket", source };
+    let stat = nix::sys::stat::fstat(socket).map_err(failed)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+        return Err(failed(Errno::ENOTSOCK));
+    }
+    Ok(stat.st_ino)
+}
+
+/// Everything below `root` in the tree of parents; `root` itself is not in it.
+#[must_use]
+pub fn descendants_of(root: i32, parent_of: &BTreeMap<i32, i32>) -> BTreeSet<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for (pid, ppid) in parent_of {
+        children.entry(*ppid).or_default().push(*pid);
+    }
+    let mut below = BTreeSet::new();
+    let mut open = vec![root];
+    while let Some(pid) = open.pop() {
+        for child in children.get(&pid).into_iter().flatten() {
+            // A table read while processes came and went may contain a ring: each is entered once.
+            if *child != root && below.insert(*child) {
+                open.push(*child);
+            }
+        }
+    }
+    below
+}
+
+/// A process file system, the system's or one made up for a test.
+#[derive(Clone, Debug)]
+pub struct Procfs {
+    root: PathBuf,
+}
+
+impl Default for Procfs {
+    fn default() -> Self {
+        Procfs::at(Path::new("/proc"))
+    }
+}
+
+impl Procfs {
+    /// The one at `root`.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Procfs { root: root.to_owned() }
+    }
+
+    /// The id of this boot, 36 characters, another one after every start of the kernel.
+    ///
+    /// # Errors
+    /// Unreadable, or not of that form.
+    pub fn boot_id(&self) -> Result<String, ProcError> {
+        let path = self.root.join("sys/kernel/random/boot_id");
+        let text = fs::read_to_string(&path).map_err(|source| ProcError::Io { path: path.clone(), source })?;
+        let id = text.trim();
+        let well_formed = id.len() == 36 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        if !well_formed {
+            return Err(content(path, "a UUID of 36 characters", id));
+        }
+        Ok(id.to_owned())
+    }
+
+    /// Every process there is, by number.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn pids(&self) -> Result<BTreeSet<i32>, ProcError> {
+        // No /proc at all must not read as "no process at all".
+        let missing = || ProcError::Io { path: self.root.clone(), source: ErrorKind::NotFound.into() };
+        numbers_in(&self.root)?.ok_or_else(missing)
+    }
+
+    /// The process's own name, `None` when there is no such process.
+    ///
+    /// # Errors
+    /// Unreadable for another reason.
+    pub fn comm(&self, pid: i32) -> Result<Option<String>, ProcError> {
+        let name = if_there(&self.process(pid).join("comm"), |path| fs::read(path))?;
+        Ok(name.map(|bytes| String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned()))
+    }
+
+    /// `/proc/PID/stat`, `None` when there is no such process.
+    ///
+    /// # Errors
+    /// Unreadable for another reason, or not in the documented form.
+    pub fn stat(&self, pid: i32) -> Result<Option<Stat>, ProcError> {
+        let path = self.process(pid).join("stat");
+        let Some(bytes) = if_there(&path, |path| fs::read(path))? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&bytes);
+        match parse_stat(&text) {
+            Some(stat) => Ok(Some(stat)),
+            None => Err(content(path, "the fields of proc_pid_stat(5)", &text)),
+        }
+    }
+
+    /// The process that bears this number now, `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`stat`](Self::stat).
+    pub fn identity(&self, pid: i32) -> Result<Option<ProcessId>, ProcError> {
+        Ok(self.stat(pid)?.map(|stat| ProcessId { pid, start_time: stat.start_time }))
+    }
+
+    /// Whether that process has ended: its number is free, or borne by another, or by its zombie.
+    ///
+    /// # Errors
+    /// As [`stat`](Self::stat).
+    pub fn is_gone(&self, process: ProcessId) -> Result<bool, ProcError> {
+        let stat = self.stat(process.pid)?;
+        Ok(stat.is_none_or(|stat| stat.start_time != process.start_time || stat.has_exited()))
+    }
+
+    /// A pidfd of exactly that process, `None` when it is gone.
+    ///
+    /// # Errors
+    /// No pidfd can be had, or as [`stat`](Self::stat).
+    pub fn open(&self, process: ProcessId) -> Result<Option<OwnedFd>, ProcError> {
+        let Some(pidfd) = pidfd_open(process.pid)? else { return Ok(None) };
+        // In this order: while the pidfd is held to a process found unreaped below, the number cannot be reused.
+        Ok((self.identity(process.pid)? == Some(process)).then_some(pidfd))
+    }
+
+    /// Parents of all processes. Processes come and go while it is read.
+    ///
+    /// # Errors
+    /// As [`stat`](Self::stat).
+    pub fn parents(&self) -> Result<BTreeMap<i32, i32>, ProcError> {
+        let mut parents = BTreeMap::new();
+        for pid in self.pids()? {
+            if let Some(stat) = self.stat(pid)? {
+                parents.insert(pid, stat.ppid);
+            }
+        }
+        Ok(parents)
+    }
+
+    /// Every process with a descriptor of the socket `inode`, ourselves included if we have one.
+    ///
+    /// A process passed on the socket while we looked may be missed by one scan: the holder looked at late gave it to
+    /// one looked at early. The answer is the first that two scans in a row agree on.
+    ///
+    /// # Errors
+    /// [`ProcError::Unsettled`], and whatever else than a vanished process or a denied permission.
+    pub fn holders_of_socket(&self, inode: u64) -> Result<Holders, ProcError> {
+        const SCANS: u32 = 8;
+        let mut last = self.scan_for_socket(inode)?;
+        for _ in 1..SCANS {
+            let next = self.scan_for_socket(inode)?;
+            if next == last {
+                return Ok(next);
+            }
+            last = next;
+        }
+        Err(ProcError::Unsettled { path: self.root.clone(), inode, scans: SCANS })
+    }
+
+    fn scan_for_socket(&self, inode: u64) -> Result<Holders, ProcError> {
+        let wanted = PathBuf::from(format!("socket:[{inode}]"));
+        let mut holders = Holders::default();
+        for pid in self.pids()? {
+            let Some(stat) = self.stat(pid)? else { continue };
+            if stat.is_kernel_thread() || stat.has_exited() {
+                continue;
+            }
+            let process = ProcessId { pid, start_time: stat.start_time };
+            match self.holds(pid, &wanted)? {
+                Holds::Yes => holders.found.push(process),
+                Holds::Unknown => holders.unknown.push(process),
+                Holds::No => {}
+            }
+        }
+        Ok(holders)
+    }
+
+    /// Whether the process has, or ever set up and still maps, an io_uring: its writes may outlive it by a moment.
+    ///
+    /// A ring is found by a descriptor, by its mapped queues (the descriptor may be closed, or registered with the ring
+    /// itself), or by the kernel's worker threads in the process.
+    ///
+    /// # Errors
+    /// Permission denied among them: then the answer has to be taken as "it may have".
+    pub fn has_io_uring(&self, pid: i32) -> Result<bool, ProcError> {
+        let descriptors = self.process(pid).join("fd");
+        match self.holds(pid, Path::new("anon_inode:[io_uring]"))? {
+            Holds::Yes => return Ok(true),
+            Holds::Unknown => {
+                return Err(ProcError::Io { path: descriptors, source: ErrorKind::PermissionDenied.into() });
+            }
+            Holds::No => {}
+        }
+        let maps = if_there(&self.process(pid).join("maps"), |path| fs::read(path))?.unwrap_or_default();
+        if contains(&maps, b"anon_inode:[io_uring]") {
+            return Ok(true);
+        }
+        self.has_ring_workers(pid)
+    }
+
+    fn has_ring_workers(&self, pid: i32) -> Result<bool, ProcError> {
+        let tasks = self.process(pid).join("task");
+        for tid in numbers_in(&tasks)?.unwrap_or_default() {
+            let comm = if_there(&tasks.join(tid.to_string()).join("comm"), |path| fs::read(path))?;
+            // "iou-wrk-PID" and "iou-sqp-PID", names the kernel gives.
+            if comm.is_some_and(|name| name.starts_with(b"iou-")) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a descriptor of any thread of `pid` leads to `wanted`.
+    fn holds(&self, pid: i32, wanted: &Path) -> Result<Holds, ProcError> {
+        let tasks = self.process(pid).join("task");
+        let mut denied = false;
+        let tids = match numbers_in(&tasks) {
+            Ok(tids) => tids.unwrap_or_default(),
+            Err(error) => return unknown_if_denied(error),
+        };
+        for tid in tids {
+            match holds_in(&tasks.join(tid.to_string()).join("fd"), wanted).or_else(unknown_if_denied)? {
+                Holds::Yes => return Ok(Holds::Yes),
+                Holds::Unknown => denied = true,
+                Holds::No => {}
+            }
+        }
+        Ok(if denied { Holds::Unknown } else { Holds::No })
+    }
+
+    fn process(&self, pid: i32) -> PathBuf {
+        self.root.join(pid.to_string())
+    }
+}
+
+/// Whether one of the links in a `fd` directory leads to `wanted`.
+fn holds_in(directory: &Path, wanted: &Path) -> Result<Holds, ProcError> {
+    for number in numbers_in(directory)?.unwrap_or_default() {
+        let target = if_there(&directory.join(number.to_string()), |path| fs::read_link(path))?;
+        if target.as_deref() == Some(wanted) {
+            return Ok(Holds::Yes);
+        }
+    }
+    Ok(Holds::No)
+}
+
+fn unknown_if_denied(error: ProcError) -> Result<Holds, ProcError> {
+    match &error {
+        ProcError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => Ok(Holds::Unknown),
+        _ => Err(error),
+    }
+}
+
+/// The entries of a directory that are numbers; `None` when the directory is not there (any more).
+fn numbers_in(directory: &Path) -> Result<Option<BTreeSet<i32>>, ProcError> {
+    let Some(entries) = if_there(directory, |path| fs::read_dir(path))? else { return Ok(None) };
+    let mut numbers = BTreeSet::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => numbers.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())),
+            Err(source) if vanished(&source) => break,
+            Err(source) => return Err(ProcError::Io { path: directory.to_owned(), source }),
+        }
+    }
+    Ok(Some(numbers))
+}
+
+/// `read` of a path, with "there is no such process" as an answer.
+fn if_there<T>(path: &Path, read: impl FnOnce(&Path) -> std::io::Result<T>) -> Result<Option<T>, ProcError> {
+    match read(path) {
+        Ok(value) => Ok(Some(value)),
+        Err(source) if vanished(&source) => Ok(None),
+        Err(source) => Err(ProcError::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// ENOENT from a lookup, ESRCH from a read: the process ended in between.
+fn vanished(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+fn content(path: PathBuf, expected: &'static str, found: &str) -> ProcError {
+    ProcError::Content { path, expected, found: found.chars().take(80).collect() }
+}
+
+/// The name, field 2, may contain spaces and parentheses itself: fields are counted from behind the last one.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_pid_and_name, rest) = text.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Stat {
+        state: field(3)?.chars().next()?,
+        ppid: field(4)?.parse().ok()?,
+        pgrp: field(5)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
+        flags: field(9)?.parse().ok()?,
+        threads: field(20)?.parse().ok()?,
+        start_time: field(22)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sock_diag::peer_inode;
+    use nix::sched::{CloneFlags, unshare};
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::net::UnixStream;
+    use std::process::{Child, Command, Stdio};
+
+    fn our_pid() -> i32 {
+        nix::unistd::getpid().as_raw()
+    }
+
+    fn kill(pid: i32) {
+        let pidfd = pidfd_open(pid).unwrap().unwrap();
+        holdfast_io::sys::process::send_signal(pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL).unwrap();
+        holdfast_io::sys::process::wait_for_exit(pidfd.as_fd(), None).unwrap();
+    }
+
+    /// A client whose child inherits the connection as its standard output, and which exits at once.
+    fn client_that_leaves_a_child(client_end: UnixStream) -> (Child, i32) {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 2>/dev/null & echo $! >&2"]).stderr(Stdio::piped());
+        let mut client = command.stdout(std::os::fd::OwnedFd::from(client_end)).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(client.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        client.wait().unwrap();
+        (client, line.trim().parse().unwrap())
+    }
+
+    #[test]
+    fn a_child_that_inherited_the_connection_is_found_after_its_parent_exited() {
+        let (daemon_end, client_end) = UnixStream::pair().unwrap();
+        let proc = Procfs::default();
+        let noted = peer_inode(&daemon_end).unwrap().unwrap();
+        let (_client, child) = client_that_leaves_a_child(client_end);
+        drop(daemon_end); // the daemon died too: the noted inode is all its successor has
+
+        let child = proc.identity(child).unwrap().unwrap();
+        let holders = proc.holders_of_socket(noted).unwrap();
+        assert_eq!(holders.found, [child]);
+        assert!(!holders.certainly_nobody());
+
+        kill(child.pid);
+        assert!(proc.is_gone(child).unwrap());
+        assert_eq!(proc.holders_of_socket(noted).unwrap().found, []);
+    }
+
+    #[test]
+    fn a_thread_with_descriptors_of_its_own_is_found_too() {
+        let (ask, asked) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_FILES).unwrap();
+            let (one, _other) = UnixStream::pair().unwrap();
+            tell.send(socket_inode(&one).unwrap()).unwrap();
+            asked.recv().unwrap_err();
+        });
+        let inode = told.recv().unwrap();
+        let holders = Procfs::default().holders_of_socket(inode).unwrap();
+        assert_eq!(holders.found.iter().map(|process| process.pid).collect::<Vec<_>>(), [our_pid()]);
+        drop(ask);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_process_is_itself_by_start_time_and_gone_once_it_is_a_zombie() {
+        let proc = Procfs::default();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = proc.identity(i32::try_from(child.id()).unwrap()).unwrap().unwrap();
+        assert!(!proc.is_gone(process).unwrap());
+        assert!(proc.open(process).unwrap().is_some());
+        let other = ProcessId { start_time: process.start_time + 1, ..process };
+        assert!(proc.is_gone(other).unwrap(), "same number, another process");
+        assert!(proc.open(other).unwrap().is_none());
+
+        kill(process.pid);
+        assert!(proc.stat(process.pid).unwrap().unwrap().has_exited(), "a zombie");
+        assert!(proc.is_gone(process).unwrap());
+        child.wait().unwrap();
+        assert!(proc.is_gone(process).unwrap());
+        assert!(proc.open(process).unwrap().is_none());
+        assert_eq!(proc.comm(process.pid).unwrap(), None);
+    }
+
+    #[test]
+    fn our_own_parent_and_name_are_found() {
+        let proc = Procfs::default();
+        assert_eq!(proc.parents().unwrap()[&our_pid()], nix::unistd::getppid().as_raw());
+        let name = fs::read_to_string("/proc/self/comm").unwrap();
+        assert_eq!(proc.comm(our_pid()).unwrap().unwrap(), name.trim_end());
+        assert_eq!(proc.boot_id().unwrap().len(), 36);
+        assert!(!proc.has_io_uring(our_pid()).unwrap());
+    }
+
+    /// A made-up /proc with process 100, one thread, descriptor 3.
+    fn made_up(descriptor: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let process = root.path().join("100");
+        fs::create_dir_all(process.join("task/100/fd")).unwrap();
+        fs::write(process.join("stat"), stat_line("S", 1, 0)).unwrap();
+        fs::write(process.join("task/100/comm"), "worker\n").unwrap();
+        fs::write(process.join("maps"), "00400000-00401000 r-xp 00000000 00:00 0 /bin/x\n").unwrap();
+        symlink(descriptor, process.join("task/100/fd/3")).unwrap();
+        root
+    }
+
+    fn stat_line(state: &str, threads: u64, flags: u32) -> String {
+        format!("100 (a ) b (c) {state} 7 100 100 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 4242 0 0 0")
+    }
+
+    #[test]
+    fn a_name_with_parentheses_does_not_shift_the_fields() {
+        let stat = parse_stat(&stat_line("S", 3, 9)).unwrap();
+        let expected = Stat { state: 'S', ppid: 7, pgrp: 100, session: 100, flags: 9, threads: 3, start_time: 4242 };
+        assert_eq!(stat, expected);
+        for cut in ["", "100 (x", "100 (x)", "100 (x) S 7 100 100", "100 (x) S seven 100"] {
+            assert_eq!(parse_stat(cut), None, "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_exited_before_its_threads_is_not_gone() {
+        assert!(!parse_stat(&stat_line("Z", 2, 0)).unwrap().has_exited());
+        assert!(parse_stat(&stat_line("Z", 1, 0)).unwrap().has_exited());
+    }
+
+    #[test]
+    fn a_process_that_may_not_be_looked_into_is_unknown_and_never_nobody() {
+        let root = made_up("socket:[55]");
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let descriptors = root.path().join("100/task/100/fd");
+        fs::set_permissions(&descriptors, fs::Permissions::from_mode(0o000)).unwrap();
+        let proc = Procfs::at(root.path());
+        // Permissions of files do not bind root; a thread with another user's file-system id is bound.
+        let (holders, ring) = std::thread::spawn(move || {
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+            (proc.holders_of_socket(55).unwrap(), proc.has_io_uring(100))
+        })
+        .join()
+        .unwrap();
+        fs::set_permissions(&descriptors, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(holders.found, []);
+        assert_eq!(holders.unknown, [ProcessId { pid: 100, start_time: 4242 }]);
+        assert!(!holders.certainly_nobody());
+        assert!(ring.is_err(), "not known to have none");
+        assert_eq!(Procfs::at(root.path()).holders_of_socket(55).unwrap().found.len(), 1, "readable again");
+    }
+
+    #[test]
+    fn zombies_and_kernel_threads_hold_nothing_and_are_not_unknown() {
+        let root = made_up("socket:[55]");
+        for line in [stat_line("Z", 1, 0), stat_line("S", 1, 0x0020_0040)] {
+            fs::write(root.path().join("100/stat"), line).unwrap();
+            assert!(Procfs::at(root.path()).holders_of_socket(55).unwrap().certainly_nobody());
+        }
+    }
+
+    #[test]
+    fn a_ring_is_found_by_descriptor_by_mapping_and_by_worker() {
+        let proc_of = |root: &tempfile::TempDir| Procfs::at(root.path()).has_io_uring(100).unwrap();
+        assert!(proc_of(&made_up("anon_inode:[io_uring]")));
+        let root = made_up("/dev/null");
+        assert!(!proc_of(&root));
+        let mapped = "7f0000000000-7f0000001000 rw-s 00000000 00:10 1033 anon_inode:[io_uring]\n";
+        fs::write(root.path().join("100/maps"), mapped).unwrap();
+        assert!(proc_of(&root));
+        let root = made_up("/dev/null");
+        fs::create_dir_all(root.path().join("100/task/101")).unwrap();
+        fs::write(root.path().join("100/task/101/comm"), "iou-wrk-100\n").unwrap();
+        assert!(proc_of(&root));
+    }
+
+    #[test]
+    fn a_missing_proc_is_an_error_not_an_empty_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let proc = Procfs::at(&root.path().join("proc"));
+        assert!(proc.pids().is_err());
+        assert!(proc.holders_of_socket(1).is_err());
+    }
+
+    #[test]
+    fn a_malformed_stat_or_boot_id_names_its_file() {
+        let root = made_up("/dev/null");
+        fs::write(root.path().join("100/stat"), "nonsense").unwrap();
+        let error = Procfs::at(root.path()).stat(100).unwrap_err().to_string();
+        assert!(error.ends_with("100/stat: expected the fields of proc_pid_stat(5), found \"nonsense\""), "{error}");
+        fs::create_dir_all(root.path().join("sys/kernel/random")).unwrap();
+        fs::write(root.path().join("sys/kernel/random/boot_id"), "short\n").unwrap();
+        let error = Procfs::at(root.path()).boot_id().unwrap_err().to_string();
+        assert!(error.ends_with("boot_id: expected a UUID of 36 characters, found \"short\""), "{error}");
+    }
+
+    #[test]
+    fn descendants_are_found_at_any_depth_and_a_torn_table_ends() {
+        let parents = BTreeMap::from([(2, 1), (3, 2), (4, 3), (5, 1), (9, 8), (8, 9)]);
+        assert_eq!(descendants_of(2, &parents), BTreeSet::from([3, 4]));
+        assert_eq!(descendants_of(1, &parents), BTreeSet::from([2, 3, 4, 5]));
+        assert_eq!(descendants_of(8, &parents), BTreeSet::from([9]));
+        assert_eq!(descendants_of(77, &parents), BTreeSet::new());
+    }
+}

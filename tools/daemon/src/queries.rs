@@ -1,0 +1,418 @@
+//! Requests answered from the disk, or from what was observed of other hosts: GET_HOSTS, READ_*, WRITE_*, EXPLAIN.
+//!
+//! They change nothing in the supervisor's state and each runs as a task of its own, so a disk that hangs delays only the
+//! client that asked for it. Spec A 6.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use delta_lease::{DeltaArea, HostState as State};
+use holdfast_io::clock::{BootClock, Clock, LocalInstant};
+use holdfast_io::device::{Device, WriteLimit};
+use holdfast_io::disk::{Disk, IoError, ReadDisk};
+use holdfast_io::identity::Machine;
+use holdfast_io::ids::{HostId, ResourceName, SpaceName};
+use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
+use holdfast_io::seal::{AreaUuid, SealedFire};
+use holdfast_io::sys::aligned::AlignedBuf;
+use holdfast_io::sys::linux::{BlockFile, FileKind, ThreadsEngine};
+use holdfast_io::timing::IoTimeout;
+use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::{LeaseFlags, LockspaceFlags, WriteResourceFlags};
+use holdfast_protocol::payload::{Disk as WireDisk, Host, HostState, Lockspace, Resource};
+use holdfast_protocol::request::Request;
+use holdfast_protocol::text::Name48;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use crate::codes;
+use crate::nodes::Nodes;
+use crate::note::LinuxDisk;
+use crate::resource::SpaceShared;
+
+/// How long a formatting write may take: it is long and nobody's lease depends on it (spec D 1.5).
+const WRITE_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a read on behalf of a client may take.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// An answer: result, data2, payload.
+pub struct Answer {
+    /// The result.
+    pub code: ResultCode,
+    /// `data2`.
+    pub data2: u32,
+    /// What follows the header.
+    pub payload: Vec<u8>,
+    /// What went wrong, for the log.
+    pub why: Option<String>,
+}
+
+impl Answer {
+    fn ok(payload: Vec<u8>) -> Self {
+        Answer { code: ResultCode::OK, data2: 0, payload, why: None }
+    }
+
+    fn of(result: Result<(), Refused>) -> Self {
+        match result {
+            Ok(()) => Self::ok(Vec::new()),
+            Err((code, why)) => Answer { code, data2: 0, payload: Vec::new(), why: Some(why) },
+        }
+    }
+
+    /// A failure.
+    #[must_use]
+    pub fn refused(code: ResultCode) -> Self {
+        Answer { code, data2: 0, payload: Vec::new(), why: None }
+    }
+}
+
+type Refused = (ResultCode, String);
+
+/// What a query needs of the daemon.
+#[derive(Clone)]
+pub struct Context {
+    /// The clock.
+    pub clock: BootClock,
+    /// The open devices.
+    pub nodes: Arc<Nodes>,
+    /// This machine, for the seals of what is formatted.
+    pub machine: Machine,
+    /// The lockspace that the request names, if it is joined.
+    pub space: Option<Rc<SpaceShared>>,
+    /// Every area of a joined lockspace: they are not formatted.
+    pub joined: Rc<Vec<(PathBuf, u64)>>,
+}
+
+/// Answers a request.
+pub async fn answer(context: Context, request: Request) -> Answer {
+    match request {
+        Request::GetHosts { lockspace } => context.get_hosts(&lockspace),
+        Request::ReadLockspace { lockspace } => context.read_lockspace(lockspace).await,
+        Request::WriteLockspace { io_timeout, lockspace, .. } => {
+            Answer::of(context.write_lockspace(io_timeout, &lockspace).await)
+        }
+        Request::ReadResource { resource } => context.read_resource(resource).await,
+        Request::WriteResource { flags, num_hosts, resource, .. } => {
+            Answer::of(context.write_resource(flags, num_hosts, &resource).await)
+        }
+        Request::Explain { resource } => context.explain(&resource).await,
+        other => {
+            tracing::error!(command = ?other.command(), "a request came here that is not answered here");
+            Answer::refused(ResultCode::ENOSYS)
+        }
+    }
+}
+
+impl Context {
+    fn get_hosts(&self, asked: &Lockspace) -> Answer {
+        let Some(space) = &self.space else { return Answer::refused(ResultCode::ENOENT) };
+        let hosts = space.hosts.borrow();
+        if hosts.last_scan().is_none() {
+            return Answer::refused(ResultCode::EAGAIN);
+        }
+        let now = self.clock.now();
+        let row = |id: HostId| -> Option<Host> {
+            let seen = hosts.observation(id)?;
+            let state = if id == space.me.term.host_id { State::Live } else { hosts.state(id, now)? };
+            Some(Host {
+                host_id: id.get(),
+                generation: seen.generation().map_or(0, |g| g.0),
+                timestamp: seen.timestamp().map_or(0, |t| t.0),
+                io_timeout: seen.io_timeout().map_or(0, |t| u32::from(t.seconds())),
+                flags: wire_state(state).number(),
+            })
+        };
+        let rows: Vec<Host> = match HostId::new(asked.host_id) {
+            Some(id) => row(id).into_iter().collect(),
+            None => hosts.hosts().filter_map(|(id, _)| row(id)).filter(|h| h.timestamp != 0).collect(),
+        };
+        let mut payload = Vec::new();
+        rows.iter().for_each(|h| h.encode(&mut payload));
+        Answer { data2: u32::try_from(rows.len()).unwrap_or(u32::MAX), ..Answer::ok(payload) }
+    }
+
+    async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, LinuxDisk), String> {
+        let nodes = Arc::clone(&self.nodes);
+        let opened = tokio::task::spawn_blocking(move || nodes.open(&path)).await;
+        let file = opened.map_err(|e| e.to_string())?.map_err(|e| codes::chain(&e))?;
+        let engine = ThreadsEngine::new(Arc::clone(&file), 1, "query-io");
+        Ok((file, Device::new(engine, self.clock.clone(), WriteLimit::none())))
+    }
+
+    fn read_by(&self) -> LocalInstant {
+        self.clock.now().after(READ_DEADLINE)
+    }
+
+    async fn read_lockspace(&self, mut asked: Lockspace) -> Answer {
+        let result = self.find_lockspace(&mut asked).await;
+        let mut payload = Vec::new();
+        asked.encode(&mut payload); // always sent, even with an error (spec A 5)
+        match result {
+            Ok(io_timeout) => Answer { data2: io_timeout, ..Answer::ok(payload) },
+            Err((code, why)) => Answer { code, data2: 0, payload, why: Some(why) },
+        }
+    }
+
+    async fn find_lockspace(&self, asked: &mut Lockspace) -> Result<u32, Refused> {
+        let path = path_of(&asked.disk).ok_or((ResultCode::ENODEV, "no path".to_owned()))?;
+        let (_, disk) = self.open(path).await.map_err(|why| (ResultCode::ENODEV, why))?;
+        let expected = SpaceName::new(asked.name.as_bytes()).ok();
+        let at = LeaseOffset(asked.disk.offset);
+        let refuse = |e: delta_lease::DeltaError| (codes::of_delta(&e), codes::chain(&e));
+        let area = DeltaArea::open(&disk, &self.clock, at, IoTimeout::DEFAULT, expected).await.map_err(refuse)?;
+        check_flags(asked.flags.bits(), area.geometry)?;
+        let host_id = HostId::new(asked.host_id.max(1)).ok_or((ResultCode::EINVAL, "host_id".to_owned()))?;
+        let view = delta_lease::read_host(&disk, &self.clock, &area, host_id, self.read_by()).await.map_err(refuse)?;
+        let sector = view.decode(&area).map_err(|e| (codes::of_sector(&e), codes::chain(&e)))?;
+        asked.name = Name48::from_raw(*area.space.field());
+        asked.host_id = host_id.get();
+        asked.flags = LockspaceFlags::from_bits(size_flags(area.geometry));
+        Ok(u32::from(sector.leader.io_timeout))
+    }
+
+    async fn read_resource(&self, mut asked: Resource) -> Answer {
+        let result = self.find_resource(&mut asked).await;
+        let mut payload = Vec::new();
+        asked.head.encode(&mut payload);
+        match result {
+            Ok(()) => Answer::ok(payload),
+            Err((code, why)) => Answer { code, data2: 0, payload, why: Some(why) },
+        }
+    }
+
+    async fn find_resource(&self, asked: &mut Resource) -> Result<(), Refused> {
+        let (leader, geometry) = self.read_leader(asked).await?;
+        check_flags(asked.head.flags.bits(), geometry)?;
+        asked.head.lockspace_name = Name48::from_raw(*leader.space_name.field());
+        asked.head.name = Name48::from_raw(*leader.resource_name.field());
+        asked.head.lver = leader.lver.0;
+        asked.head.flags = LeaseFlags::from_bits(size_flags(geometry));
+        Ok(())
+    }
+
+    async fn read_leader(&self, asked: &Resource) -> Result<(LeaderRecord, Geometry), Refused> {
+        let place = asked.disks.first().and_then(|d| path_of(d).map(|p| (p, d.offset)));
+        let (path, offset) = place.ok_or((ResultCode::EINVAL, "no path".to_owned()))?;
+        let (_, disk) = self.open(path).await.map_err(|why| (ResultCode::ENOENT, why))?;
+        let bytes = disk.read(offset, 4096, self.read_by()).await.map_err(refuse_io)?;
+        let expected = Expected {
+            space: SpaceName::new(asked.head.lockspace_name.as_bytes()).ok(),
+            resource: ResourceName::new(asked.head.name.as_bytes()).ok(),
+            host_id: None,
+        };
+        let at = |why: &str| format!("lease at offset {offset} of {}: {why}", disk.path());
+        match LeaderRecord::decode(&leader_bytes(&bytes), LeaderKind::Paxos, &expected) {
+            Ok(Decoded::Record(leader)) => {
+                let geometry = leader.geometry().ok_or((ResultCode::LEADER_SECTOR_SIZE, at("impossible sizes")))?;
+                Ok((leader, geometry))
+            }
+            Ok(Decoded::Blank) => Err((ResultCode::LEADER_MAGIC, at("nothing was ever formatted here"))),
+            Ok(Decoded::Cleared(_)) => Err((ResultCode::LEADER_MAGIC, at("it was cleared"))),
+            Err(e) => Err((codes::of_leader(&e), at(&e.to_string()))),
+        }
+    }
+
+    async fn write_lockspace(&self, io_timeout: u32, asked: &Lockspace) -> Result<(), Refused> {
+        let name = SpaceName::new(asked.name.as_bytes()).map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
+        let path = path_of(&asked.disk).ok_or((ResultCode::ENODEV, "no path".to_owned()))?;
+        self.must_not_be_joined(&path, asked.disk.offset)?;
+        let (file, disk) = self.open(path).await.map_err(|why| (ResultCode::ENODEV, why))?;
+        let geometry = geometry_of(asked.flags.bits(), &file)?;
+        let io_timeout = match io_timeout {
+            0 => IoTimeout::DEFAULT,
+            n => IoTimeout::new(u64::from(n))
+                .ok_or((ResultCode::EINVAL, format!("io_timeout {n}, expected 1 to 255")))?,
+        };
+        let seal = delta_lease::format::FormatSeal {
+            uuid: AreaUuid::random(),
+            machine: self.machine,
+            fire: SealedFire::NoWatchdog,
+        };
+        let writes = delta_lease::format::plan(geometry, name, io_timeout, Some(&seal));
+        self.perform(&disk, asked.disk.offset, geometry, writes.into_iter().map(|w| (w.offset_in_area, w.bytes))).await
+    }
+
+    async fn write_resource(&self, flags: WriteResourceFlags, num_hosts: u32, asked: &Resource) -> Result<(), Refused> {
+        let place = asked.disks.first().and_then(|d| path_of(d).map(|p| (p, d.offset)));
+        let (path, offset) = place.ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
+        if asked.disks.len() > 1 {
+            return Err((ResultCode::EOPNOTSUPP, "a resource on several disks".into()));
+        }
+        self.must_not_be_joined(&path, offset)?;
+        let clear = flags.contains(WriteResourceFlags::CLEAR);
+        let name = |field: &Name48| match field.as_bytes() {
+            b"" if clear => Ok(b"cleared".to_vec()),
+            bytes => Ok::<_, Refused>(bytes.to_vec()),
+        };
+        let invalid = |e: holdfast_io::ids::NameError| (ResultCode::EINVAL, e.to_string());
+        let space = SpaceName::new(&name(&asked.head.lockspace_name)?).map_err(invalid)?;
+        let resource = ResourceName::new(&name(&asked.head.name)?).map_err(invalid)?;
+        let (file, disk) = self.open(path).await.map_err(|why| (ResultCode::ENOENT, why))?;
+        let geometry = geometry_of(asked.head.flags.bits(), &file)?;
+        let fits = (1..=geometry.max_hosts()).contains(&num_hosts);
+        let uuid = AreaUuid::random();
+        let lease =
+            paxos_lease::format::NewLease { geometry, space, resource, num_hosts: fits.then_some(num_hosts), uuid };
+        let writer = paxos_lease::format::Writer { machine: self.machine, fire: SealedFire::NoWatchdog };
+        let writes = if clear {
+            paxos_lease::format::clear(&lease, &writer, self.clock.now())
+        } else {
+            paxos_lease::format::plan(&lease, &writer)
+        };
+        let writes = writes.map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
+        self.perform(&disk, offset, geometry, writes.into_iter().map(|w| (w.offset_in_area, w.bytes))).await
+    }
+
+    /// sanlock formats whatever it is told to. A lockspace that this very daemon has joined is refused all the same: the
+    /// daemon would fall over its own client's mistake.
+    fn must_not_be_joined(&self, path: &std::path::Path, offset: u64) -> Result<(), Refused> {
+        if self.joined.iter().any(|(p, o)| p == path && *o == offset) {
+            return Err((ResultCode::EBUSY, format!("{}:{offset} is a lockspace joined here", path.display())));
+        }
+        Ok(())
+    }
+
+    /// The writes of a formatting, each on the medium before the next begins (a crash in between leaves what neither
+    /// program accepts: sector 0 is blank until the last write).
+    async fn perform(
+        &self,
+        disk: &LinuxDisk,
+        offset: u64,
+        geometry: Geometry,
+        writes: impl Iterator<Item = (u64, AlignedBuf)>,
+    ) -> Result<(), Refused> {
+        let size = geometry.sector().bytes() as u64;
+        if !offset.is_multiple_of(size) {
+            return Err((ResultCode::EINVAL, format!("offset {offset} is no multiple of the sector size {size}")));
+        }
+        for (at, bytes) in writes {
+            let at = offset.checked_add(at).ok_or((ResultCode::EINVAL, format!("offset {offset} is too large")))?;
+            disk.write(at, bytes, self.clock.now().after(WRITE_DEADLINE)).await.map_err(refuse_io)?;
+        }
+        Ok(())
+    }
+
+    /// Who holds a lease, since when, and when it could change hands: as JSON.
+    async fn explain(&self, asked: &Resource) -> Answer {
+        let (leader, _) = match self.read_leader(asked).await {
+            Ok(found) => found,
+            Err((code, why)) => return Answer { code, data2: 0, payload: Vec::new(), why: Some(why) },
+        };
+        let mut document = serde_json::json!({
+            "lockspace": leader.space_name.to_string(),
+            "resource": leader.resource_name.to_string(),
+            "lver": leader.lver.0,
+            "held": !leader.is_free(),
+        });
+        if let (false, Some(owner)) = (leader.is_free(), leader.owner()) {
+            document["owner"] = serde_json::json!({ "host_id": owner.host_id.get(), "generation": owner.generation.0 });
+            if let Some(space) = &self.space {
+                // The look is for freshness alone: without it the answer tells of the last renewal's.
+                let looked = space.look_at(owner).await;
+                document["owner"]["looked"] = serde_json::json!(looked.is_ok());
+                let seen = host_facts(space, owner.host_id, self.clock.now());
+                document["owner"]["host"] = seen.unwrap_or(serde_json::Value::Null);
+                let judged = space.hosts.borrow().verdict(owner, self.clock.now());
+                document["owner"]["verdict"] = serde_json::json!(format!("{judged:?}"));
+            }
+        }
+        Answer::ok(document.to_string().into_bytes())
+    }
+}
+
+/// What is known of a host, for a person.
+#[must_use]
+pub fn host_facts(space: &SpaceShared, id: HostId, now: LocalInstant) -> Option<serde_json::Value> {
+    let hosts = space.hosts.borrow();
+    let seen = hosts.observation(id)?;
+    let own = id == space.me.term.host_id;
+    let state = if own { State::Live } else { hosts.state(id, now)? };
+    let seal = seen.seal();
+    Some(serde_json::json!({
+        "host_id": id.get(),
+        "name": seen.name().map(|n| n.to_string()),
+        "generation": seen.generation().map(|g| g.0),
+        "timestamp": seen.timestamp().map(|t| t.0),
+        "io_timeout_s": seen.io_timeout().map(|t| t.seconds()),
+        "state": wire_state(state).name(),
+        "own": own,
+        "last_renewal_seen_ms_ago": seen.last_live().map(|t| now.since(t).as_millis()),
+        "takeover_possible_in_ms": seen.earliest_takeover().map(|t| t.since(now).as_millis()),
+        "sealed": seal.is_some(),
+        "watchdog": seal.map(|s| !matches!(s.fire, SealedFire::NoWatchdog)),
+        "fire_timeout_s": seal.map(|s| s.fire.judged().seconds()),
+        "damage": seen.damage.as_ref().map(ToString::to_string),
+    }))
+}
+
+fn wire_state(state: State) -> HostState {
+    match state {
+        State::Free => HostState::Free,
+        State::Live => HostState::Live,
+        State::Fail => HostState::Fail,
+        State::Dead => HostState::Dead,
+        // A sector that cannot be believed says nothing about its host.
+        State::Unknown | State::Damaged => HostState::Unknown,
+    }
+}
+
+fn refuse_io(e: IoError) -> Refused {
+    (codes::of_io(&e), codes::chain(&e))
+}
+
+fn leader_bytes(sector: &[u8]) -> [u8; leader::LEN] {
+    let mut bytes = [0; leader::LEN];
+    bytes.copy_from_slice(&sector[..leader::LEN]);
+    bytes
+}
+
+fn path_of(disk: &WireDisk) -> Option<PathBuf> {
+    let bytes = disk.path.as_bytes();
+    (!bytes.is_empty()).then(|| PathBuf::from(OsString::from_vec(bytes.to_vec())))
+}
+
+const SECTOR_512: u32 = 0x100;
+const SECTOR_4K: u32 = 0x200;
+
+/// The flags by which a client is told an area's sizes.
+fn size_flags(geometry: Geometry) -> u32 {
+    let sector = match geometry.sector() {
+        SectorSize::B512 => SECTOR_512,
+        SectorSize::B4096 => SECTOR_4K,
+    };
+    sector | geometry.align().flag()
+}
+
+/// The sizes that a client's flags ask for, if they do; both or none (spec D 1.2).
+fn asked_sizes(flags: u32) -> Result<Option<Geometry>, Refused> {
+    let sector = match flags & (SECTOR_512 | SECTOR_4K) {
+        0 => None,
+        f if f & SECTOR_512 != 0 => Some(SectorSize::B512),
+        _ => Some(SectorSize::B4096),
+    };
+    match (sector, AlignSize::from_flags(flags)) {
+        (None, None) => Ok(None),
+        (Some(sector), Some(align)) => {
+            Geometry::new(sector, align).map(Some).map_err(|e| (ResultCode::EINVAL, e.to_string()))
+        }
+        _ => Err((ResultCode::EINVAL, "sector and align flags go together".into())),
+    }
+}
+
+fn geometry_of(flags: u32, file: &BlockFile) -> Result<Geometry, Refused> {
+    Ok(match asked_sizes(flags)? {
+        Some(geometry) => geometry,
+        None if file.kind() == FileKind::Block => Geometry::default_for(file.sector()),
+        None => Geometry::default_for(SectorSize::B512),
+    })
+}
+
+fn check_flags(flags: u32, found: Geometry) -> Result<(), Refused> {
+    match asked_sizes(flags)? {
+        Some(asked) if asked != found => Err((ResultCode::EINVAL, format!("the area is {found}, not {asked}"))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,312 @@
+//! Lease tasks: opening and fencing a resource's device, acquiring, releasing, undoing.
+//!
+//! Each lease has a [`LinuxDisk`] of its own over its device's I/O threads: what it waits for (I6, a retract's "all
+//! writes reaped") are its own writes and nobody else's. The disk is kept until the last of them is reaped, across
+//! acquires of the same lease.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use delta_lease::liveness::GoneReason;
+use delta_lease::{DeltaArea, HostTable, OwnerVerdict, read_host};
+use holdfast_io::clock::{BootClock, Clock, LocalInstant};
+use holdfast_io::device::{Device, WriteLimit};
+use holdfast_io::disk::{Disk, ReadDisk};
+use holdfast_io::ids::HostTerm;
+use holdfast_io::leader::{self, LeaderRecord};
+use holdfast_io::stop::Stop;
+use holdfast_io::sys::linux::{BlockFile, FenceOutcome, NodeId, ThreadsEngine};
+use holdfast_io::units::LeaseOffset;
+use holdfast_protocol::codes::ResultCode;
+use paxos_lease::{
+    Acquired, Gone, Held, HostLiveness, LeaseAt, LivenessError, Me, Options, Refusal, RefusalKind, ReleaseFailed,
+    Retract, Verdict, acquire, layout, release, retract,
+};
+
+use crate::codes;
+use crate::note::Notes;
+use crate::state_file::FenceRecord;
+use crate::supervisor::event::{AcquireEnd, Event, LeaseKey, LeaseRequest, TaskId};
+
+/// A lease's view of its device.
+pub type LeaseDisk = Device<Arc<ThreadsEngine>, BootClock>;
+
+/// Threads for the leases of one lockspace on one device: so many I/Os are under way at once.
+const IO_THREADS: usize = 32;
+/// Between two attempts to take a fence that somebody holds.
+const FENCE_POLL: Duration = Duration::from_millis(100);
+
+/// What the tasks of one joined lockspace share.
+pub struct SpaceShared {
+    /// Its area.
+    pub area: DeltaArea,
+    /// Its device.
+    pub file: Arc<BlockFile>,
+    /// Who we are in it.
+    pub me: Me,
+    /// Everything seen of its hosts.
+    pub hosts: RefCell<HostTable>,
+    /// D2's instant for its leases.
+    pub limit: WriteLimit,
+    /// Ends waiting tasks when the lockspace is left or lost.
+    pub over: Stop,
+    clock: BootClock,
+    look: LeaseDisk,
+    engines: RefCell<BTreeMap<NodeId, Arc<ThreadsEngine>>>,
+    disks: RefCell<BTreeMap<LeaseKey, Rc<LeaseDisk>>>,
+    fenced: RefCell<Vec<NodeId>>,
+}
+
+impl SpaceShared {
+    /// For a lockspace whose area was found on `file`.
+    #[must_use]
+    pub fn new(area: DeltaArea, file: Arc<BlockFile>, me: Me, clock: &BootClock) -> Self {
+        let engine = Arc::new(ThreadsEngine::new(Arc::clone(&file), IO_THREADS, "lease-io"));
+        let look = Device::new(Arc::clone(&engine), clock.clone(), WriteLimit::none());
+        let hosts = RefCell::new(HostTable::new(area, me.io_timeout));
+        SpaceShared {
+            engines: RefCell::new(BTreeMap::from([(file.node(), engine)])),
+            fenced: RefCell::new(vec![file.node()]),
+            area,
+            file,
+            me,
+            hosts,
+            // Nothing may be written before the supervisor has said until when (D2).
+            limit: WriteLimit::until(LocalInstant::EARLIEST),
+            over: Stop::new(),
+            clock: clock.clone(),
+            look,
+            disks: RefCell::default(),
+        }
+    }
+
+    /// A disk for a lease on an open device.
+    fn disk_for(&self, key: LeaseKey, file: &Arc<BlockFile>) -> Rc<LeaseDisk> {
+        let mut disks = self.disks.borrow_mut();
+        disks.retain(|_, disk| Rc::strong_count(disk) > 1 || disk.writes_in_flight() > 0);
+        let known = disks.get(&key).filter(|d| d.engine().file().node() == file.node());
+        if let Some(disk) = known {
+            return Rc::clone(disk);
+        }
+        let mut engines = self.engines.borrow_mut();
+        let engine = engines
+            .entry(file.node())
+            .or_insert_with(|| Arc::new(ThreadsEngine::new(Arc::clone(file), IO_THREADS, "lease-io")));
+        let disk = Rc::new(Device::new(Arc::clone(engine), self.clock.clone(), self.limit.clone()));
+        disks.insert(key, Rc::clone(&disk));
+        disk
+    }
+
+    /// The disk of a lease that is held or being acquired.
+    fn disk_of(&self, key: LeaseKey) -> Option<Rc<LeaseDisk>> {
+        self.disks.borrow().get(&key).cloned()
+    }
+
+    /// Resolves once no lease write of this lockspace is in flight any more.
+    pub async fn reaped(&self) {
+        let disks: Vec<Rc<LeaseDisk>> = self.disks.borrow().values().cloned().collect();
+        for disk in disks {
+            disk.reaped().await;
+        }
+    }
+
+    /// A fresh look at a host, taken into the table.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub async fn look_at(&self, of: HostTerm) -> Result<(), LivenessError> {
+        let deadline = self.clock.now().after(Duration::from_secs(u64::from(self.me.io_timeout.seconds())));
+        match read_host(&self.look, &self.clock, &self.area, of.host_id, deadline).await {
+            Ok(view) => {
+                self.hosts.borrow_mut().observe_sector(&view);
+                Ok(())
+            }
+            Err(delta_lease::DeltaError::Io(source)) => Err(LivenessError::Io { of, source }),
+            Err(e) => Err(LivenessError::Damaged { of, reason: codes::chain(&e) }),
+        }
+    }
+}
+
+impl HostLiveness for SpaceShared {
+    async fn verdict(&self, of: HostTerm) -> Result<Verdict, LivenessError> {
+        self.look_at(of).await?;
+        Ok(match self.hosts.borrow().verdict(of, self.clock.now()) {
+            OwnerVerdict::Gone(GoneReason::Free) => Verdict::Gone(Gone::Free),
+            OwnerVerdict::Gone(GoneReason::NewerGeneration { .. }) => Verdict::Gone(Gone::NewerGeneration),
+            OwnerVerdict::Gone(GoneReason::Silent { .. }) => Verdict::Gone(Gone::Silent),
+            OwnerVerdict::Alive { earliest } => Verdict::Alive { earliest },
+            OwnerVerdict::Silent { earliest } => Verdict::Silent { earliest },
+            OwnerVerdict::Unknown(_) => Verdict::Unknown,
+        })
+    }
+}
+
+/// Prepares a lease's device: a disk of its own, and the fence where this device has none yet.
+///
+/// # Errors
+/// The answer and the reason.
+pub async fn prepare(
+    shared: &SpaceShared,
+    file: Arc<BlockFile>,
+    request: &LeaseRequest,
+) -> Result<Option<FenceRecord>, (ResultCode, String)> {
+    let node = file.node();
+    let disk = shared.disk_for(request.key, &file);
+    if shared.fenced.borrow().contains(&node) {
+        return Ok(None);
+    }
+    let (start, len) = own_dblock(shared, &disk, request).await?;
+    let record =
+        |locked| FenceRecord { path: request.place.path.clone(), dev: node.dev, ino: node.ino, start, len, locked };
+    let until = shared.clock.now().after(Duration::from_secs(u64::from(shared.me.io_timeout.seconds())));
+    loop {
+        let locked = match file.try_fence(start, len) {
+            Ok(FenceOutcome::Held) => true,
+            Ok(FenceOutcome::Impossible) => false,
+            Ok(FenceOutcome::Busy) if shared.clock.now() < until => {
+                shared.clock.sleep(FENCE_POLL).await;
+                continue;
+            }
+            Ok(FenceOutcome::Busy) => {
+                let why = format!(
+                    "another daemon of host_id {} on this machine uses {}, or its last write there is still in flight",
+                    shared.me.term.host_id,
+                    file.path()
+                );
+                return Err((ResultCode::EAGAIN, why));
+            }
+            Err(e) => return Err((ResultCode::EIO, format!("cannot lock {}: {e}", file.path()))),
+        };
+        shared.fenced.borrow_mut().push(node);
+        return Ok(Some(record(locked)));
+    }
+}
+
+/// The bytes that only this host_id writes on a further device: its dblock of the resource used first there.
+async fn own_dblock(
+    shared: &SpaceShared,
+    disk: &LeaseDisk,
+    request: &LeaseRequest,
+) -> Result<(u64, u64), (ResultCode, String)> {
+    let deadline = shared.clock.now().after(Duration::from_secs(u64::from(shared.me.io_timeout.seconds())));
+    let at = LeaseOffset(request.place.offset);
+    let first = disk.read(at.0, 4096, deadline).await.map_err(|e| (codes::of_io(&e), codes::chain(&e)))?;
+    let mut bytes = [0; leader::LEN];
+    bytes.copy_from_slice(&first[..leader::LEN]);
+    let geometry = LeaderRecord::parse(&bytes).geometry();
+    // Without a leader record the acquire will say what is wrong, and write nothing; any sector of ours will do.
+    let size = geometry.map_or(disk.engine().file().sector(), |g| g.sector());
+    Ok((at.sector(layout::dblock_of(shared.me.term.host_id), size), size.bytes() as u64))
+}
+
+/// One acquire, with the undoing of what it leaves behind.
+pub async fn run_acquire(
+    shared: Rc<SpaceShared>,
+    task: TaskId,
+    request: LeaseRequest,
+    stop: Stop,
+    notes: Notes,
+    clock: BootClock,
+) {
+    let key = request.key;
+    let Some(disk) = shared.disk_of(key) else {
+        let why = "its device was closed".to_owned();
+        let end = AcquireEnd::Refused { code: ResultCode::EBADF, why, may_change: false, undoing: false };
+        return notes.event(Event::Acquired { task, end });
+    };
+    let lease = LeaseAt {
+        at: LeaseOffset(request.place.offset),
+        space: key.space,
+        resource: key.resource,
+        geometry_hint: shared.area.geometry,
+    };
+    let options = Options {
+        expected_lver: request.expected_lver,
+        num_hosts: request.num_hosts,
+        wait_for_silent: !request.nowait,
+        backoff_seed: clock.now().as_nanos() ^ shared.me.term.host_id.get(),
+    };
+    let ended = acquire(&*disk, &clock, &*shared, &lease, &shared.me, &options, &stop).await;
+    let (code, why, may_change, undo) = match ended {
+        Ok(Acquired::Ours(held)) => {
+            let lver = held.lver();
+            return notes.event(Event::Acquired { task, end: AcquireEnd::Ours { held, lver } });
+        }
+        Ok(Acquired::Theirs(refusal)) => {
+            let why = explain(&shared, &refusal, clock.now());
+            (codes::of_refusal(&refusal.kind), why, refusal.kind != RefusalKind::Stopped, refusal.undo)
+        }
+        Err(failed) => (codes::of_acquire(&failed.error), codes::chain(&failed), false, failed.undo),
+    };
+    let undoing = undo.is_some();
+    notes.event(Event::Acquired { task, end: AcquireEnd::Refused { code, why, may_change, undoing } });
+    if let Some(duty) = undo {
+        finish(&shared, &disk, &clock, duty).await;
+        notes.event(Event::TaskDone { task });
+    }
+}
+
+/// One release. Where the disk does not answer, the client gets its answer and the task goes on until the lease is
+/// given back or D2 forbids it.
+pub async fn run_release(
+    shared: Rc<SpaceShared>,
+    task: TaskId,
+    key: LeaseKey,
+    held: Held,
+    notes: Notes,
+    clock: BootClock,
+) {
+    let failed = match shared.disk_of(key) {
+        Some(disk) => match release(&*disk, &clock, held, &shared.me).await {
+            Ok(()) => None,
+            Err(failed) => Some((disk, failed)),
+        },
+        None => None,
+    };
+    let Some((disk, ReleaseFailed { error, undo })) = failed else {
+        return notes.event(Event::Released { task, code: ResultCode::OK, why: None, done: true });
+    };
+    let (code, why) = (codes::of_release(&error), Some(codes::chain(&error)));
+    notes.event(Event::Released { task, code, why, done: undo.is_none() });
+    if let Some(duty) = undo {
+        finish(&shared, &disk, &clock, duty).await;
+        notes.event(Event::TaskDone { task });
+    }
+}
+
+/// Retracts until done, or until the lockspace is over: then nothing may be written (D2), and host_dead does the rest.
+async fn finish(shared: &SpaceShared, disk: &LeaseDisk, clock: &BootClock, mut duty: Retract) {
+    while !shared.over.is_set() {
+        duty = match retract(disk, clock, duty, &shared.me).await {
+            Ok(()) => return,
+            Err(ReleaseFailed { error, undo: None }) => {
+                tracing::error!(why = codes::chain(&error), "a lease could not be given back");
+                return;
+            }
+            Err(ReleaseFailed { error, undo: Some(again) }) => {
+                tracing::warn!(why = codes::chain(&error), "giving a lease back is tried again");
+                again
+            }
+        };
+        shared.over.sleep_until(clock, clock.now().after(Duration::from_secs(1))).await;
+    }
+    duty.abandon();
+}
+
+/// A refusal for a person: who, since when, until when.
+fn explain(shared: &SpaceShared, refusal: &Refusal, now: LocalInstant) -> String {
+    let Some(owner) = refusal.owner else { return format!("{:?}", refusal.kind) };
+    let hosts = shared.hosts.borrow();
+    let seen = hosts.observation(owner.host_id);
+    let name = seen.and_then(|s| s.name()).map_or_else(|| "an unknown host".to_owned(), |n| format!("host {n}"));
+    let age = seen
+        .and_then(|s| s.last_live())
+        .map_or_else(String::new, |t| format!(", last seen renewing {:.1} s ago", now.since(t).as_secs_f64()));
+    let until = refusal.earliest.map_or_else(String::new, |t| {
+        format!("; should it fall silent now, the lease could change hands in {:.1} s", t.since(now).as_secs_f64())
+    });
+    format!("held by {name} ({owner}){age}{until}")
+}

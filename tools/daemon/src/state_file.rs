@@ -1,0 +1,206 @@
+//! The state file: what a successor must know of this daemon if it ends without a word (P1, data flow 6).
+//!
+//! `holdfast.state` in the run directory, JSON, replaced as a whole (written beside, synced, renamed). It is written
+//! *before* the fact it names can matter: a lockspace's generation and fences before the first write through them, a
+//! guarded process before its acquire is answered. What it names may therefore be more than there is, never less.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The file's name in the run directory.
+pub const FILE_NAME: &str = "holdfast.state";
+/// The version this program writes and reads.
+pub const VERSION: u32 = 1;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateFile {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The kernel's boot id: a file of another boot proves that nothing in it can still run.
+    pub boot_id: String,
+    /// A watchdog may be counting that a successor, once everything below is proven over, has to stop.
+    pub watchdog_armed: bool,
+    /// Lockspaces under our host_ids.
+    pub lockspaces: Vec<SpaceRecord>,
+    /// Processes that hold leases, or are about to.
+    pub guarded: Vec<Guarded>,
+}
+
+/// A lockspace, our term in it, and the fences through which it may have been written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpaceRecord {
+    /// Its name, as text; names that are not text are escaped as `\xNN`.
+    pub name: String,
+    /// Our host_id.
+    pub host_id: u64,
+    /// Our generation: the highest that may be on disk by our hand.
+    pub generation: u64,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Byte offset of its area.
+    pub offset: u64,
+    /// Every fence.
+    pub fences: Vec<FenceRecord>,
+}
+
+/// A byte range locked on the descriptor that writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FenceRecord {
+    /// The path opened.
+    pub path: PathBuf,
+    /// `st_dev` of the node.
+    pub dev: u64,
+    /// `st_ino` of the node.
+    pub ino: u64,
+    /// First byte of the range.
+    pub start: u64,
+    /// Bytes in it.
+    pub len: u64,
+    /// Whether a lock could be taken at all (not on network file systems).
+    pub locked: bool,
+}
+
+/// A process under guard.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guarded {
+    /// Its pid.
+    pub pid: i32,
+    /// Its start time in clock ticks since boot: with the pid, its identity.
+    pub start_time: u64,
+    /// The inode of its end of the connection, by which heirs are found.
+    pub connection_inode: u64,
+    /// The process leads a process group of its own, which the ladder ends as a whole.
+    pub group: bool,
+}
+
+/// A state file that proves nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum StateFileError {
+    /// It cannot be read or written.
+    #[error("state file {path}: cannot {operation}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// It is not what this program writes.
+    #[error("state file {path} cannot be understood: {source}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// Another version wrote it.
+    #[error("state file {path} has version {found}, expected {VERSION}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// In the file.
+        found: u32,
+    },
+}
+
+impl StateFile {
+    /// A file that names nothing.
+    #[must_use]
+    pub fn empty(boot_id: &str) -> Self {
+        StateFile {
+            version: VERSION,
+            boot_id: boot_id.to_owned(),
+            watchdog_armed: false,
+            lockspaces: Vec::new(),
+            guarded: Vec::new(),
+        }
+    }
+
+    /// Reads the file of a predecessor; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`StateFileError`]: there is one, and it proves nothing.
+    pub fn read(run_dir: &Path) -> Result<Option<Self>, StateFileError> {
+        let path = run_dir.join(FILE_NAME);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateFileError::Io { path, operation: "read it", source }),
+        };
+        let state: StateFile =
+            serde_json::from_slice(&text).map_err(|source| StateFileError::Malformed { path: path.clone(), source })?;
+        if state.version != VERSION {
+            return Err(StateFileError::Version { path, found: state.version });
+        }
+        Ok(Some(state))
+    }
+
+    /// Replaces the file. A crash leaves the old one or the new one, and both are true: the old one was written before
+    /// anything that the new one adds could matter.
+    ///
+    /// # Errors
+    /// The kernel's, with the path.
+    pub fn write(&self, run_dir: &Path) -> Result<(), StateFileError> {
+        let path = run_dir.join(FILE_NAME);
+        let beside = run_dir.join("holdfast.state.new");
+        let failed = |operation| {
+            let path = path.clone();
+            move |source| StateFileError::Io { path, operation, source }
+        };
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| StateFileError::Malformed { path: path.clone(), source })?;
+        let mut file = File::create(&beside).map_err(failed("create its successor"))?;
+        file.write_all(&text).map_err(failed("write its successor"))?;
+        file.sync_all().map_err(failed("sync its successor"))?;
+        fs::rename(&beside, &path).map_err(failed("replace it"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> StateFile {
+        let fence = FenceRecord { path: "/dev/x".into(), dev: 1, ino: 2, start: 512, len: 512, locked: true };
+        StateFile {
+            version: VERSION,
+            boot_id: "b".into(),
+            watchdog_armed: true,
+            lockspaces: vec![SpaceRecord {
+                name: "LS".into(),
+                host_id: 2,
+                generation: 3,
+                path: "/dev/x".into(),
+                offset: 0,
+                fences: vec![fence],
+            }],
+            guarded: vec![Guarded { pid: 7, start_time: 99, connection_inode: 5, group: true }],
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_no_file_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(StateFile::read(dir.path()).unwrap(), None);
+        example().write(dir.path()).unwrap();
+        assert_eq!(StateFile::read(dir.path()).unwrap(), Some(example()));
+    }
+
+    #[test]
+    fn a_damaged_or_newer_file_is_an_error_and_not_an_empty_state() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE_NAME), b"{\"version\":1").unwrap();
+        assert!(matches!(StateFile::read(dir.path()), Err(StateFileError::Malformed { .. })));
+        StateFile { version: 2, ..example() }.write(dir.path()).unwrap();
+        assert!(matches!(StateFile::read(dir.path()), Err(StateFileError::Version { found: 2, .. })));
+    }
+}

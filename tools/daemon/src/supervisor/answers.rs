@@ -1,0 +1,321 @@
+//! Replies that need nothing but the supervisor's own state: INQUIRE, GET_LOCKSPACES, STATUS, VERSION (spec A 6, 11).
+
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::LockspaceFlags;
+use holdfast_protocol::payload::{Disk, Lockspace, Resource, ResourceHead};
+use holdfast_protocol::request::Target;
+use holdfast_protocol::state::{StateRecord, StateText};
+use holdfast_protocol::strings;
+use holdfast_protocol::text::{DiskPath, Name48};
+
+use super::event::{ClientId, Effect, Place, ReplyTo};
+use super::leases::{Lease, Phase, WaitingAcquire};
+use super::spaces::{Life, Space};
+use super::{Client, Supervisor};
+
+/// The version we answer with: that of the sanlock whose protocol this is.
+pub const SANLOCK_VERSION: u32 = 0x0308_0500;
+
+/// The path in a wire field; `None` where it is empty.
+pub(super) fn path_of(field: &DiskPath) -> Option<PathBuf> {
+    let bytes = field.as_bytes();
+    (!bytes.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec())))
+}
+
+fn disk_of(place: &Place) -> Disk {
+    // A path came in through such a field, so it fits one.
+    let path = DiskPath::new(place.path.as_os_str().as_bytes()).unwrap_or_else(|_| DiskPath::from_raw([0; 1024]));
+    Disk::new(path, place.offset)
+}
+
+fn flag(on: bool) -> String {
+    u8::from(on).to_string()
+}
+
+impl<L: Clone + std::fmt::Debug> Supervisor<L> {
+    pub(super) fn version(&mut self, to: ReplyTo) {
+        // VERSION echoes neither flags nor seq (spec A 2).
+        let header = holdfast_protocol::header::Header { cmd_flags: 0, seq: 0, ..to.header };
+        self.reply_with(ReplyTo { header, ..to }, ResultCode::OK, SANLOCK_VERSION, &[]);
+    }
+
+    /// The leases of a client as one string, in the order of their acquisition.
+    pub(super) fn inquire(&mut self, to: ReplyTo, target: Target) {
+        let target = match self.target(to, target) {
+            Ok(target) if self.clients.get(&target).is_none_or(|c| c.running.is_some()) => {
+                return self.reply(to, ResultCode::EBUSY);
+            }
+            Ok(target) => target,
+            Err(code) => return self.reply(to, code),
+        };
+        let held: Vec<Resource> = self.held_by(target).into_iter().map(wire_lease).collect();
+        let count = u32::try_from(held.len()).unwrap_or(u32::MAX);
+        if held.is_empty() {
+            return self.reply(to, ResultCode::OK);
+        }
+        let mut text = strings::print_state(&held);
+        text.push(0);
+        self.reply_with(to, ResultCode::OK, count, &text);
+    }
+
+    fn held_by(&self, client: ClientId) -> Vec<&Lease<L>> {
+        let mut held: Vec<&Lease<L>> = self
+            .leases
+            .values()
+            .filter(|l| l.client == Some(client) && matches!(l.phase, Phase::Held { .. }))
+            .collect();
+        held.sort_by_key(|l| l.res_id);
+        held
+    }
+
+    pub(super) fn get_lockspaces(&mut self, to: ReplyTo) {
+        let mut payload = Vec::new();
+        let mut spaces: Vec<Lockspace> = self.spaces.iter().map(|(name, s)| wire_space(name.field(), s)).collect();
+        spaces.sort_by_key(|s| match s.flags {
+            LockspaceFlags::NONE => 0,
+            LockspaceFlags::REM => 1,
+            _ => 2,
+        });
+        spaces.iter().for_each(|s| s.encode(&mut payload));
+        let count = u32::try_from(spaces.len()).unwrap_or(u32::MAX);
+        let mut bytes = to.header.answer(ResultCode::OK, count, payload.len()).encode().to_vec();
+        bytes.append(&mut payload);
+        self.effects.push(Effect::Reply { client: to.client, bytes });
+        self.close(to.client);
+    }
+
+    /// Everything as a record stream, which ends with the connection.
+    pub(super) fn status(&mut self, to: ReplyTo, stop_after: u32, now: LocalInstant) {
+        let mut records = vec![self.daemon_record(now)];
+        if stop_after == 0 || stop_after >= 2 {
+            records.extend(self.clients.iter().map(|(id, c)| client_record(*id, c)));
+        }
+        if stop_after == 0 || stop_after >= 3 {
+            records.extend(self.spaces.iter().map(|(name, s)| space_record(name.field(), s)));
+        }
+        if stop_after == 0 || stop_after >= 4 {
+            records.extend(self.leases.values().map(|l| self.lease_record(l)));
+        }
+        let mut bytes = to.header.answer(ResultCode::OK, to.header.data2, 0).encode().to_vec();
+        records.iter().for_each(|r| r.encode(&mut bytes));
+        self.effects.push(Effect::Reply { client: to.client, bytes });
+        self.close(to.client);
+    }
+
+    fn daemon_record(&self, now: LocalInstant) -> StateRecord {
+        let s = &self.settings;
+        let fixed = |n: u64| n.to_string();
+        let pairs: Vec<(&str, String)> = vec![
+            ("our_host_name", s.host_name.clone()),
+            ("use_watchdog", flag(s.report.use_watchdog)),
+            ("high_priority", flag(s.report.high_priority)),
+            ("mlock_level", fixed(u64::from(s.report.mlock_level))),
+            ("quiet_fail", fixed(1)),
+            ("debug_renew", fixed(0)),
+            ("debug_clients", fixed(0)),
+            ("debug_cmds", "0xfffffffffe06ffff".into()),
+            ("renewal_history_size", fixed(0)),
+            ("gid", fixed(u64::from(s.report.gid))),
+            ("uid", fixed(u64::from(s.report.uid))),
+            ("sh_retries", fixed(8)),
+            ("max_sectors_kb_ignore", fixed(1)),
+            ("max_sectors_kb_align", fixed(0)),
+            ("max_sectors_kb_num", fixed(0)),
+            ("max_worker_threads", fixed(8)),
+            ("write_init_io_timeout", fixed(60)),
+            ("use_aio", fixed(0)),
+            ("kill_grace_seconds", fixed(s.kill_grace.as_secs())),
+            ("helper_pid", "-1".into()),
+            ("helper_kill_fd", "-1".into()),
+            ("helper_full_count", fixed(0)),
+            ("helper_last_status", fixed(0)),
+            ("monotime", fixed(now.disk_seconds())),
+            ("version_str", format!("3.8.5-holdfast-{}", env!("CARGO_PKG_VERSION"))),
+            ("version_num", "3.8".into()),
+            ("version_hex", format!("{SANLOCK_VERSION:08x}")),
+            ("smproto_hex", format!("{:08x}", 1)),
+        ];
+        StateRecord::daemon(Name48::cut(s.host_name.as_bytes()), StateText::from_pairs(pairs))
+    }
+
+    fn lease_record(&self, lease: &Lease<L>) -> StateRecord {
+        let list = match lease.phase {
+            Phase::Held { .. } => "held",
+            Phase::Opening(_) | Phase::Acquiring => "add",
+            Phase::Releasing => "rem",
+        };
+        let pid = lease.client.and_then(|c| self.clients.get(&c)).map_or(-1, |c| c.pid);
+        let pairs = [
+            ("list", list.to_owned()),
+            ("flags", "0".to_owned()),
+            ("sector_size", "0".to_owned()),
+            ("align_size", "0".to_owned()),
+            ("lver", lease.lver.to_string()),
+            ("reused", "0".to_owned()),
+            ("res_id", lease.res_id.to_string()),
+            ("token_id", lease.res_id.to_string()),
+        ];
+        let mut wire = wire_lease(lease);
+        wire.head.lver = 0; // in the stream the version stands in the record itself (spec A V9)
+        StateRecord::resource(pid, lease.lver.0, wire, StateText::from_pairs(pairs))
+    }
+
+    /// The state for people, as far as the supervisor knows it. Hosts are added by whoever watches the disks.
+    #[must_use]
+    pub fn snapshot(&self, now: LocalInstant) -> serde_json::Value {
+        let ago = |t: LocalInstant| now.since(t).as_millis();
+        let until = |t: LocalInstant| t.since(now).as_millis();
+        let spaces: Vec<_> = self
+            .spaces
+            .iter()
+            .map(|(name, s)| {
+                let fail_at = match s.life {
+                    Life::Active { fail_at, .. } | Life::Removing { fail_at } => Some(until(fail_at)),
+                    _ => None,
+                };
+                serde_json::json!({
+                    "name": name.to_string(),
+                    "host_id": s.host_id.get(),
+                    "generation": s.record.as_ref().map(|r| r.generation),
+                    "path": s.place.path.display().to_string(),
+                    "offset": s.place.offset,
+                    "io_timeout_s": s.io_timeout.seconds(),
+                    "state": s.life.word(),
+                    "last_renewal_ms_ago": s.last_success.map(ago),
+                    "fails_in_ms": fail_at,
+                    "failed_renewals": s.failures,
+                    "guarded": s.guards.len(),
+                })
+            })
+            .collect();
+        let leases: Vec<_> = self.leases.values().map(|l| self.lease_snapshot(l, now)).collect();
+        let clients: Vec<_> = self.clients.values().filter(|c| c.registered).map(client_snapshot).collect();
+        let waiting: Vec<_> = self.waiting.iter().map(|w| self.waiting_snapshot(w)).collect();
+        serde_json::json!({
+            "host_name": self.settings.host_name,
+            "watchdog": {
+                "armed": self.care.armed.is_some(),
+                "device_timeout_s": self.care.device_seconds,
+                "last_pet_ms_ago": self.care.last_pet.map(ago),
+            },
+            "lockspaces": spaces,
+            "leases": leases,
+            "waiting": waiting,
+            "clients": clients,
+        })
+    }
+
+    /// An acquire that waits; those for one lease stand in the order in which they will get it.
+    fn waiting_snapshot(&self, waiting: &WaitingAcquire) -> serde_json::Value {
+        let client = self.clients.get(&waiting.client);
+        serde_json::json!({
+            "lockspace": waiting.key.space.to_string(),
+            "resource": waiting.key.resource.to_string(),
+            "pid": client.map(|c| c.pid),
+            "name": client.map(|c| c.name.to_string()),
+        })
+    }
+
+    fn lease_snapshot(&self, lease: &Lease<L>, now: LocalInstant) -> serde_json::Value {
+        let client = lease.client.and_then(|c| self.clients.get(&c));
+        serde_json::json!({
+            "lockspace": lease.key.space.to_string(),
+            "resource": lease.key.resource.to_string(),
+            "path": lease.place.path.display().to_string(),
+            "offset": lease.place.offset,
+            "lver": lease.lver.0,
+            "state": match lease.phase {
+                Phase::Held { .. } => "held",
+                Phase::Opening(_) | Phase::Acquiring => "acquiring",
+                Phase::Releasing => "releasing",
+            },
+            "pid": client.map(|c| c.pid),
+            "name": client.map(|c| c.name.to_string()),
+            "inherited": client.is_some_and(Client::is_inherited),
+            "held_for_ms": lease.since.map(|since| now.since(since).as_millis()),
+        })
+    }
+}
+
+fn client_snapshot(client: &Client) -> serde_json::Value {
+    serde_json::json!({
+        "pid": client.pid,
+        "name": client.name.to_string(),
+        "exited": client.exited,
+        "inherited": client.is_inherited(),
+        "signals_sent": client.kill_count,
+    })
+}
+
+fn wire_space(name: &[u8; 48], space: &Space) -> Lockspace {
+    let flags = match space.life {
+        Life::Arming | Life::Joining => LockspaceFlags::ADD,
+        Life::Active { .. } => LockspaceFlags::NONE,
+        Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => LockspaceFlags::REM,
+    };
+    Lockspace { flags, ..Lockspace::new(Name48::from_raw(*name), space.host_id.get(), disk_of(&space.place)) }
+}
+
+fn wire_lease<L>(lease: &Lease<L>) -> Resource {
+    let names = (Name48::from_raw(*lease.key.space.field()), Name48::from_raw(*lease.key.resource.field()));
+    let head = ResourceHead { lver: lease.lver.0, ..ResourceHead::named(names.0, names.1) };
+    Resource::new(head, vec![disk_of(&lease.place)])
+}
+
+fn client_record(id: ClientId, client: &Client) -> StateRecord {
+    let pairs = [
+        ("ci", id.0.to_string()),
+        ("fd", "-1".to_owned()),
+        ("pid", client.pid.to_string()),
+        ("flags", "0".to_owned()),
+        ("restricted", format!("{:x}", client.restrict.bits())),
+        ("cmd_active", client.running.as_ref().map_or(0, |_| client.last_command).to_string()),
+        ("cmd_last", client.last_command.to_string()),
+        ("pid_dead", flag(client.closed)),
+        ("kill_count", client.kill_count.to_string()),
+        ("kill_last", client.kill_last.map_or(0, LocalInstant::disk_seconds).to_string()),
+        ("suspend", "0".to_owned()),
+        ("need_free", "0".to_owned()),
+    ];
+    StateRecord::client(client.pid, client.name, StateText::from_pairs(pairs))
+}
+
+fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
+    let list = match space.life {
+        Life::Arming | Life::Joining => "add",
+        Life::Active { .. } => "spaces",
+        Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => "rem",
+    };
+    let renewed = space.last_success.map_or(0, LocalInstant::disk_seconds).to_string();
+    let zero = || "0".to_owned();
+    let result = if space.failures == 0 { "1".to_owned() } else { ResultCode::IO_TIMEOUT.number().to_string() };
+    let failing = matches!(space.life, Life::Failing { .. });
+    let pairs: Vec<(&str, String)> = vec![
+        ("list", list.to_owned()),
+        ("space_id", space.host_id.to_string()),
+        ("io_timeout", space.io_timeout.seconds().to_string()),
+        ("sector_size", zero()),
+        ("align_size", zero()),
+        ("host_generation", space.record.as_ref().map_or(0, |r| r.generation).to_string()),
+        ("renew_fail", flag(failing)),
+        ("space_dead", flag(failing || matches!(space.life, Life::Removing { .. }))),
+        ("killing_pids", flag(!space.guards.is_empty())),
+        ("used_retries", zero()),
+        ("external_used", zero()),
+        ("used_by_orphans", zero()),
+        ("renewal_read_extend_sec", zero()),
+        ("set_max_sectors_kb", zero()),
+        ("corrupt_result", zero()),
+        ("acquire_last_result", "1".to_owned()),
+        ("renewal_last_result", result),
+        ("acquire_last_attempt", renewed.clone()),
+        ("acquire_last_success", renewed.clone()),
+        ("renewal_last_attempt", renewed.clone()),
+        ("renewal_last_success", renewed),
+    ];
+    StateRecord::lockspace(wire_space(name, space), StateText::from_pairs(pairs))
+}

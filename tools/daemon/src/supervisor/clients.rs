@@ -1,0 +1,199 @@
+//! Connections: what registers, what is restricted, and how a client ends.
+//!
+//! The registered *connection* is the life of a client's leases: its end releases them, as sanlock's clients expect (spec
+//! A 7). The *process* is what the ladder kills. Gone is both: the process exited and the connection at its end. A
+//! connection that outlives its process was inherited by another one; the lease stays.
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::SpaceName;
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::{Command, RestrictFlags};
+use holdfast_protocol::request::Target;
+use holdfast_protocol::text::Name48;
+
+use super::Supervisor;
+use super::event::{ClientId, Effect, ReplyTo};
+use super::leases::Running;
+use crate::state_file::Guarded;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Client {
+    /// The pid at the other end when it connected.
+    pub pid: i32,
+    /// Whether it asked to own leases.
+    pub registered: bool,
+    /// The process behind it, once looked up.
+    pub process: Option<Guarded>,
+    /// The pidfd says that the process has exited.
+    pub exited: bool,
+    /// The connection is at its end.
+    pub closed: bool,
+    /// Display name: pid text, then what ACQUIRE's options say.
+    pub name: Name48,
+    /// What it restricted.
+    pub restrict: RestrictFlags,
+    /// The command that runs for it as a target: at most one (spec A 4).
+    pub running: Option<Running>,
+    /// The number of its last command.
+    pub last_command: u32,
+    /// Signals sent by the ladder.
+    pub kill_count: u32,
+    /// When the last one was sent.
+    pub kill_last: Option<LocalInstant>,
+}
+
+impl Client {
+    /// Nothing of it can act any more: process exited and connection at its end.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.closed && (self.exited || self.process.is_none())
+    }
+
+    /// The connection outlived its process.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.registered && self.exited && !self.closed
+    }
+}
+
+impl<L: Clone + std::fmt::Debug> Supervisor<L> {
+    pub(super) fn connected(&mut self, client: ClientId, pid: i32) {
+        let fresh = Client {
+            pid,
+            registered: false,
+            process: None,
+            exited: false,
+            closed: false,
+            name: Name48::EMPTY,
+            restrict: RestrictFlags::NONE,
+            running: None,
+            last_command: 0,
+            kill_count: 0,
+            kill_last: None,
+        };
+        self.clients.insert(client, fresh);
+    }
+
+    /// REGISTER has no reply. A second one on the same connection changes nothing (spec A 7.1: sanlock forgets leases).
+    pub(super) fn register(&mut self, client: ClientId) {
+        let Some(asking) = self.clients.get_mut(&client) else { return };
+        if asking.registered {
+            self.effects.push(Effect::Next { client });
+            return;
+        }
+        asking.registered = true;
+        asking.name = Name48::cut(asking.pid.to_string().as_bytes());
+        // The next request of this connection waits for the look-up: an acquire needs the process's identity.
+        self.effects.push(Effect::Identify { client });
+    }
+
+    pub(super) fn registered(&mut self, client: ClientId, process: Option<Guarded>) {
+        if let Some(asking) = self.clients.get_mut(&client) {
+            if process.is_none() {
+                tracing::warn!(pid = asking.pid, "a registered process cannot be identified: it will get no lease");
+            }
+            asking.process = process;
+        }
+        self.effects.push(Effect::Next { client });
+    }
+
+    pub(super) fn restrict(&mut self, to: ReplyTo, flags: RestrictFlags) {
+        if let Some(asking) = self.clients.get_mut(&to.client) {
+            asking.restrict = flags;
+        }
+        self.reply(to, ResultCode::OK);
+    }
+
+    /// The end of a connection: a running command is asked to end, leases are given back. In a failing lockspace they
+    /// are not, and the process stays under guard until it is gone.
+    pub(super) fn closed(&mut self, client: ClientId) {
+        let Some(ended) = self.clients.get_mut(&client) else { return };
+        ended.closed = true;
+        if let Some(running) = &ended.running {
+            running.stop.set();
+        }
+        self.drop_waiting(client);
+        self.release_all_of(client);
+        self.forget_if_over(client);
+    }
+
+    pub(super) fn exited(&mut self, client: ClientId) {
+        let Some(ended) = self.clients.get_mut(&client) else { return };
+        ended.exited = true;
+        if !ended.closed {
+            tracing::warn!(
+                pid = ended.pid,
+                name = %ended.name,
+                "a client's process has exited but its connection lives on in another process: its leases stay"
+            );
+        }
+        self.forget_if_over(client);
+    }
+
+    /// Forgets a connection that is at its end, once no lease, command or guard names it any more.
+    pub(super) fn forget_if_over(&mut self, client: ClientId) {
+        let Some(ended) = self.clients.get(&client) else { return };
+        if ended.is_gone() {
+            for space in self.spaces.values_mut() {
+                space.guards.remove(&client);
+            }
+        }
+        let guarded = self.spaces.values().any(|s| s.guards.contains_key(&client));
+        let holds = self.leases.values().any(|l| l.client == Some(client));
+        let Some(ended) = self.clients.get(&client) else { return };
+        if ended.closed && ended.running.is_none() && !guarded && !holds {
+            self.clients.remove(&client);
+        }
+        self.save();
+    }
+
+    /// The registered client that a command is about (spec A 4).
+    pub(super) fn target(&self, to: ReplyTo, target: Target) -> Result<ClientId, ResultCode> {
+        match target {
+            Target::This => match self.clients.get(&to.client) {
+                Some(c) if c.registered && !c.closed => Ok(to.client),
+                _ => Err(ResultCode::EBUSY),
+            },
+            Target::Pid(pid) => {
+                let wanted = i32::try_from(pid).map_err(|_| ResultCode::ESRCH)?;
+                let found = self.clients.iter().find(|(_, c)| c.registered && !c.closed && c.pid == wanted);
+                found.map(|(id, _)| *id).ok_or(ResultCode::ESRCH)
+            }
+        }
+    }
+
+    /// Known commands that this version does not serve are answered, with the struct that some clients read before they
+    /// look at the result.
+    pub(super) fn not_served(&mut self, to: ReplyTo, command: Command) {
+        tracing::info!(?command, "not served in this version");
+        self.reply(to, ResultCode::ENOSYS);
+    }
+
+    /// Every connection that is still known, those of clients under guard included.
+    pub fn clients(&self) -> impl Iterator<Item = ClientId> + '_ {
+        self.clients.keys().copied()
+    }
+
+    /// Whether a connection has registered.
+    #[must_use]
+    pub fn is_registered(&self, client: ClientId) -> bool {
+        self.clients.get(&client).is_some_and(|c| c.registered)
+    }
+
+    /// Whether a client's process leads a process group that ends with it.
+    #[must_use]
+    pub fn leads_group(&self, client: ClientId) -> bool {
+        self.clients.get(&client).and_then(|c| c.process.as_ref()).is_some_and(|p| p.group)
+    }
+
+    /// The end of a reply after which the connection is closed, unless it is a client's life (spec A 4).
+    pub(super) fn close(&mut self, client: ClientId) {
+        self.effects.push(if self.is_registered(client) { Effect::Next { client } } else { Effect::Close { client } });
+    }
+
+    /// Whether a client holds or is about to hold something in a lockspace.
+    pub(super) fn uses(&self, client: ClientId, space: &SpaceName) -> bool {
+        self.leases.values().any(|l| l.client == Some(client) && l.key.space == *space)
+    }
+}

@@ -1,0 +1,368 @@
+//! What can happen to the daemon, and what it then does. [`super::Supervisor::apply`] turns one into the other.
+
+use std::path::PathBuf;
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::{Generation, HostId, Lver, ResourceName, SpaceName};
+use holdfast_io::seal::SealedFire;
+use holdfast_io::stop::Stop;
+use holdfast_io::timing::{FireTimeout, IoTimeout};
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::header::Header;
+use holdfast_protocol::request::{Message, Request};
+use nix::sys::signal::Signal;
+
+use crate::state_file::{FenceRecord, Guarded, StateFile};
+
+/// A connection of a client, numbered in the order of arrival and never again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientId(pub u64);
+
+/// A piece of work on disk that runs beside the supervisor and reports back once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TaskId(pub u64);
+
+/// A resource of a lockspace: the key of a lease in this daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseKey {
+    /// Its lockspace.
+    pub space: SpaceName,
+    /// Its name there.
+    pub resource: ResourceName,
+}
+
+impl std::fmt::Display for LeaseKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.space, self.resource)
+    }
+}
+
+/// A lease area on a device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Device or file.
+    pub path: PathBuf,
+    /// Byte offset of the area.
+    pub offset: u64,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.offset)
+    }
+}
+
+/// Where a reply goes: the connection, and the header it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The connection that asked.
+    pub client: ClientId,
+    /// The header it asked with.
+    pub header: Header,
+}
+
+/// How a lease task's attempt to acquire ended.
+#[derive(Debug)]
+pub enum AcquireEnd<L> {
+    /// The lease is ours: what release needs, and its version.
+    Ours {
+        /// What release needs.
+        held: L,
+        /// The version of this ownership.
+        lver: Lver,
+    },
+    /// It is not. `undoing`: the task still undoes what it wrote and reports [`Event::TaskDone`] when that is over.
+    Refused {
+        /// The answer to the client.
+        code: ResultCode,
+        /// Who holds it, since when, until when: for the log and for people.
+        why: String,
+        /// Whether trying again later could change the answer.
+        may_change: bool,
+        /// Whether the task goes on undoing.
+        undoing: bool,
+    },
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Event<L> {
+    /// A connection came in.
+    Connected {
+        /// Its number.
+        client: ClientId,
+        /// The pid at its other end when it connected.
+        pid: i32,
+    },
+    /// A whole request came in.
+    Request {
+        /// From whom.
+        client: ClientId,
+        /// What.
+        message: Message,
+    },
+    /// A connection asked to be registered; its process was looked up (`None`: it could not be).
+    Registered {
+        /// Which connection.
+        client: ClientId,
+        /// The process to guard.
+        process: Option<Guarded>,
+    },
+    /// A connection is at its end: the peer closed it, or half of it.
+    Closed {
+        /// Which.
+        client: ClientId,
+    },
+    /// A registered process has exited.
+    Exited {
+        /// The connection it registered.
+        client: ClientId,
+    },
+    /// The watchdog is armed, or cannot be.
+    Armed {
+        /// What it promises, as read back; or why it cannot be used.
+        result: Result<SealedFire, String>,
+        /// The device's own timeout as read back, if there is a device.
+        device_seconds: Option<u32>,
+    },
+    /// The watchdog was petted; the clock was read again after it (W1).
+    Petted {
+        /// Whether the device took it.
+        result: Result<(), String>,
+    },
+    /// The join task is about to write the delta sector at this generation, through these fences. It goes on when the
+    /// state file names them.
+    JoinFenced {
+        /// Which lockspace.
+        space: SpaceName,
+        /// The generation that the join will write.
+        generation: Generation,
+        /// The fences held.
+        fences: Vec<FenceRecord>,
+    },
+    /// A join ended.
+    Joined {
+        /// Which lockspace.
+        space: SpaceName,
+        /// The generation and the start of the last good renewal; or the answer and the reason.
+        result: Result<Join, (ResultCode, String)>,
+    },
+    /// A renewal succeeded.
+    Renewed {
+        /// Which lockspace.
+        space: SpaceName,
+        /// Taken before the renewal's write was issued (D2 counts from here).
+        started_at: LocalInstant,
+    },
+    /// A renewal failed.
+    RenewalFailed {
+        /// Which lockspace.
+        space: SpaceName,
+        /// What happened.
+        why: String,
+        /// The delta lease is another's: final.
+        lost: bool,
+    },
+    /// Of a lockspace that is being left without a write, nothing but a renewal of its delta sector can still land.
+    Reaped {
+        /// Which.
+        space: SpaceName,
+    },
+    /// A lockspace is left: its tasks have ended, and all its writes are reaped.
+    Left {
+        /// Which.
+        space: SpaceName,
+    },
+    /// The device of a lease task is open and fenced.
+    DeviceReady {
+        /// Which task.
+        task: TaskId,
+        /// The fence taken, if it is a new one; or the answer and the reason.
+        result: Result<Option<FenceRecord>, (ResultCode, String)>,
+    },
+    /// An acquire task ended.
+    Acquired {
+        /// Which task.
+        task: TaskId,
+        /// How.
+        end: AcquireEnd<L>,
+    },
+    /// A release task has an answer; `done` when it has also come to its end.
+    Released {
+        /// Which task.
+        task: TaskId,
+        /// 0, or what went wrong.
+        code: ResultCode,
+        /// What went wrong, in words.
+        why: Option<String>,
+        /// Whether nothing more is to come.
+        done: bool,
+    },
+    /// A task that went on after its answer came to its end.
+    TaskDone {
+        /// Which.
+        task: TaskId,
+    },
+    /// Time has passed.
+    Tick,
+    /// SIGTERM, SIGINT or SIGHUP.
+    ShutdownSignal,
+}
+
+/// A join that succeeded.
+#[derive(Clone, Copy, Debug)]
+pub struct Join {
+    /// Our generation.
+    pub generation: Generation,
+    /// The start of the last good renewal.
+    pub started_at: LocalInstant,
+}
+
+/// What to join.
+#[derive(Clone, Debug)]
+pub struct JoinRequest {
+    /// Its name.
+    pub space: SpaceName,
+    /// Our host_id in it.
+    pub host_id: HostId,
+    /// Where it lies.
+    pub place: Place,
+    /// Our io_timeout there.
+    pub io_timeout: IoTimeout,
+    /// What the seal says of our watchdog.
+    pub fire: SealedFire,
+    /// P1 (b): the generation under which nothing of ours can write any more.
+    pub predecessor: Option<Generation>,
+    /// How the join is asked to end.
+    pub stop: Stop,
+}
+
+/// What to acquire.
+#[derive(Clone, Debug)]
+pub struct LeaseRequest {
+    /// Which lease.
+    pub key: LeaseKey,
+    /// Where it lies.
+    pub place: Place,
+    /// The version it must have, if the client says so.
+    pub expected_lver: Option<Lver>,
+    /// A new number of hosts, if the client says so.
+    pub num_hosts: Option<u32>,
+    /// Give up at once on an owner that no longer renews but is not dead.
+    pub nowait: bool,
+}
+
+/// How to end a guarded process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kill {
+    /// Which connection's process.
+    pub client: ClientId,
+    /// With what.
+    pub signal: Signal,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Effect<L> {
+    /// Send bytes.
+    Reply {
+        /// To whom.
+        client: ClientId,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// The request just answered is over: the connection's next one may be read.
+    Next {
+        /// Which connection.
+        client: ClientId,
+    },
+    /// Close a connection when its replies are sent.
+    Close {
+        /// Which.
+        client: ClientId,
+    },
+    /// Look up the process behind a connection and report [`Event::Registered`]; watch it from now on.
+    Identify {
+        /// Which connection.
+        client: ClientId,
+    },
+    /// Answer from the disk or from what was observed of other hosts, without the supervisor.
+    Answer {
+        /// To whom.
+        to: ReplyTo,
+        /// What was asked.
+        request: Request,
+    },
+    /// Write the state file; nothing that follows may happen before it is safe in the run directory.
+    Save(StateFile),
+    /// Open the watchdog, which arms it.
+    Arm(FireTimeout),
+    /// Pet it, read the clock again, report [`Event::Petted`].
+    Pet,
+    /// Reset this host now (W1).
+    Fire,
+    /// Disarm and close it.
+    Disarm,
+    /// Join a lockspace.
+    StartJoin(JoinRequest),
+    /// The state file names generation and fences: the join may write.
+    AllowJoin {
+        /// Which lockspace.
+        space: SpaceName,
+    },
+    /// Lease sectors of this lockspace may be written before this instant (D2).
+    SetLimit {
+        /// Which lockspace.
+        space: SpaceName,
+        /// D2's instant.
+        until: LocalInstant,
+    },
+    /// No lease sector of this lockspace may be written any more (D2, final).
+    CloseLimit {
+        /// Which lockspace.
+        space: SpaceName,
+    },
+    /// End renewal, wait for tasks and writes, give the delta lease back if told to, report [`Event::Left`].
+    Leave {
+        /// Which lockspace.
+        space: SpaceName,
+        /// Whether the delta lease is given back.
+        free: bool,
+    },
+    /// Open and fence the device of a lease, report [`Event::DeviceReady`].
+    OpenDevice {
+        /// The task.
+        task: TaskId,
+        /// The lease.
+        request: LeaseRequest,
+    },
+    /// Acquire; report [`Event::Acquired`].
+    StartAcquire {
+        /// The task.
+        task: TaskId,
+        /// The lease.
+        request: LeaseRequest,
+        /// How the task is asked to end.
+        stop: Stop,
+    },
+    /// Release; report [`Event::Released`].
+    StartRelease {
+        /// The task.
+        task: TaskId,
+        /// The lease.
+        key: LeaseKey,
+        /// Where it lies.
+        place: Place,
+        /// What release needs.
+        held: L,
+    },
+    /// Signal a guarded process.
+    Kill(Kill),
+    /// Answer with the whole state as JSON, hosts included.
+    AnswerStatus {
+        /// To whom.
+        to: ReplyTo,
+    },
+    /// The daemon's work is done.
+    Exit,
+}

@@ -1,0 +1,93 @@
+//! The kill ladder: ending what a lost or removed lockspace guards (spec A 7.3, B; ARCHITECTURE.md data flow 3).
+//!
+//! For each guarded client, at most once a second until it is gone: SIGTERM while grace lasts, then SIGKILL; at once
+//! SIGKILL when somebody asked for the lockspace to be left. A client that restricted one signal gets the other. If it
+//! will not die the watchdog, unpetted, ends the host. A client that gives back its last lease survives; one that only
+//! closes its connection does not: it could still write.
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::SpaceName;
+use holdfast_protocol::command::RestrictFlags;
+use nix::sys::signal::Signal;
+
+use super::Supervisor;
+use super::event::{ClientId, Effect, Kill};
+use super::spaces::{LADDER_STEP, Life};
+
+/// Signals for one client, after which its lockspace waits for the watchdog alone (spec A 7.3).
+const MOST_KILLS: u32 = 100;
+
+impl<L: Clone + std::fmt::Debug> Supervisor<L> {
+    /// Puts every client that uses a lockspace under its guard.
+    pub(super) fn guard_users_of(&mut self, name: SpaceName, now: LocalInstant) {
+        let users: Vec<ClientId> = self.clients.keys().copied().filter(|c| self.uses(*c, &name)).collect();
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        for client in users {
+            space.guards.entry(client).or_insert(now);
+        }
+    }
+
+    pub(super) fn step_ladders(&mut self, now: LocalInstant) {
+        let names: Vec<SpaceName> = self.spaces.keys().copied().collect();
+        for name in names {
+            self.step_ladder(name, now);
+            self.leave_if_clear(name);
+        }
+    }
+
+    fn step_ladder(&mut self, name: SpaceName, now: LocalInstant) {
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        let signal = match space.life {
+            Life::Removing { .. } => Signal::SIGKILL,
+            Life::Failing { kill_at } if now >= kill_at => Signal::SIGKILL,
+            Life::Failing { .. } => Signal::SIGTERM,
+            _ => return,
+        };
+        // SIGKILL is due at its instant, not a whole step after the last SIGTERM.
+        let kill_at = match space.life {
+            Life::Failing { kill_at } => kill_at,
+            _ => LocalInstant::NEVER,
+        };
+        for (id, due) in &mut space.guards {
+            let Some(client) = self.clients.get_mut(id) else { continue };
+            if now < *due {
+                continue;
+            }
+            let step = now.after(LADDER_STEP);
+            *due = if now < kill_at { step.min(kill_at) } else { step };
+            if client.is_gone() || client.kill_count >= MOST_KILLS {
+                continue;
+            }
+            let signal = permitted(signal, client.restrict);
+            client.kill_count += 1;
+            client.kill_last = Some(now);
+            tracing::warn!(lockspace = %name, pid = client.pid, name = %client.name, %signal, "ending a client");
+            self.effects.push(Effect::Kill(Kill { client: *id, signal }));
+        }
+        let gone: Vec<ClientId> =
+            space.guards.keys().copied().filter(|id| self.clients.get(id).is_none_or(super::Client::is_gone)).collect();
+        for client in gone {
+            self.guard_ends(name, client);
+        }
+    }
+
+    /// A guarded client is gone, or has given everything back.
+    pub(super) fn guard_ends(&mut self, name: SpaceName, client: ClientId) {
+        if let Some(space) = self.spaces.get_mut(&name) {
+            space.guards.remove(&client);
+        }
+        self.forget_if_over(client);
+    }
+}
+
+/// RESTRICT's mapping: SIGKILL becomes SIGTERM if restricted, and the result SIGTERM becomes SIGKILL if restricted.
+fn permitted(signal: Signal, restrict: RestrictFlags) -> Signal {
+    let first = match signal {
+        Signal::SIGKILL if restrict.contains(RestrictFlags::SIGKILL) => Signal::SIGTERM,
+        other => other,
+    };
+    match first {
+        Signal::SIGTERM if restrict.contains(RestrictFlags::SIGTERM) => Signal::SIGKILL,
+        other => other,
+    }
+}

@@ -1,0 +1,325 @@
+//! The supervisor: the only owner of the daemon's state. [`Supervisor::apply`] takes one event and the time, changes
+//! the state, and says what is to be done; it does no I/O and knows no clock of its own, so every rule of the daemon can
+//! be tested, and simulated, without a disk, a socket or a process.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `event.rs` | events and effects |
+//! | `clients.rs` | connections: registration, restriction, the end of a connection and of a process |
+//! | `spaces.rs` | lockspaces: join, renewal, D2's instant, leaving |
+//! | `leases.rs` | acquire and release commands, one resource after the other, all or none |
+//! | `ladder.rs` | ending what is guarded when a lockspace is lost or taken away |
+//! | `care.rs` | the watchdog: armed before the first delta write, petted while all is fresh (D3, W1) |
+//! | `answers.rs` | replies that need nothing but this state |
+//!
+//! Invariants kept here, each asserted in [`Supervisor::check`] after every event:
+//! - **D2** a lockspace past its instant is never active, and an active one is the only kind in which a lease can be
+//!   granted. Losing a lockspace is final: no event leads back from failing to active.
+//! - **D3** while any lockspace is between its arming and its [`Event::Left`], the watchdog is not disarmed.
+//! - **P1** whatever is guarded stands in the state file before the reply that grants its lease.
+
+mod answers;
+mod care;
+mod clients;
+pub mod event;
+mod ladder;
+mod leases;
+mod spaces;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::SpaceName;
+use holdfast_io::timing::{FireTimeout, IoTimeout};
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::header::Header;
+use holdfast_protocol::request::{Message, Request};
+
+use crate::state_file::{Guarded, SpaceRecord, StateFile};
+pub use care::Care;
+pub use clients::Client;
+use event::{ClientId, Effect, Event, LeaseKey, ReplyTo, TaskId};
+pub use leases::{Lease, Phase};
+pub use spaces::{Life, Space};
+
+/// What the administrator decided.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our host's name, as it stands in delta sectors.
+    pub host_name: String,
+    /// For lockspaces that are added without an io_timeout of their own.
+    pub io_timeout: IoTimeout,
+    /// What is sealed on disk, at most.
+    pub fire_timeout: FireTimeout,
+    /// From SIGTERM to SIGKILL, already shortened to what the watchdog leaves.
+    pub kill_grace: Duration,
+    /// The kernel's boot id, for the state file.
+    pub boot_id: String,
+    /// Our uid and gid, and the like, for STATUS.
+    pub report: Report,
+}
+
+/// Facts for STATUS that decide nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Our user id.
+    pub uid: u32,
+    /// Our group id.
+    pub gid: u32,
+    /// Whether a watchdog is used.
+    pub use_watchdog: bool,
+    /// Whether real-time priority was granted.
+    pub high_priority: bool,
+    /// 0: memory is not locked; 1: it is.
+    pub mlock_level: u32,
+}
+
+/// The daemon's state. `L` is what a lease task needs to release a lease; the supervisor only keeps it.
+#[derive(Debug)]
+pub struct Supervisor<L> {
+    settings: Settings,
+    clients: BTreeMap<ClientId, Client>,
+    spaces: BTreeMap<SpaceName, Space>,
+    leases: BTreeMap<LeaseKey, Lease<L>>,
+    tasks: BTreeMap<TaskId, LeaseKey>,
+    waiting: VecDeque<leases::WaitingAcquire>,
+    care: Care,
+    /// Lockspaces of a predecessor that is proven gone: its fences are ours (P1 b).
+    inherited: Vec<SpaceRecord>,
+    last_saved: StateFile,
+    shutdown: Option<Shutdown>,
+    last_task: u64,
+    last_res_id: u32,
+    effects: Vec<Effect<L>>,
+}
+
+/// A shutdown that was asked for by force, and who wants to hear of its end.
+#[derive(Debug, Default)]
+struct Shutdown {
+    waiting: Vec<ReplyTo>,
+}
+
+impl<L: Clone + std::fmt::Debug> Supervisor<L> {
+    /// A supervisor that has inherited these lockspaces from a predecessor proven gone.
+    #[must_use]
+    pub fn new(settings: Settings, inherited: Vec<SpaceRecord>) -> Self {
+        let last_saved = StateFile { lockspaces: inherited.clone(), ..StateFile::empty(&settings.boot_id) };
+        Supervisor {
+            settings,
+            clients: BTreeMap::new(),
+            spaces: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            care: Care::default(),
+            inherited,
+            last_saved,
+            shutdown: None,
+            last_task: 0,
+            last_res_id: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    /// One event in, what is to be done out. `now` is the daemon's clock, read right before the call.
+    pub fn apply(&mut self, event: Event<L>, now: LocalInstant) -> Vec<Effect<L>> {
+        // Whatever the event is: first see which lockspaces are past their instant. Nothing below may act on one that
+        // only looks alive because no tick came in time (a frozen daemon wakes with a queue full of old events).
+        self.expire(now);
+        match event {
+            Event::Connected { client, pid } => self.connected(client, pid),
+            Event::Request { client, message } => self.request(client, message, now),
+            Event::Registered { client, process } => self.registered(client, process),
+            Event::Closed { client } => self.closed(client),
+            Event::Exited { client } => self.exited(client),
+            Event::Armed { result, device_seconds } => self.armed(result, device_seconds, now),
+            Event::Petted { result } => self.petted(result, now),
+            Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences),
+            Event::Joined { space, result } => self.joined(space, result, now),
+            Event::Renewed { space, started_at } => self.renewed(space, started_at, now),
+            Event::RenewalFailed { space, why, lost } => self.renewal_failed(space, why, lost, now),
+            Event::Reaped { space } => self.reaped(space),
+            Event::Left { space } => self.left(space),
+            Event::DeviceReady { task, result } => self.device_ready(task, result, now),
+            Event::Acquired { task, end } => self.acquired(task, end, now),
+            Event::Released { task, code, why, done } => self.released(task, code, why, done, now),
+            Event::TaskDone { task } => self.task_done(task),
+            Event::Tick => self.retry_waiting(now),
+            Event::ShutdownSignal => self.shutdown_signal(now),
+        }
+        self.step_ladders(now);
+        self.step_care(now);
+        self.step_shutdown();
+        self.check(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`Event::Tick`] is due at the latest.
+    #[must_use]
+    pub fn next_wakeup(&self, now: LocalInstant) -> LocalInstant {
+        let spaces = self.spaces.values().map(|s| s.next_wakeup(now));
+        let waiting = self.waiting.iter().map(|w| w.retry_at);
+        spaces.chain(waiting).chain([self.care.next_pet]).min().unwrap_or(LocalInstant::NEVER)
+    }
+
+    /// The invariants of this file's head. They hold whatever clients, disks and hosts do: a violation is our own bug,
+    /// and a daemon that dies leaves the watchdog armed, which is the safe side.
+    fn check(&self, now: LocalInstant) {
+        for (name, space) in &self.spaces {
+            if let Life::Active { fail_at, .. } = space.life {
+                assert!(now < fail_at, "D2: lockspace {name} is active at {now:?}, past its instant {fail_at:?}");
+            }
+        }
+        let under_d3 = self.spaces.values().any(|s| !matches!(s.life, Life::Arming));
+        assert!(!under_d3 || self.care.armed.is_some(), "D3: a lockspace is joined and no watchdog seam is open");
+        for lease in self.leases.values() {
+            if let (Phase::Held { .. }, Some(holder)) = (&lease.phase, lease.client) {
+                let process = self.clients.get(&holder).and_then(|c| c.process.as_ref());
+                let named = process.is_some_and(|p| self.last_saved.guarded.contains(p));
+                assert!(named, "P1: {} is held by a process that the state file does not name", lease.key);
+            }
+        }
+    }
+
+    fn next_task(&mut self, key: LeaseKey) -> TaskId {
+        self.last_task += 1;
+        let task = TaskId(self.last_task);
+        self.tasks.insert(task, key);
+        task
+    }
+
+    fn reply(&mut self, to: ReplyTo, code: ResultCode) {
+        self.reply_with(to, code, 0, &[]);
+    }
+
+    fn reply_with(&mut self, to: ReplyTo, code: ResultCode, data2: u32, payload: &[u8]) {
+        let mut bytes = to.header.answer(code, data2, payload.len()).encode().to_vec();
+        bytes.extend_from_slice(payload);
+        self.effects.push(Effect::Reply { client: to.client, bytes });
+        self.effects.push(Effect::Next { client: to.client });
+    }
+
+    /// Writes the state file if what it must say has changed.
+    fn save(&mut self) {
+        let state = self.state();
+        if state != self.last_saved {
+            self.last_saved = state.clone();
+            self.effects.push(Effect::Save(state));
+        }
+    }
+
+    fn state(&self) -> StateFile {
+        let joined = self.spaces.values().filter_map(|s| s.record.clone());
+        let inherited = self.inherited.iter().filter(|i| !self.names_it_anew(i)).cloned();
+        let mut guarded: Vec<Guarded> = self
+            .clients
+            .iter()
+            .filter(|(id, client)| !client.is_gone() && self.guards(**id))
+            .filter_map(|(_, client)| client.process.clone())
+            .collect();
+        guarded.sort();
+        guarded.dedup();
+        StateFile {
+            watchdog_armed: self.care.may_count(),
+            lockspaces: joined.chain(inherited).collect(),
+            guarded,
+            ..StateFile::empty(&self.settings.boot_id)
+        }
+    }
+
+    fn names_it_anew(&self, inherited: &SpaceRecord) -> bool {
+        self.spaces
+            .values()
+            .filter_map(|s| s.record.as_ref())
+            .any(|r| r.name == inherited.name && r.path == inherited.path && r.offset == inherited.offset)
+    }
+
+    /// Whether a client must be seen gone before its lockspaces are safe to leave: it holds a lease, is about to get
+    /// one, or held one when its lockspace failed.
+    fn guards(&self, client: ClientId) -> bool {
+        self.leases.values().any(|l| l.client == Some(client))
+            || self.spaces.values().any(|s| s.guards.contains_key(&client))
+    }
+
+    fn request(&mut self, client: ClientId, message: Message, now: LocalInstant) {
+        let Some(asking) = self.clients.get_mut(&client) else { return };
+        let to = ReplyTo { client, header: message.header };
+        asking.last_command = message.header.cmd;
+        match message.request {
+            Request::Register => self.register(client),
+            Request::Restrict { flags } => self.restrict(to, flags),
+            Request::AddLockspace { flags, io_timeout, lockspace } => {
+                self.add_lockspace(to, flags, io_timeout, &lockspace, now);
+            }
+            Request::RemLockspace { flags, lockspace } => self.rem_lockspace(to, flags, &lockspace, now),
+            Request::InqLockspace { flags, lockspace } => self.inq_lockspace(to, flags, &lockspace),
+            Request::Acquire { flags, target, resources, options } => {
+                self.acquire(to, flags, target, &resources, &options, now);
+            }
+            Request::Release { flags, target, resources } => self.release(to, flags, target, &resources),
+            Request::Inquire { target } => self.inquire(to, target),
+            Request::GetLockspaces => self.get_lockspaces(to),
+            Request::Status { stop_after } => self.status(to, stop_after, now),
+            Request::Version => self.version(to),
+            Request::Shutdown { force } => self.shutdown(to, force, false, now),
+            Request::ShutdownWait { force } => self.shutdown(to, force, true, now),
+            Request::HoldfastStatus => self.effects.push(Effect::AnswerStatus { to }),
+            Request::KillPath { .. } => self.reply(to, ResultCode::EOPNOTSUPP),
+            Request::Other { command, .. } => self.not_served(to, command),
+            request @ (Request::GetHosts { .. }
+            | Request::ReadLockspace { .. }
+            | Request::WriteLockspace { .. }
+            | Request::ReadResource { .. }
+            | Request::WriteResource { .. }
+            | Request::Explain { .. }) => self.effects.push(Effect::Answer { to, request }),
+        }
+    }
+
+    fn shutdown(&mut self, to: ReplyTo, force: bool, wait: bool, now: LocalInstant) {
+        if !force && !self.spaces.is_empty() {
+            // SHUTDOWN has no reply: its connection just ends. SHUTDOWN_WAIT is told why (spec A 6).
+            if wait {
+                self.reply(to, ResultCode::EBUSY);
+            } else {
+                tracing::warn!("shutdown ignored: {} lockspaces are joined", self.spaces.len());
+                self.close(to.client);
+            }
+            return;
+        }
+        let shutdown = self.shutdown.get_or_insert_default();
+        if wait {
+            // Its one reply has a header of zeros but for magic, version and length (spec A 6).
+            let header = Header { cmd: 0, cmd_flags: 0, seq: 0, data: 0, data2: 0, ..to.header };
+            shutdown.waiting.push(ReplyTo { header, ..to });
+        } else {
+            self.close(to.client);
+        }
+        self.remove_all(now);
+    }
+
+    fn shutdown_signal(&mut self, now: LocalInstant) {
+        if self.spaces.is_empty() {
+            self.shutdown.get_or_insert_default();
+        } else {
+            let names: Vec<String> = self.spaces.keys().map(ToString::to_string).collect();
+            tracing::warn!(lockspaces = names.join(" "), "signal to shut down ignored: lockspaces are joined");
+        }
+        let _ = now;
+    }
+
+    fn step_shutdown(&mut self) {
+        if self.shutdown.is_none() || !self.spaces.is_empty() {
+            return;
+        }
+        for to in self.shutdown.take().map(|s| s.waiting).unwrap_or_default() {
+            self.reply(to, ResultCode::OK);
+        }
+        self.shutdown = Some(Shutdown::default());
+        if !self.effects.iter().any(|e| matches!(e, Effect::Exit)) {
+            self.effects.push(Effect::Exit);
+        }
+    }
+}

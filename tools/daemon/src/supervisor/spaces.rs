@@ -1,0 +1,518 @@
+//! Lockspaces: from the watchdog's arming to the end of their last write.
+//!
+//! ```text
+//! Arming -> Joining -> Active -> Failing -> Leaving -> (gone)
+//!               |         |                    ^
+//!               |         +--> Removing -------+
+//!               +------------------------------+   (a join that did not succeed)
+//! ```
+//!
+//! No arrow leads back to Active: a lockspace whose instant has passed (D2) is lost for good, even if a renewal gets
+//! through later; it is left without a write and may be joined anew.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::{Generation, HostId, SpaceName};
+use holdfast_io::seal::SealedFire;
+use holdfast_io::stop::Stop;
+use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::{AddLockspaceFlags, InqLockspaceFlags, RemLockspaceFlags};
+use holdfast_protocol::payload::Lockspace as Wire;
+
+use super::Supervisor;
+use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo};
+use crate::state_file::{FenceRecord, SpaceRecord};
+
+/// One lockspace.
+#[derive(Debug)]
+pub struct Space {
+    /// Our host_id in it.
+    pub host_id: HostId,
+    /// Where it lies.
+    pub place: Place,
+    /// Our io_timeout in it.
+    pub io_timeout: IoTimeout,
+    /// Where it stands.
+    pub life: Life,
+    /// What the state file says of it: set before the first delta write.
+    pub record: Option<SpaceRecord>,
+    /// How its join is asked to end.
+    pub stop: Stop,
+    /// Who wants to hear of the end of the join.
+    pub join_waits: Vec<ReplyTo>,
+    /// Who wants to hear of the end of leaving.
+    pub leave_waits: Vec<ReplyTo>,
+    /// Who wants to hear when joining or leaving is over.
+    pub inquiries: Vec<ReplyTo>,
+    /// Clients that must be seen gone before it is safe to leave, and when the ladder may next act on each.
+    pub guards: BTreeMap<ClientId, LocalInstant>,
+    /// Start of the last good renewal.
+    pub last_success: Option<LocalInstant>,
+    /// Failed renewals in a row.
+    pub failures: u32,
+    /// Half the budget was used up and said so.
+    pub warned: bool,
+}
+
+/// Where a lockspace stands.
+#[derive(Debug)]
+pub enum Life {
+    /// The watchdog is being armed; nothing is on disk yet.
+    Arming,
+    /// The join task runs. Nothing can be held, so there is nothing that could go stale.
+    Joining,
+    /// Joined and fresh.
+    Active {
+        /// Our generation.
+        generation: Generation,
+        /// D2's instant.
+        fail_at: LocalInstant,
+    },
+    /// Someone asked to leave. It is still renewed, and goes stale like an active one.
+    Removing {
+        /// D2's instant.
+        fail_at: LocalInstant,
+    },
+    /// Lost. What it guarded is being ended; the watchdog is not petted.
+    Failing {
+        /// When SIGTERM gives way to SIGKILL.
+        kill_at: LocalInstant,
+    },
+    /// Everything guarded is gone; its tasks and writes are coming to their end.
+    Leaving {
+        /// Until when it counts as fresh. D2's instant where the delta lease is being given back: that write frees the
+        /// host_id and must not land late. `EARLIEST` after a loss: a lease task's write may still be in flight, and
+        /// until all are reaped the watchdog stays unpetted (D3); then `NEVER`. `NEVER` after a join that did not succeed: its
+        /// write raises a generation under which nothing was ever held, so landing late it frees nothing.
+        fail_at: LocalInstant,
+    },
+}
+
+impl Life {
+    /// Whether leases can be granted in it.
+    #[must_use]
+    pub const fn is_active(&self) -> bool {
+        matches!(self, Life::Active { .. })
+    }
+
+    /// The word for people and logs.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Life::Arming | Life::Joining => "joining",
+            Life::Active { .. } => "active",
+            Life::Removing { .. } => "removing",
+            Life::Failing { .. } => "failing",
+            Life::Leaving { .. } => "leaving",
+        }
+    }
+}
+
+impl Space {
+    /// The intervals of our own host in this lockspace; the fire timeout plays no part in those used here.
+    pub(super) const fn timing(&self) -> Timing {
+        Timing::new(self.io_timeout, FireTimeout::SANLOCK)
+    }
+
+    /// D2's instant, counted from the *start* of the last good renewal.
+    fn fail_at(&self, started_at: LocalInstant) -> LocalInstant {
+        started_at.after(self.timing().id_renewal_fail())
+    }
+
+    /// Fresh in the sense of D3: the watchdog may be petted on its account.
+    pub(super) fn is_fresh(&self, now: LocalInstant) -> bool {
+        match self.life {
+            Life::Arming | Life::Joining => true,
+            Life::Active { fail_at, .. } | Life::Removing { fail_at } | Life::Leaving { fail_at } => now < fail_at,
+            Life::Failing { .. } => false,
+        }
+    }
+
+    pub(super) fn next_wakeup(&self, now: LocalInstant) -> LocalInstant {
+        let ladder = self.guards.values().copied().min().unwrap_or(LocalInstant::NEVER);
+        match self.life {
+            Life::Arming | Life::Joining | Life::Leaving { .. } => LocalInstant::NEVER,
+            Life::Active { fail_at, .. } => {
+                let warn = self.last_success.map(|t| t.after(self.timing().id_renewal_fail() / 2));
+                warn.filter(|t| !self.warned && *t > now).map_or(fail_at, |t| t.min(fail_at))
+            }
+            Life::Removing { fail_at } => fail_at.min(ladder),
+            Life::Failing { .. } => ladder,
+        }
+    }
+
+    fn matches(&self, name: &SpaceName, wire: &SpaceAsk, own: &SpaceName) -> bool {
+        own == name && self.place == wire.place && wire.host_id.is_none_or(|h| h == self.host_id)
+    }
+}
+
+/// What a client says of a lockspace, checked.
+struct SpaceAsk {
+    name: SpaceName,
+    place: Place,
+    host_id: Option<HostId>,
+}
+
+impl SpaceAsk {
+    fn read(wire: &Wire) -> Option<Self> {
+        let name = SpaceName::new(wire.name.as_bytes()).ok()?;
+        let path = super::answers::path_of(&wire.disk.path)?;
+        let host_id = if wire.host_id == 0 { None } else { Some(HostId::new(wire.host_id)) };
+        Some(SpaceAsk { name, place: Place { path, offset: wire.disk.offset }, host_id: host_id.flatten() })
+    }
+}
+
+/// How long the daemon waits, at the most, between two looks at a ladder.
+pub(super) const LADDER_STEP: Duration = Duration::from_secs(1);
+
+impl<L: Clone + std::fmt::Debug> Supervisor<L> {
+    pub(super) fn add_lockspace(
+        &mut self,
+        to: ReplyTo,
+        flags: AddLockspaceFlags,
+        io_timeout: u32,
+        wire: &Wire,
+        _now: LocalInstant,
+    ) {
+        let asked = SpaceAsk::read(wire);
+        let over_the_limit = wire.host_id > u64::from(holdfast_io::ids::MAX_HOSTS);
+        let (ask, host_id) = match asked {
+            Some(_) if over_the_limit => return self.reply(to, ResultCode::LOCKSPACE_HOST_ID),
+            Some(SpaceAsk { host_id: None, .. }) | None => return self.reply(to, ResultCode::EINVAL),
+            Some(SpaceAsk { name, place, host_id: Some(id) }) => (SpaceAsk { name, place, host_id: Some(id) }, id),
+        };
+        let Some(io_timeout) = self.io_timeout(io_timeout) else { return self.reply(to, ResultCode::EINVAL) };
+        if self.shutdown.is_some() {
+            return self.reply(to, ResultCode::EBUSY);
+        }
+        if let Some(code) = self.add_conflict(&ask, host_id) {
+            return self.reply(to, code);
+        }
+        let mut space = Space {
+            host_id,
+            place: ask.place,
+            io_timeout,
+            life: Life::Arming,
+            record: None,
+            stop: Stop::new(),
+            join_waits: Vec::new(),
+            leave_waits: Vec::new(),
+            inquiries: Vec::new(),
+            guards: BTreeMap::new(),
+            last_success: None,
+            failures: 0,
+            warned: false,
+        };
+        if flags.contains(AddLockspaceFlags::ASYNC) {
+            self.reply(to, ResultCode::OK);
+        } else {
+            space.join_waits.push(to);
+        }
+        self.spaces.insert(ask.name, space);
+        self.want_armed();
+    }
+
+    fn io_timeout(&self, seconds: u32) -> Option<IoTimeout> {
+        match seconds {
+            0 => Some(self.settings.io_timeout),
+            n => IoTimeout::new(u64::from(n)),
+        }
+    }
+
+    /// Whether a lockspace like this is there already (spec A 6, ADD_LOCKSPACE).
+    fn add_conflict(&self, ask: &SpaceAsk, host_id: HostId) -> Option<ResultCode> {
+        for (name, space) in &self.spaces {
+            let same_name = *name == ask.name;
+            let same_place = space.place == ask.place;
+            if same_name && same_place && space.host_id == host_id {
+                return Some(match space.life {
+                    Life::Arming | Life::Joining => ResultCode::EINPROGRESS,
+                    Life::Active { .. } => ResultCode::EEXIST,
+                    Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => ResultCode::EAGAIN,
+                });
+            }
+            if same_name || same_place {
+                return Some(ResultCode::EINVAL);
+            }
+        }
+        None
+    }
+
+    /// The watchdog is armed: joins that waited for it begin (D3: armed before the first delta write).
+    pub(super) fn start_joins(&mut self, fire: SealedFire) {
+        for (name, space) in self.spaces.iter_mut().filter(|(_, s)| matches!(s.life, Life::Arming)) {
+            space.life = Life::Joining;
+            let predecessor = self
+                .inherited
+                .iter()
+                .find(|i| {
+                    i.name == name.to_string()
+                        && i.host_id == space.host_id.get()
+                        && i.path == space.place.path
+                        && i.offset == space.place.offset
+                })
+                .map(|i| Generation(i.generation));
+            self.effects.push(Effect::StartJoin(JoinRequest {
+                space: *name,
+                host_id: space.host_id,
+                place: space.place.clone(),
+                io_timeout: space.io_timeout,
+                fire,
+                predecessor,
+                stop: space.stop.clone(),
+            }));
+        }
+    }
+
+    /// The watchdog cannot be used: nothing may be joined.
+    pub(super) fn refuse_joins(&mut self, why: &str) {
+        let refused: Vec<SpaceName> =
+            self.spaces.iter().filter(|(_, s)| matches!(s.life, Life::Arming)).map(|(n, _)| *n).collect();
+        for name in refused {
+            tracing::error!(lockspace = %name, why, "cannot join: no watchdog");
+            if let Some(space) = self.spaces.remove(&name) {
+                self.answer_waits(space.join_waits, ResultCode::WATCHDOG_ERROR);
+                self.answer_waits(space.inquiries, ResultCode::ENOENT);
+                self.answer_waits(space.leave_waits, ResultCode::OK);
+            }
+        }
+    }
+
+    pub(super) fn join_fenced(&mut self, name: SpaceName, generation: Generation, fences: Vec<FenceRecord>) {
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        space.record = Some(SpaceRecord {
+            name: name.to_string(),
+            host_id: space.host_id.get(),
+            generation: generation.0,
+            path: space.place.path.clone(),
+            offset: space.place.offset,
+            fences,
+        });
+        self.save();
+        self.effects.push(Effect::AllowJoin { space: name });
+    }
+
+    pub(super) fn joined(&mut self, name: SpaceName, result: Result<Join, (ResultCode, String)>, now: LocalInstant) {
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        let waits = std::mem::take(&mut space.join_waits);
+        match result {
+            Ok(join) => {
+                let fail_at = space.fail_at(join.started_at);
+                space.last_success = Some(join.started_at);
+                if let Some(record) = &mut space.record {
+                    record.generation = join.generation.0;
+                }
+                if space.stop.is_set() || now >= fail_at {
+                    // Asked to leave while joining, or frozen until past its instant. Nothing is held in it.
+                    space.life = Life::Removing { fail_at };
+                    let code = if now >= fail_at { ResultCode::RENEW_DIFFERS } else { ResultCode::EPERM };
+                    self.answer_waits(waits, code);
+                    return;
+                }
+                space.life = Life::Active { generation: join.generation, fail_at };
+                tracing::info!(lockspace = %name, host_id = %space.host_id, generation = %join.generation, "joined");
+                self.effects.push(Effect::SetLimit { space: name, until: fail_at });
+                let inquiries = std::mem::take(&mut space.inquiries);
+                self.save();
+                self.answer_waits(waits, ResultCode::OK);
+                self.answer_waits(inquiries, ResultCode::OK);
+            }
+            Err((code, why)) => {
+                tracing::error!(lockspace = %name, %why, "not joined");
+                space.life = Life::Leaving { fail_at: LocalInstant::NEVER };
+                self.answer_waits(waits, code);
+                self.effects.push(Effect::Leave { space: name, free: false });
+            }
+        }
+    }
+
+    pub(super) fn renewed(&mut self, name: SpaceName, started_at: LocalInstant, now: LocalInstant) {
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        space.failures = 0;
+        let renewed_until = space.fail_at(started_at);
+        match &mut space.life {
+            Life::Active { fail_at, .. } | Life::Removing { fail_at } => {
+                // Late news of an old renewal never shortens nor, once past, revives anything: `expire` ran first.
+                if renewed_until > *fail_at {
+                    *fail_at = renewed_until;
+                    space.last_success = Some(started_at);
+                    space.warned = false;
+                    self.effects.push(Effect::SetLimit { space: name, until: renewed_until });
+                }
+            }
+            Life::Failing { .. } => {
+                tracing::warn!(lockspace = %name, at = ?now, "a renewal succeeded too late: the lockspace stays lost (D2)");
+            }
+            Life::Arming | Life::Joining | Life::Leaving { .. } => {}
+        }
+    }
+
+    pub(super) fn renewal_failed(&mut self, name: SpaceName, why: String, lost: bool, now: LocalInstant) {
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        space.failures += 1;
+        tracing::warn!(lockspace = %name, %why, failures = space.failures, "renewal failed");
+        if lost {
+            self.lose(name, now, "the delta lease on disk is no longer ours");
+        }
+    }
+
+    /// D2: lockspaces whose instant has come are lost, whatever else is in the queue.
+    pub(super) fn expire(&mut self, now: LocalInstant) {
+        let mut over = Vec::new();
+        for (name, space) in &mut self.spaces {
+            match space.life {
+                Life::Active { fail_at, .. } | Life::Removing { fail_at } if now >= fail_at => over.push(*name),
+                Life::Active { .. } => {
+                    let half = space.timing().id_renewal_fail() / 2;
+                    if !space.warned && space.last_success.is_some_and(|t| now >= t.after(half)) {
+                        space.warned = true;
+                        tracing::warn!(lockspace = %name, failures = space.failures,
+                            "half of the renewal budget is used up: no renewal for {half:?}");
+                    }
+                }
+                _ => {}
+            }
+        }
+        for name in over {
+            self.lose(name, now, "not renewed in time (D2)");
+        }
+    }
+
+    /// A lockspace is lost: nothing is written under it any more, and what it guards is ended.
+    fn lose(&mut self, name: SpaceName, now: LocalInstant, why: &str) {
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        if matches!(space.life, Life::Failing { .. } | Life::Leaving { .. }) {
+            return;
+        }
+        tracing::error!(lockspace = %name, why, "lockspace lost: ending what it guards");
+        // Grace counts from D2's instant, not from when we noticed: a daemon frozen past it has none left to give.
+        let from = match space.life {
+            Life::Active { fail_at, .. } | Life::Removing { fail_at } => fail_at.min(now),
+            _ => now,
+        };
+        space.life = Life::Failing { kill_at: from.after(self.settings.kill_grace) };
+        space.stop.set();
+        let waits = std::mem::take(&mut space.join_waits);
+        self.effects.push(Effect::CloseLimit { space: name });
+        self.answer_waits(waits, ResultCode::RENEW_DIFFERS);
+        self.guard_users_of(name, now);
+        self.stop_tasks_of(name);
+    }
+
+    pub(super) fn rem_lockspace(&mut self, to: ReplyTo, flags: RemLockspaceFlags, wire: &Wire, now: LocalInstant) {
+        let Some(name) = self.find_space(wire) else { return self.reply(to, ResultCode::ENOENT) };
+        let in_use = self.leases.keys().any(|k| k.space == name);
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        if matches!(space.life, Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. }) {
+            return self.reply(to, ResultCode::EINPROGRESS);
+        }
+        if flags.contains(RemLockspaceFlags::UNUSED) && in_use {
+            return self.reply(to, ResultCode::EBUSY);
+        }
+        let waits = !flags.contains(RemLockspaceFlags::ASYNC);
+        if waits {
+            space.leave_waits.push(to);
+        }
+        self.remove(name, now);
+        if !waits {
+            self.reply(to, ResultCode::OK);
+        }
+    }
+
+    /// Leaving was asked for: what the lockspace guards is ended at once (spec A 7.3), then it is left.
+    fn remove(&mut self, name: SpaceName, now: LocalInstant) {
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        space.stop.set();
+        if let Life::Active { fail_at, .. } = space.life {
+            space.life = Life::Removing { fail_at };
+            self.guard_users_of(name, now);
+            self.stop_tasks_of(name);
+        } else if matches!(space.life, Life::Arming) {
+            // Nothing was begun. The watchdog's answer finds nothing to start.
+            if let Some(space) = self.spaces.remove(&name) {
+                self.answer_waits(space.join_waits, ResultCode::EPERM);
+                self.answer_waits(space.leave_waits, ResultCode::OK);
+                self.answer_waits(space.inquiries, ResultCode::ENOENT);
+            }
+        }
+    }
+
+    pub(super) fn remove_all(&mut self, now: LocalInstant) {
+        let names: Vec<SpaceName> = self.spaces.keys().copied().collect();
+        for name in names {
+            self.remove(name, now);
+        }
+    }
+
+    pub(super) fn inq_lockspace(&mut self, to: ReplyTo, flags: InqLockspaceFlags, wire: &Wire) {
+        let Some(name) = self.find_space(wire) else { return self.reply(to, ResultCode::ENOENT) };
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        match space.life {
+            Life::Active { .. } => self.reply(to, ResultCode::OK),
+            _ if flags.contains(InqLockspaceFlags::WAIT) => space.inquiries.push(to),
+            _ => self.reply(to, ResultCode::EINPROGRESS),
+        }
+    }
+
+    /// Everything guarded in a failing or removed lockspace is gone: leave it. Called by the ladder.
+    pub(super) fn leave_if_clear(&mut self, name: SpaceName) {
+        let busy = self.tasks.values().any(|k| k.space == name);
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        if busy || !space.guards.is_empty() {
+            return;
+        }
+        let (free, fail_at) = match space.life {
+            // D2 still allows a write, and nothing of ours is left that the freed host_id could endanger.
+            Life::Removing { fail_at } => (true, fail_at),
+            Life::Failing { .. } => (false, LocalInstant::EARLIEST),
+            _ => return,
+        };
+        space.life = Life::Leaving { fail_at };
+        self.leases.retain(|key, _| key.space != name);
+        self.effects.push(Effect::Leave { space: name, free });
+    }
+
+    /// D3: a renewal that lands late frees nothing (older generation, nonzero timestamp), so what is left of this
+    /// lockspace need not end the host. Its last write is still waited for before the host_id is joined again (I6).
+    pub(super) fn reaped(&mut self, name: SpaceName) {
+        if let Some(Space { life: Life::Leaving { fail_at }, .. }) = self.spaces.get_mut(&name)
+            && *fail_at == LocalInstant::EARLIEST
+        {
+            *fail_at = LocalInstant::NEVER;
+        }
+    }
+
+    pub(super) fn left(&mut self, name: SpaceName) {
+        let Some(space) = self.spaces.remove(&name) else { return };
+        tracing::info!(lockspace = %name, "left");
+        // Everything under this term is over and reaped: for the next join the daemon is its own predecessor (P1 b).
+        if let Some(record) = space.record {
+            self.inherited.retain(|i| !(i.name == record.name && i.path == record.path && i.offset == record.offset));
+            self.inherited.push(record);
+        }
+        self.save();
+        self.answer_waits(space.join_waits, ResultCode::EPERM);
+        self.answer_waits(space.leave_waits, ResultCode::OK);
+        self.answer_waits(space.inquiries, ResultCode::ENOENT);
+    }
+
+    /// Whether a lockspace is joined and fresh, as far as time was last told.
+    #[must_use]
+    pub fn is_active(&self, name: &SpaceName) -> bool {
+        self.spaces.get(name).is_some_and(|s| s.life.is_active())
+    }
+
+    fn find_space(&self, wire: &Wire) -> Option<SpaceName> {
+        let ask = SpaceAsk::read(wire)?;
+        self.spaces.iter().find(|(name, space)| space.matches(&ask.name, &ask, name)).map(|(name, _)| *name)
+    }
+
+    fn answer_waits(&mut self, waits: Vec<ReplyTo>, code: ResultCode) {
+        for to in waits {
+            self.reply(to, code);
+        }
+    }
+}

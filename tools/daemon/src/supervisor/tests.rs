@@ -1,0 +1,639 @@
+//! The supervisor against a scripted world: no disk, no socket, no process, and a clock that moves when told.
+
+use std::time::Duration;
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::{Generation, Lver, SpaceName};
+use holdfast_io::seal::SealedFire;
+use holdfast_io::timing::{FireTimeout, IoTimeout};
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::{
+    AcquireFlags, AddLockspaceFlags, InqLockspaceFlags, ReleaseFlags, RemLockspaceFlags, RestrictFlags,
+};
+use holdfast_protocol::header::Header;
+use holdfast_protocol::payload::{Disk, Lockspace, Options, Resource, ResourceHead};
+use holdfast_protocol::request::{Message, Request, Target};
+use holdfast_protocol::text::{DiskPath, Name48};
+use nix::sys::signal::Signal;
+use proptest::prelude::*;
+
+use super::event::{AcquireEnd, ClientId, Effect, Event, Join, TaskId};
+use super::{Life, Report, Settings, Supervisor};
+use crate::state_file::{FenceRecord, Guarded, SpaceRecord};
+
+const IO: u64 = 1; // D2 comes 8 s after the start of a renewal
+const GRACE: u64 = 5;
+
+fn settings() -> Settings {
+    Settings {
+        host_name: "hostA".into(),
+        io_timeout: IoTimeout::DEFAULT,
+        fire_timeout: FireTimeout::SANLOCK,
+        kill_grace: Duration::from_secs(GRACE),
+        boot_id: "boot".into(),
+        report: Report::default(),
+    }
+}
+
+struct World {
+    daemon: Supervisor<u32>,
+    now: LocalInstant,
+    log: Vec<Effect<u32>>,
+    unanswered_pets: usize,
+}
+
+fn name(text: &str) -> SpaceName {
+    text.parse().unwrap()
+}
+
+fn wire_space(space: &str, host_id: u64) -> Lockspace {
+    let path = DiskPath::new(format!("/dev/{space}")).unwrap();
+    Lockspace::new(Name48::new(space).unwrap(), host_id, Disk::new(path, 0))
+}
+
+fn wire_lease(space: &str, resource: &str) -> Resource {
+    let head = ResourceHead::named(Name48::new(space).unwrap(), Name48::new(resource).unwrap());
+    Resource::new(head, vec![Disk::new(DiskPath::new("/dev/res").unwrap(), 0)])
+}
+
+fn join_record(space: &str, generation: u64) -> SpaceRecord {
+    let path: std::path::PathBuf = format!("/dev/{space}").into();
+    SpaceRecord { name: space.into(), host_id: 1, generation, path, offset: 0, fences: Vec::new() }
+}
+
+fn fence() -> FenceRecord {
+    FenceRecord { path: "/dev/LS".into(), dev: 1, ino: 2, start: 0, len: 512, locked: true }
+}
+
+impl World {
+    fn new() -> Self {
+        Self::inheriting(Vec::new())
+    }
+
+    fn inheriting(spaces: Vec<SpaceRecord>) -> Self {
+        World {
+            daemon: Supervisor::new(settings(), spaces),
+            now: LocalInstant::from_nanos(1_000_000_000_000),
+            log: Vec::new(),
+            unanswered_pets: 0,
+        }
+    }
+
+    /// A world with lockspace LS joined at generation 1 and client 1 registered.
+    fn joined() -> Self {
+        let mut w = Self::new();
+        w.join("LS");
+        w.client(1);
+        w.log.clear();
+        w
+    }
+
+    fn apply(&mut self, event: Event<u32>) -> &mut Self {
+        let effects = self.daemon.apply(event, self.now);
+        self.unanswered_pets += effects.iter().filter(|e| matches!(e, Effect::Pet)).count();
+        self.log.extend(effects);
+        self
+    }
+
+    fn ask(&mut self, client: u64, request: Request) -> &mut Self {
+        let header = Header::request(request.command());
+        let message = Message { header, command: request.command(), request };
+        self.apply(Event::Request { client: ClientId(client), message })
+    }
+
+    fn wait(&mut self, millis: u64) -> &mut Self {
+        self.now = self.now.after(Duration::from_millis(millis));
+        self
+    }
+
+    /// Lets time pass tick by tick, as the daemon's own wake-ups would.
+    fn pass(&mut self, seconds: u64) -> &mut Self {
+        for _ in 0..seconds * 10 {
+            self.wait(100).apply(Event::Tick);
+            self.answer_pets();
+        }
+        self
+    }
+
+    fn answer_pets(&mut self) {
+        if std::mem::take(&mut self.unanswered_pets) > 0 {
+            self.apply(Event::Petted { result: Ok(()) });
+        }
+    }
+
+    fn client(&mut self, client: u64) -> &mut Self {
+        let pid = 100 + i32::try_from(client).unwrap();
+        self.apply(Event::Connected { client: ClientId(client), pid });
+        self.ask(client, Request::Register);
+        let process = Guarded { pid, start_time: 7, connection_inode: client, group: false };
+        self.apply(Event::Registered { client: ClientId(client), process: Some(process) })
+    }
+
+    fn add(&mut self, client: u64, space: &str) -> &mut Self {
+        let request = Request::AddLockspace {
+            flags: AddLockspaceFlags::NONE,
+            io_timeout: u32::try_from(IO).unwrap(),
+            lockspace: wire_space(space, 1),
+        };
+        self.apply(Event::Connected { client: ClientId(client), pid: 50 }).ask(client, request)
+    }
+
+    fn armed(&mut self) -> &mut Self {
+        let result = Ok(SealedFire::Within(FireTimeout::SANLOCK));
+        self.apply(Event::Armed { result, device_seconds: Some(30) })
+    }
+
+    fn join(&mut self, space: &str) -> &mut Self {
+        self.add(900, space);
+        if self.count(|e| matches!(e, Effect::Arm(_))) > 0 {
+            self.armed();
+        }
+        self.apply(Event::JoinFenced { space: name(space), generation: Generation(1), fences: vec![fence()] });
+        let join = Join { generation: Generation(1), started_at: self.now };
+        self.apply(Event::Joined { space: name(space), result: Ok(join) })
+    }
+
+    fn acquire(&mut self, client: u64, resources: &[&str], flags: AcquireFlags) -> &mut Self {
+        let resources = resources.iter().map(|r| wire_lease("LS", r)).collect();
+        let options = Options::default();
+        self.ask(client, Request::Acquire { flags, target: Target::This, resources, options })
+    }
+
+    fn release_all(&mut self, client: u64) -> &mut Self {
+        let request = Request::Release { flags: ReleaseFlags::ALL, target: Target::This, resources: Vec::new() };
+        self.ask(client, request)
+    }
+
+    fn last_task(&self) -> TaskId {
+        self.log
+            .iter()
+            .rev()
+            .find_map(|e| match e {
+                Effect::OpenDevice { task, .. } | Effect::StartRelease { task, .. } => Some(*task),
+                _ => None,
+            })
+            .unwrap()
+    }
+
+    fn device_ready(&mut self) -> &mut Self {
+        let task = self.last_task();
+        self.apply(Event::DeviceReady { task, result: Ok(Some(fence())) })
+    }
+
+    fn ours(&mut self) -> &mut Self {
+        let task = self.last_task();
+        self.apply(Event::Acquired { task, end: AcquireEnd::Ours { held: 7, lver: Lver(3) } })
+    }
+
+    fn theirs(&mut self) -> &mut Self {
+        let task = self.last_task();
+        let end = AcquireEnd::Refused {
+            code: ResultCode::HELD_BY_LIVE_HOST,
+            why: "held".into(),
+            may_change: true,
+            undoing: false,
+        };
+        self.apply(Event::Acquired { task, end })
+    }
+
+    fn hold(&mut self, client: u64, resource: &str) -> &mut Self {
+        self.acquire(client, &[resource], AcquireFlags::NONE).device_ready().ours()
+    }
+
+    fn released(&mut self) -> &mut Self {
+        let task = self.last_task();
+        self.apply(Event::Released { task, code: ResultCode::OK, why: None, done: true })
+    }
+
+    fn closed(&mut self, client: u64) -> &mut Self {
+        self.apply(Event::Closed { client: ClientId(client) })
+    }
+
+    fn exited(&mut self, client: u64) -> &mut Self {
+        self.apply(Event::Exited { client: ClientId(client) })
+    }
+
+    fn renewed(&mut self, seconds_ago: u64) -> &mut Self {
+        let started_at = self.now.before(Duration::from_secs(seconds_ago));
+        self.apply(Event::Renewed { space: name("LS"), started_at })
+    }
+
+    fn codes(&self, client: u64) -> Vec<i32> {
+        self.log
+            .iter()
+            .filter_map(|e| match e {
+                Effect::Reply { client: to, bytes } if *to == ClientId(client) => {
+                    let head: [u8; 32] = bytes[..32].try_into().unwrap();
+                    Some(Header::decode(&head).result().number())
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn count(&self, wanted: impl Fn(&Effect<u32>) -> bool) -> usize {
+        self.log.iter().filter(|e| wanted(e)).count()
+    }
+
+    fn index(&self, wanted: impl Fn(&Effect<u32>) -> bool) -> usize {
+        self.log.iter().position(wanted).unwrap()
+    }
+
+    fn signals(&self, client: u64) -> Vec<Signal> {
+        self.log
+            .iter()
+            .filter_map(|e| match e {
+                Effect::Kill(k) if k.client == ClientId(client) => Some(k.signal),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn leaves(&self) -> Vec<bool> {
+        self.log
+            .iter()
+            .filter_map(|e| match e {
+                Effect::Leave { free, .. } => Some(*free),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn d3_nothing_is_joined_before_the_watchdog_is_armed() {
+    let mut w = World::new();
+    w.add(1, "LS");
+    assert_eq!(w.count(|e| matches!(e, Effect::Arm(_))), 1);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartJoin(_))), 0);
+    w.armed();
+    assert_eq!(w.count(|e| matches!(e, Effect::StartJoin(_))), 1);
+}
+
+#[test]
+fn a_watchdog_that_cannot_be_armed_refuses_the_join() {
+    let mut w = World::new();
+    w.add(1, "LS").apply(Event::Armed { result: Err("busy".into()), device_seconds: None });
+    assert_eq!(w.codes(1), [ResultCode::WATCHDOG_ERROR.number()]);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartJoin(_))), 0);
+}
+
+#[test]
+fn p1_generation_and_fences_are_saved_before_the_join_may_write() {
+    let mut w = World::new();
+    w.join("LS");
+    let saved = w.index(|e| matches!(e, Effect::Save(s) if s.lockspaces.iter().any(|l| l.fences == [fence()])));
+    assert!(saved < w.index(|e| matches!(e, Effect::AllowJoin { .. })));
+    assert_eq!(w.codes(900), [0]);
+}
+
+#[test]
+fn p1_a_process_is_in_the_state_file_before_its_acquire_begins() {
+    let mut w = World::joined();
+    w.acquire(1, &["R"], AcquireFlags::NONE);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartAcquire { .. })), 0);
+    w.device_ready();
+    let saved = w.index(|e| matches!(e, Effect::Save(s) if s.guarded.iter().any(|g| g.pid == 101)));
+    assert!(saved < w.index(|e| matches!(e, Effect::StartAcquire { .. })));
+    w.ours();
+    assert_eq!(w.codes(1), [0]);
+}
+
+#[test]
+fn a_client_whose_process_is_unknown_gets_no_lease() {
+    let mut w = World::joined();
+    w.apply(Event::Connected { client: ClientId(2), pid: 5 }).ask(2, Request::Register);
+    w.apply(Event::Registered { client: ClientId(2), process: None });
+    w.acquire(2, &["R"], AcquireFlags::NONE);
+    assert_eq!(w.codes(2), [ResultCode::ESTALE.number()]);
+}
+
+#[test]
+fn a_second_local_owner_is_refused_at_once() {
+    let mut w = World::joined();
+    w.hold(1, "R").client(2).acquire(2, &["R"], AcquireFlags::NONE);
+    assert_eq!(w.codes(2), [ResultCode::EEXIST.number()]);
+    assert_eq!(w.count(|e| matches!(e, Effect::OpenDevice { .. })), 1);
+}
+
+#[test]
+fn the_first_refusal_gives_back_what_the_call_already_got() {
+    let mut w = World::joined();
+    w.acquire(1, &["R1", "R2"], AcquireFlags::NONE).device_ready().ours().device_ready().theirs();
+    assert_eq!(w.codes(1), [] as [i32; 0], "not before the first lease is given back");
+    w.released();
+    assert_eq!(w.codes(1), [ResultCode::HELD_BY_LIVE_HOST.number()]);
+    assert!(w.daemon.leases.is_empty());
+}
+
+#[test]
+fn d2_an_acquire_that_ends_after_the_instant_is_neither_granted_nor_released_on_disk() {
+    let mut w = World::joined();
+    w.acquire(1, &["R"], AcquireFlags::NONE).device_ready();
+    w.wait(8 * IO * 1000).ours();
+    assert_eq!(w.codes(1), [ResultCode::ENOSPC.number()]);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 0);
+    assert_eq!(w.count(|e| matches!(e, Effect::CloseLimit { .. })), 1);
+}
+
+#[test]
+fn an_acquire_that_ends_after_its_client_is_given_back() {
+    let mut w = World::joined();
+    w.acquire(1, &["R"], AcquireFlags::NONE).device_ready().closed(1);
+    w.ours();
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 1);
+    w.exited(1).released();
+    assert!(w.daemon.leases.is_empty());
+    assert!(!w.daemon.clients.contains_key(&ClientId(1)));
+}
+
+#[test]
+fn the_end_of_a_connection_releases_and_the_exit_of_a_process_alone_does_not() {
+    let mut w = World::joined();
+    w.hold(1, "R").exited(1);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 0, "the connection was inherited");
+    assert!(w.daemon.clients[&ClientId(1)].is_inherited());
+    w.closed(1);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 1);
+}
+
+#[test]
+fn renewals_blocked_end_in_sigterm_then_sigkill_and_no_pet_after_the_instant() {
+    let mut w = World::joined();
+    w.hold(1, "R").pass(8 * IO);
+    assert_eq!(w.signals(1)[0], Signal::SIGTERM);
+    w.log.clear();
+    w.pass(GRACE - 1);
+    assert!(w.signals(1).iter().all(|s| *s == Signal::SIGTERM));
+    w.pass(2);
+    assert_eq!(*w.signals(1).last().unwrap(), Signal::SIGKILL);
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet)), 0);
+    assert_eq!(w.leaves(), [] as [bool; 0]);
+    w.closed(1);
+    assert_eq!(w.leaves(), [] as [bool; 0], "a closed connection is not an ended process");
+    w.exited(1);
+    assert_eq!(w.leaves(), [false], "left without a write (D2)");
+    w.apply(Event::Left { space: name("LS") });
+    assert_eq!(w.count(|e| matches!(e, Effect::Disarm)), 1);
+}
+
+#[test]
+fn d2_a_renewal_that_succeeds_too_late_revives_nothing() {
+    let mut w = World::joined();
+    w.hold(1, "R").wait(8 * IO * 1000).renewed(0);
+    assert!(matches!(w.daemon.spaces[&name("LS")].life, Life::Failing { .. }));
+    w.client(2).acquire(2, &["S"], AcquireFlags::NONE);
+    assert_eq!(w.codes(2), [ResultCode::ENOSPC.number()]);
+}
+
+#[test]
+fn d2_counts_from_the_start_of_the_renewal_and_not_from_its_news() {
+    let mut w = World::joined();
+    w.wait(7000).renewed(5);
+    w.wait(2999).apply(Event::Tick);
+    assert!(w.daemon.spaces[&name("LS")].life.is_active());
+    w.wait(1).apply(Event::Tick);
+    assert!(!w.daemon.spaces[&name("LS")].life.is_active());
+}
+
+#[test]
+fn a_lost_delta_lease_is_acted_on_at_once() {
+    let mut w = World::joined();
+    w.hold(1, "R").apply(Event::RenewalFailed { space: name("LS"), why: "changed".into(), lost: true });
+    assert_eq!(w.signals(1), [Signal::SIGTERM]);
+    assert_eq!(w.count(|e| matches!(e, Effect::CloseLimit { .. })), 1);
+}
+
+#[test]
+fn d3_the_watchdog_is_petted_with_no_client_at_all_only_while_fresh() {
+    let mut w = World::joined();
+    w.pass(8 * IO);
+    let pets = w.count(|e| matches!(e, Effect::Pet));
+    assert!(pets > 0, "without any client");
+    w.pass(30);
+    assert_eq!(w.leaves(), [false], "nothing was guarded: left at once");
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet)), pets, "not petted again before Left");
+}
+
+#[test]
+fn d3_a_lockspace_that_still_has_writes_in_flight_keeps_the_watchdog_unpetted() {
+    let mut w = World::joined();
+    w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::NONE, lockspace: wire_space("LS", 1) });
+    assert_eq!(w.leaves(), [true]);
+    w.pass(60);
+    let last_pet = w.log.iter().rposition(|e| matches!(e, Effect::Pet));
+    assert_eq!(w.count(|e| matches!(e, Effect::Disarm)), 0, "the freeing write is not reaped");
+    w.log.clear();
+    w.pass(10);
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet)), 0, "{last_pet:?}");
+    w.apply(Event::Left { space: name("LS") });
+    assert_eq!(w.count(|e| matches!(e, Effect::Disarm)), 1);
+}
+
+#[test]
+fn w1_a_pet_after_the_deadline_resets_the_host_at_once() {
+    let mut w = World::joined();
+    w.renewed(0).wait(7900).apply(Event::Tick);
+    assert!(matches!(w.log.last(), Some(Effect::Pet)));
+    w.wait(200).apply(Event::Petted { result: Ok(()) });
+    assert_eq!(w.count(|e| matches!(e, Effect::Fire)), 1);
+    w.log.clear();
+    w.pass(60);
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet | Effect::Disarm)), 0, "never petted nor disarmed again");
+}
+
+#[test]
+fn one_failing_lockspace_does_not_end_the_clients_of_another() {
+    let mut w = World::joined();
+    w.join("OTHER").hold(1, "R");
+    w.client(2);
+    let resources = vec![wire_lease("OTHER", "X")];
+    let request =
+        Request::Acquire { flags: AcquireFlags::NONE, target: Target::This, resources, options: Options::default() };
+    w.ask(2, request).device_ready().ours();
+    let started_at = w.wait(7000).now;
+    w.apply(Event::Renewed { space: name("OTHER"), started_at });
+    w.pass(4);
+    assert!(!w.signals(1).is_empty());
+    assert!(w.signals(2).is_empty());
+    assert!(w.daemon.spaces[&name("OTHER")].life.is_active());
+}
+
+#[test]
+fn a_client_that_gives_everything_back_survives_a_lost_lockspace_without_a_write() {
+    let mut w = World::joined();
+    w.hold(1, "R").wait(8 * IO * 1000).apply(Event::Tick).release_all(1);
+    assert_eq!(*w.codes(1).last().unwrap(), 0);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 0);
+    assert_eq!(w.leaves(), [false]);
+}
+
+#[test]
+fn restricted_signals_are_replaced() {
+    let mut w = World::joined();
+    w.client(2).hold(1, "R").hold(2, "S");
+    w.ask(1, Request::Restrict { flags: RestrictFlags::SIGTERM });
+    w.ask(2, Request::Restrict { flags: RestrictFlags::SIGKILL });
+    w.pass(8 * IO + GRACE + 2);
+    assert!(w.signals(1).iter().all(|s| *s == Signal::SIGKILL));
+    assert!(w.signals(2).iter().all(|s| *s == Signal::SIGTERM));
+}
+
+#[test]
+fn leaving_kills_at_once_and_frees_the_host_id_when_all_are_gone() {
+    let mut w = World::joined();
+    w.hold(1, "R");
+    w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::NONE, lockspace: wire_space("LS", 1) });
+    assert_eq!(w.signals(1), [Signal::SIGKILL]);
+    assert_eq!(w.codes(900), [] as [i32; 0]);
+    w.exited(1).closed(1);
+    assert_eq!(w.leaves(), [true]);
+    w.apply(Event::Left { space: name("LS") });
+    assert_eq!(w.codes(900), [0]);
+}
+
+#[test]
+fn after_a_lost_join_the_daemon_is_its_own_predecessor() {
+    let mut w = World::joined();
+    w.pass(9).apply(Event::Left { space: name("LS") });
+    w.log.clear();
+    w.add(901, "LS").armed();
+    let join = w.log.iter().find_map(|e| match e {
+        Effect::StartJoin(j) => Some(j.clone()),
+        _ => None,
+    });
+    assert_eq!(join.unwrap().predecessor, Some(Generation(1)));
+}
+
+#[test]
+fn what_a_predecessor_left_stays_in_the_state_file_until_joined_anew() {
+    let mut w = World::inheriting(vec![join_record("LS", 4)]);
+    w.add(1, "LS").armed();
+    let join = w.log.iter().find_map(|e| match e {
+        Effect::StartJoin(j) => Some(j.predecessor),
+        _ => None,
+    });
+    assert_eq!(join, Some(Some(Generation(4))));
+    w.apply(Event::JoinFenced { space: name("LS"), generation: Generation(5), fences: vec![fence()] });
+    let saved = w.daemon.last_saved.clone();
+    assert_eq!(saved.lockspaces.len(), 1);
+    assert_eq!(saved.lockspaces[0].generation, 5);
+}
+
+#[test]
+fn waiting_acquires_are_served_in_the_order_of_their_arrival() {
+    let mut w = World::joined();
+    w.hold(1, "R").client(2).client(3);
+    w.acquire(2, &["R"], AcquireFlags::WAIT).acquire(3, &["R"], AcquireFlags::WAIT);
+    assert_eq!(w.codes(2), [] as [i32; 0]);
+    w.renewed(0).release_all(1).released();
+    w.log.clear();
+    w.pass(1);
+    assert_eq!(w.count(|e| matches!(e, Effect::OpenDevice { .. })), 1);
+    w.device_ready().ours();
+    assert_eq!(w.codes(2), [0]);
+    assert_eq!(w.codes(3), [] as [i32; 0]);
+    w.closed(3);
+    assert!(w.daemon.waiting.is_empty(), "a wait ends with its caller");
+}
+
+#[test]
+fn a_waiting_acquire_holds_nothing_while_it_waits() {
+    let mut w = World::joined();
+    w.acquire(1, &["R1", "R2"], AcquireFlags::WAIT).device_ready().ours().device_ready().theirs();
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 1);
+    w.released();
+    assert!(w.daemon.leases.is_empty());
+    assert_eq!(w.daemon.waiting.len(), 1);
+    w.pass(1).device_ready().ours().device_ready().ours();
+    assert_eq!(w.codes(1), [0]);
+}
+
+#[test]
+fn adding_the_same_lockspace_again_says_what_stands_against_it() {
+    let mut w = World::new();
+    w.add(1, "LS").add(2, "LS");
+    assert_eq!(w.codes(2), [ResultCode::EINPROGRESS.number()]);
+    let mut w = World::joined();
+    w.add(2, "LS");
+    assert_eq!(w.codes(2), [ResultCode::EEXIST.number()]);
+    w.apply(Event::Connected { client: ClientId(3), pid: 1 });
+    let request =
+        Request::AddLockspace { flags: AddLockspaceFlags::NONE, io_timeout: 1, lockspace: wire_space("LS", 2) };
+    w.ask(3, request);
+    assert_eq!(w.codes(3), [ResultCode::EINVAL.number()]);
+}
+
+#[test]
+fn a_gentle_shutdown_is_refused_while_a_lockspace_is_joined_and_a_forced_one_ends_holders() {
+    let mut w = World::joined();
+    w.hold(1, "R").apply(Event::ShutdownSignal);
+    w.apply(Event::Connected { client: ClientId(7), pid: 1 }).ask(7, Request::ShutdownWait { force: false });
+    assert_eq!(w.codes(7), [ResultCode::EBUSY.number()]);
+    assert!(w.signals(1).is_empty());
+    w.ask(7, Request::ShutdownWait { force: true });
+    assert_eq!(w.signals(1), [Signal::SIGKILL]);
+    w.closed(1).exited(1).apply(Event::Left { space: name("LS") });
+    assert_eq!(w.count(|e| matches!(e, Effect::Exit)), 1);
+    assert_eq!(*w.codes(7).last().unwrap(), 0);
+}
+
+#[test]
+fn registering_twice_forgets_nothing() {
+    let mut w = World::joined();
+    w.hold(1, "R").ask(1, Request::Register).ask(1, Request::Inquire { target: Target::This });
+    let Some(Effect::Reply { bytes, .. }) = w.log.iter().rev().find(|e| matches!(e, Effect::Reply { .. })) else {
+        panic!("no reply")
+    };
+    assert_eq!(&bytes[32..], b"LS:R:/dev/res:0:3\0");
+}
+
+#[test]
+fn commands_for_others_are_found_by_pid_or_answered_esrch_and_ebusy() {
+    let mut w = World::joined();
+    w.ask(900, Request::Inquire { target: Target::Pid(4711) });
+    assert_eq!(*w.codes(900).last().unwrap(), ResultCode::ESRCH.number());
+    w.ask(900, Request::Inquire { target: Target::This });
+    assert_eq!(*w.codes(900).last().unwrap(), ResultCode::EBUSY.number());
+    w.acquire(1, &["R"], AcquireFlags::NONE).ask(900, Request::Inquire { target: Target::Pid(101) });
+    assert_eq!(*w.codes(900).last().unwrap(), ResultCode::EBUSY.number());
+}
+
+/// Any order of anything: the invariants in `check` hold and nothing panics.
+fn any_event() -> impl Strategy<Value = (u8, u64, u64)> {
+    (0u8..20, 1u64..4, 0u64..9000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn no_sequence_of_events_breaks_an_invariant(steps in proptest::collection::vec(any_event(), 1..80)) {
+        let mut w = World::joined();
+        w.client(2).client(3);
+        for (what, who, n) in steps {
+            w.wait(n / 10);
+            let task = TaskId(1 + n % 12);
+            let flags = if n % 3 == 0 { AcquireFlags::WAIT } else { AcquireFlags::NONE };
+            match what {
+                0 | 1 => w.acquire(who, &["R1", "R2"][..1 + usize::try_from(n % 2).unwrap()], flags),
+                2 => w.release_all(who),
+                3 => w.closed(who),
+                4 => w.exited(who),
+                5 | 6 => w.renewed(n % 9),
+                7 | 8 => w.apply(Event::DeviceReady { task, result: Ok(Some(fence())) }),
+                9 => w.apply(Event::DeviceReady { task, result: Err((ResultCode::EIO, "e".into())) }),
+                10 | 11 => w.apply(Event::Acquired { task, end: AcquireEnd::Ours { held: 1, lver: Lver(1) } }),
+                12 => w.apply(Event::Acquired { task, end: AcquireEnd::Refused {
+                    code: ResultCode::LOST_BALLOT, why: String::new(), may_change: true, undoing: n % 2 == 0 } }),
+                13 => w.apply(Event::Released { task, code: ResultCode::OK, why: None, done: n % 2 == 0 }),
+                14 => w.apply(Event::TaskDone { task }),
+                15 => w.apply(Event::Tick),
+                16 => w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::ASYNC, lockspace: wire_space("LS", 1) }),
+                17 => w.apply(Event::Left { space: name("LS") }),
+                18 => { w.add(900, "LS"); w.armed(); w.join("LS") }
+                _ => w.ask(who, Request::InqLockspace { flags: InqLockspaceFlags::WAIT, lockspace: wire_space("LS", 0) }),
+            };
+            w.answer_pets();
+        }
+    }
+}

@@ -1,0 +1,715 @@
+//! The watchdog as the daemon sees it: a seam with the kernel's device, the `fake-watchdog` program or none behind it.
+//!
+//! [`Choice::parse`] reads `--watchdog` and touches nothing. [`Choice::open`] **arms and pets the device by opening
+//! it**, so it is called only at the instant from which the daemon vouches for this host: after a predecessor's
+//! processes have been seen gone, and before the first delta write (D3). From then on:
+//!
+//! - [`Watchdog::pet`] is called only by the check that found every lockspace under D3 fresh, and after it the clock is
+//!   read again: if a deadline had passed meanwhile, [`Watchdog::fire_at_once`] (W1).
+//! - Dropping the value, or dying, leaves the device counting, petted once more by the closing. That is why
+//!   [`plan`] allows it at most half of the fire timeout sealed on disk: one device timeout may go by before the
+//!   last close, and one after it.
+//! - [`Watchdog::disarm`] is called when no lockspace is under D3 any more.
+//!
+//! Units: whole seconds. Errors: [`WatchdogError`]. A pet that failed is one whose effect is not known: the daemon
+//! goes on as if it had not happened. Sources: architecture D3 and W1; `holdfast_io::sys::watchdog` for the device.
+
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_io::sys::watchdog::{Seconds, WatchdogDevice, WatchdogError as DeviceError};
+use holdfast_io::timing::FireTimeout;
+use nix::errno::Errno;
+use nix::libc;
+
+/// Why there is no watchdog to rely on.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchdogError {
+    /// The kernel's device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// `--watchdog` has a value this version cannot serve.
+    #[error(
+        "watchdog {value:?} is not supported in this version: expected a device such as /dev/watchdog0, the socket of \
+         a fake-watchdog, or none"
+    )]
+    NotSupported {
+        /// The value.
+        value: String,
+    },
+    /// `--watchdog` names a path that is neither.
+    #[error(
+        "{}: expected a watchdog device, the socket of a fake-watchdog, or the word none; found {found}", path.display()
+    )]
+    NoWatchdogThere {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// The device cannot count as short as D3 asks.
+    #[error(
+        "{device}: asked to fire after {asked}, it counts {found}: more than {limit}, half of the fire timeout {sealed}"
+    )]
+    TooLong {
+        /// The device.
+        device: String,
+        /// The timeout asked for last.
+        asked: Seconds,
+        /// The timeout read back.
+        found: Seconds,
+        /// The most it may count.
+        limit: Seconds,
+        /// The fire timeout that stands, or will stand, in our seals.
+        sealed: FireTimeout,
+    },
+    /// Talking to a fake-watchdog failed.
+    #[error("{}: {operation} failed: {source}", path.display())]
+    Socket {
+        /// Its socket.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A fake-watchdog refused.
+    #[error("{}: {operation} refused: {source}", path.display())]
+    Refused {
+        /// Its socket.
+        path: PathBuf,
+        /// What was asked.
+        operation: &'static str,
+        /// Its answer; `EBUSY`: another process has it open.
+        source: Errno,
+    },
+    /// The device was disarmed, or left to fire, before.
+    #[error("{device}: {operation} after it was {state}")]
+    Over {
+        /// The device.
+        device: String,
+        /// What was tried.
+        operation: &'static str,
+        /// What came before.
+        state: &'static str,
+    },
+    /// There is none.
+    #[error("{operation}: there is no watchdog, nothing resets this host")]
+    None {
+        /// What was tried.
+        operation: &'static str,
+    },
+}
+
+/// A watchdog that was opened, and therefore counts.
+pub trait Watchdog: Send {
+    /// What it is, for logs and `status`: path, identity and timeout.
+    fn describe(&self) -> String;
+
+    /// The timeout it counts with, as read back from it; `None` when there is no watchdog.
+    fn timeout(&self) -> Option<Seconds>;
+
+    /// Sets another timeout, which pets; returns it as read back.
+    ///
+    /// # Errors
+    /// Refused, or outcome unknown.
+    fn set_timeout(&mut self, asked: Seconds) -> Result<Seconds, WatchdogError>;
+
+    /// Starts its count anew. W1: the caller reads the clock afterwards.
+    ///
+    /// # Errors
+    /// Refused, or outcome unknown.
+    fn pet(&mut self) -> Result<(), WatchdogError>;
+
+    /// Stops it and closes it.
+    ///
+    /// # Errors
+    /// It could not be told to stop; it is closed all the same, and counts on.
+    fn disarm(&mut self) -> Result<(), WatchdogError>;
+
+    /// Sets the shortest timeout the device takes, returns it as read back, and never pets or stops the device again.
+    ///
+    /// # Errors
+    /// No shorter timeout was taken: the device fires at the end of the one it has.
+    fn fire_at_once(&mut self) -> Result<Seconds, WatchdogError>;
+}
+
+/// The value of `--watchdog`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The kernel's device.
+    Device(PathBuf),
+    /// The socket of a `holdfast fake-watchdog`.
+    Fake(PathBuf),
+    /// None at all: other hosts cannot rely on this one being reset.
+    None,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Choice::Device(path) => write!(f, "{}", path.display()),
+            Choice::Fake(path) => write!(f, "fake-watchdog {}", path.display()),
+            Choice::None => f.write_str("none"),
+        }
+    }
+}
+
+impl Choice {
+    /// What `--watchdog VALUE` means. Looks at the path, opens nothing.
+    ///
+    /// # Errors
+    /// `wdmd`, which this version cannot serve, and a path that is no device and no socket.
+    pub fn parse(value: &str) -> Result<Self, WatchdogError> {
+        match value {
+            "none" => return Ok(Choice::None),
+            "wdmd" | "" => return Err(WatchdogError::NotSupported { value: value.to_owned() }),
+            _ => {}
+        }
+        let path = PathBuf::from(value);
+        let found = match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.file_type().is_char_device() => return Ok(Choice::Device(path)),
+            Ok(metadata) if metadata.file_type().is_socket() => return Ok(Choice::Fake(path)),
+            Ok(metadata) if metadata.is_dir() => "a directory".to_owned(),
+            Ok(_) => "something else".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(WatchdogError::NoWatchdogThere { path, found })
+    }
+
+    /// Opens the watchdog, **which arms and pets it**, with a timeout that [`plan`] allows under `sealed`.
+    ///
+    /// # Errors
+    /// Not to be opened, or not able to count short enough: then it was disarmed again.
+    pub fn open(&self, sealed: FireTimeout) -> Result<Box<dyn Watchdog>, WatchdogError> {
+        Ok(match self {
+            Choice::Device(path) => Box::new(DeviceWatchdog::arm(WatchdogDevice::open(path)?, sealed)?),
+            Choice::Fake(path) => Box::new(FakeWatchdogClient::arm(FakeDevice::open(path)?, sealed)?),
+            Choice::None => Box::new(NoWatchdog),
+        })
+    }
+}
+
+/// D3: settles the device's own timeout under the sealed fire timeout, at most half of it *as read back*.
+///
+/// `ask` sets a timeout on the device called `device` and returns what it reads back. A device that rounds up, or takes
+/// no such timeout, is asked for half as much again and again, down to 1 s: any shorter count keeps the promise.
+///
+/// # Errors
+/// The device's last refusal, or [`WatchdogError::TooLong`] with what it was asked and what it counts.
+pub fn plan(
+    sealed: FireTimeout,
+    device: &str,
+    mut ask: impl FnMut(Seconds) -> Result<Seconds, WatchdogError>,
+) -> Result<Seconds, WatchdogError> {
+    let limit = Seconds(u32::from(sealed.seconds()) / 2);
+    assert!(limit >= Seconds(1), "a fire timeout is at least 2 s");
+    let mut asked = limit;
+    loop {
+        let refusal = match ask(asked) {
+            Ok(found) if found <= limit => return Ok(found),
+            Ok(found) => WatchdogError::TooLong { device: device.to_owned(), asked, found, limit, sealed },
+            Err(error) => error,
+        };
+        asked = Seconds(asked.0 / 2);
+        if asked.0 == 0 {
+            return Err(refusal);
+        }
+    }
+}
+
+/// A kind of device: what it can do, without the rules of when.
+pub trait Timer: Send {
+    /// Path, and what the device calls itself.
+    fn name(&self) -> String;
+    /// Sets a timeout and reads it back.
+    ///
+    /// # Errors
+    /// Refused, or outcome unknown.
+    fn set_timeout(&mut self, asked: Seconds) -> Result<Seconds, WatchdogError>;
+    /// Starts the count anew.
+    ///
+    /// # Errors
+    /// Refused, or outcome unknown.
+    fn pet(&mut self) -> Result<(), WatchdogError>;
+    /// Stops and closes it.
+    ///
+    /// # Errors
+    /// It could not be told; it counts on.
+    fn disarm(self) -> Result<(), WatchdogError>;
+}
+
+/// `/dev/watchdog*`, opened directly.
+pub type DeviceWatchdog = Counting<WatchdogDevice>;
+/// A `holdfast fake-watchdog`, opened through its socket.
+pub type FakeWatchdogClient = Counting<FakeDevice>;
+
+/// A device that counts, and the rules that hold for every kind of it.
+#[derive(Debug)]
+pub struct Counting<T: Timer> {
+    /// `None` once it was disarmed.
+    timer: Option<T>,
+    name: String,
+    timeout: Seconds,
+    /// It is to fire: nothing may prolong it any more.
+    condemned: bool,
+}
+
+impl<T: Timer> Counting<T> {
+    /// Takes over a device just opened and settles its timeout. One that cannot keep D3 is disarmed and refused.
+    ///
+    /// # Errors
+    /// As [`plan`].
+    pub fn arm(mut timer: T, sealed: FireTimeout) -> Result<Self, WatchdogError> {
+        let name = timer.name();
+        match plan(sealed, &name, |asked| timer.set_timeout(asked)) {
+            Ok(timeout) => Ok(Counting { timer: Some(timer), name, timeout, condemned: false }),
+            Err(refusal) => {
+                // Nothing has been promised on disk yet, so stopping it is safe; left counting it would reset a host
+                // whose daemon is about to exit with this error.
+                if let Err(error) = timer.disarm() {
+                    tracing::error!(watchdog = %name, %error, "a refused watchdog could not be stopped: it will fire");
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The device, if it may still be prolonged or stopped.
+    fn alive(&mut self, operation: &'static str) -> Result<&mut T, WatchdogError> {
+        let over = |device: &str, state| WatchdogError::Over { device: device.to_owned(), operation, state };
+        if self.condemned {
+            return Err(over(&self.name, "left to fire"));
+        }
+        self.timer.as_mut().ok_or_else(|| over(&self.name, "disarmed"))
+    }
+}
+
+impl<T: Timer> Watchdog for Counting<T> {
+    fn describe(&self) -> String {
+        let state = match (self.condemned, &self.timer) {
+            (true, _) => "left to fire after",
+            (false, Some(_)) => "fires after",
+            (false, None) => "disarmed, was to fire after",
+        };
+        format!("{}, {state} {}", self.name, self.timeout)
+    }
+
+    fn timeout(&self) -> Option<Seconds> {
+        Some(self.timeout)
+    }
+
+    fn set_timeout(&mut self, asked: Seconds) -> Result<Seconds, WatchdogError> {
+        let found = self.alive("a new timeout")?.set_timeout(asked)?;
+        self.timeout = found;
+        Ok(found)
+    }
+
+    fn pet(&mut self) -> Result<(), WatchdogError> {
+        self.alive("a pet")?.pet()
+    }
+
+    fn disarm(&mut self) -> Result<(), WatchdogError> {
+        self.alive("disarming")?;
+        match self.timer.take() {
+            Some(timer) => timer.disarm(),
+            None => Ok(()),
+        }
+    }
+
+    fn fire_at_once(&mut self) -> Result<Seconds, WatchdogError> {
+        let present = self.timeout;
+        let shortest = shortest_timeout(self.alive("firing")?, present);
+        // Whatever the device said, this host is not vouched for again.
+        self.condemned = true;
+        self.timeout = shortest?;
+        Ok(self.timeout)
+    }
+}
+
+/// The first timeout the device takes, counted up from 1 s to the present one. A refusal leaves its count as it is; the
+/// one success starts it anew, with so little that W1's "at once" holds. At 1 s already it is best not touched at all.
+fn shortest_timeout<T: Timer>(timer: &mut T, present: Seconds) -> Result<Seconds, WatchdogError> {
+    let mut latest = Ok(present);
+    for asked in 1..present.0 {
+        latest = timer.set_timeout(Seconds(asked));
+        if latest.is_ok() {
+            break;
+        }
+    }
+    latest
+}
+
+impl Timer for WatchdogDevice {
+    fn name(&self) -> String {
+        format!("{} ({})", self.path().display(), self.identity())
+    }
+
+    fn set_timeout(&mut self, asked: Seconds) -> Result<Seconds, WatchdogError> {
+        match WatchdogDevice::set_timeout(self, asked) {
+            // A device with one fixed timeout: what it counts is what matters.
+            Err(DeviceError::Os { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                Ok(self.timeout()?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn pet(&mut self) -> Result<(), WatchdogError> {
+        Ok(WatchdogDevice::pet(self)?)
+    }
+
+    fn disarm(self) -> Result<(), WatchdogError> {
+        Ok(WatchdogDevice::disarm(self)?)
+    }
+}
+
+/// The socket protocol of `holdfast fake-watchdog`.
+///
+/// A connection is an open device: being accepted opens it, and the first answer says whether it did. Then each request
+/// gets one answer. Closing the connection closes the device.
+///
+/// | bytes | request | answer |
+/// | --- | --- | --- |
+/// | 0..4 | operation, u32 little-endian | status: 0, or an errno (`EBUSY`, `EINVAL`), u32 little-endian |
+/// | 4..8 | argument in seconds, 0 where there is none | the timeout now in force in seconds, 0 if refused by `EBUSY` |
+pub mod wire {
+    /// Bytes of a request, and of an answer.
+    pub const LEN: usize = 8;
+    /// Pets (`WDIOC_KEEPALIVE`).
+    pub const KEEPALIVE: u32 = 1;
+    /// Sets the timeout, possibly rounded up, and pets (`WDIOC_SETTIMEOUT`).
+    pub const SETTIMEOUT: u32 = 2;
+    /// Only reads the timeout (`WDIOC_GETTIMEOUT`).
+    pub const GETTIMEOUT: u32 = 3;
+    /// Writes `V`: pets, and lets the close that follows disarm.
+    pub const MAGIC_CLOSE: u32 = 4;
+
+    /// Two words on the wire: (operation, argument), or (status, timeout).
+    #[must_use]
+    pub fn encode(first: u32, second: u32) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        let (head, tail) = bytes.split_at_mut(4);
+        head.copy_from_slice(&first.to_le_bytes());
+        tail.copy_from_slice(&second.to_le_bytes());
+        bytes
+    }
+
+    /// The two words back.
+    #[must_use]
+    pub fn decode(bytes: [u8; LEN]) -> (u32, u32) {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
+    }
+}
+
+/// A `fake-watchdog` opened through its socket.
+#[derive(Debug)]
+pub struct FakeDevice {
+    stream: UnixStream,
+    path: PathBuf,
+    timeout: Seconds,
+    /// An answer did not come in time: what comes later would be taken for the answer to something else.
+    out_of_step: bool,
+}
+
+impl FakeDevice {
+    /// How long an answer may take. A frozen fake-watchdog must not freeze the daemon for longer.
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    /// Opens the device, which arms and pets it.
+    ///
+    /// # Errors
+    /// Nobody listens there, or another process has the device open (`EBUSY`).
+    pub fn open(path: &Path) -> Result<Self, WatchdogError> {
+        let failed = |source| WatchdogError::Socket { path: path.to_owned(), operation: "connect", source };
+        let stream = UnixStream::connect(path).map_err(failed)?;
+        stream.set_read_timeout(Some(Self::PATIENCE)).map_err(failed)?;
+        stream.set_write_timeout(Some(Self::PATIENCE)).map_err(failed)?;
+        let mut device = FakeDevice { stream, path: path.to_owned(), timeout: Seconds(0), out_of_step: false };
+        device.answer("open")?;
+        Ok(device)
+    }
+
+    /// The timeout of its latest answer.
+    #[must_use]
+    pub fn timeout(&self) -> Seconds {
+        self.timeout
+    }
+
+    /// Asks for the timeout, without petting.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn read_timeout(&mut self) -> Result<Seconds, WatchdogError> {
+        self.call("WDIOC_GETTIMEOUT", wire::encode(wire::GETTIMEOUT, 0))
+    }
+
+    fn call(&mut self, operation: &'static str, request: [u8; wire::LEN]) -> Result<Seconds, WatchdogError> {
+        if self.out_of_step {
+            let source = std::io::Error::other("an earlier answer is still owed");
+            return Err(WatchdogError::Socket { path: self.path.clone(), operation, source });
+        }
+        if let Err(source) = self.stream.write_all(&request) {
+            self.out_of_step = true;
+            return Err(WatchdogError::Socket { path: self.path.clone(), operation, source });
+        }
+        self.answer(operation)
+    }
+
+    fn answer(&mut self, operation: &'static str) -> Result<Seconds, WatchdogError> {
+        let mut bytes = [0; wire::LEN];
+        if let Err(source) = self.stream.read_exact(&mut bytes) {
+            self.out_of_step = true;
+            return Err(WatchdogError::Socket { path: self.path.clone(), operation, source });
+        }
+        let (status, timeout) = wire::decode(bytes);
+        if status != 0 {
+            let source = Errno::from_raw(i32::try_from(status).unwrap_or(libc::EPROTO));
+            return Err(WatchdogError::Refused { path: self.path.clone(), operation, source });
+        }
+        self.timeout = Seconds(timeout);
+        Ok(self.timeout)
+    }
+}
+
+impl Timer for FakeDevice {
+    fn name(&self) -> String {
+        format!("{} (fake-watchdog)", self.path.display())
+    }
+
+    fn set_timeout(&mut self, asked: Seconds) -> Result<Seconds, WatchdogError> {
+        self.call("WDIOC_SETTIMEOUT", wire::encode(wire::SETTIMEOUT, asked.0))
+    }
+
+    fn pet(&mut self) -> Result<(), WatchdogError> {
+        self.call("WDIOC_KEEPALIVE", wire::encode(wire::KEEPALIVE, 0)).map(|_timeout| ())
+    }
+
+    fn disarm(mut self) -> Result<(), WatchdogError> {
+        self.call("write of V", wire::encode(wire::MAGIC_CLOSE, 0)).map(|_timeout| ())
+    }
+}
+
+/// No watchdog: pets and disarms trivially, and can reset nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct NoWatchdog;
+
+impl Watchdog for NoWatchdog {
+    fn describe(&self) -> String {
+        "none: nothing resets this host".to_owned()
+    }
+
+    fn timeout(&self) -> Option<Seconds> {
+        None
+    }
+
+    fn set_timeout(&mut self, _asked: Seconds) -> Result<Seconds, WatchdogError> {
+        Err(WatchdogError::None { operation: "a new timeout" })
+    }
+
+    fn pet(&mut self) -> Result<(), WatchdogError> {
+        Ok(())
+    }
+
+    fn disarm(&mut self) -> Result<(), WatchdogError> {
+        Ok(())
+    }
+
+    fn fire_at_once(&mut self) -> Result<Seconds, WatchdogError> {
+        Err(WatchdogError::None { operation: "firing" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::sync::{Arc, Mutex};
+
+    fn sealed(seconds: u64) -> FireTimeout {
+        FireTimeout::new(seconds).unwrap()
+    }
+
+    /// A device that takes timeouts within a range, in steps rounded up, and notes what is done to it.
+    #[derive(Clone, Debug)]
+    struct Scripted {
+        shortest: u32,
+        longest: u32,
+        step: u32,
+        done: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Scripted {
+        fn new(shortest: u32, longest: u32, step: u32) -> Self {
+            Scripted { shortest, longest, step, done: Arc::default() }
+        }
+
+        fn note(&self, what: String) {
+            self.done.lock().unwrap().push(what);
+        }
+
+        fn done(&self) -> Vec<String> {
+            self.done.lock().unwrap().clone()
+        }
+    }
+
+    impl Timer for Scripted {
+        fn name(&self) -> String {
+            "/dev/watchdog7 (scripted)".to_owned()
+        }
+
+        fn set_timeout(&mut self, asked: Seconds) -> Result<Seconds, WatchdogError> {
+            self.note(format!("set {}", asked.0));
+            if asked.0 < self.shortest || asked.0 > self.longest {
+                let path = PathBuf::from("/dev/watchdog7");
+                return Err(WatchdogError::Refused { path, operation: "WDIOC_SETTIMEOUT", source: Errno::EINVAL });
+            }
+            Ok(Seconds(asked.0.next_multiple_of(self.step)))
+        }
+
+        fn pet(&mut self) -> Result<(), WatchdogError> {
+            self.note("pet".to_owned());
+            Ok(())
+        }
+
+        fn disarm(self) -> Result<(), WatchdogError> {
+            self.note("disarm".to_owned());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_device_is_asked_for_half_of_the_sealed_fire_timeout() {
+        for (fire, half) in [(60, 30), (59, 29), (30, 15), (3, 1), (2, 1)] {
+            let device = Scripted::new(1, 600, 1);
+            let armed = Counting::arm(device.clone(), sealed(fire)).unwrap();
+            assert_eq!(armed.timeout(), Some(Seconds(half)));
+            assert_eq!(device.done(), [format!("set {half}")]);
+        }
+    }
+
+    #[test]
+    fn a_device_that_rounds_up_or_takes_less_is_asked_for_less() {
+        let rounds_up = Scripted::new(1, 600, 16);
+        assert_eq!(Counting::arm(rounds_up.clone(), sealed(60)).unwrap().timeout(), Some(Seconds(16)));
+        assert_eq!(rounds_up.done(), ["set 30", "set 15"]);
+        let takes_less = Scripted::new(1, 15, 1);
+        assert_eq!(Counting::arm(takes_less, sealed(60)).unwrap().timeout(), Some(Seconds(15)));
+    }
+
+    #[test]
+    fn a_device_that_cannot_count_short_enough_is_named_refused_and_disarmed() {
+        let device = Scripted::new(1, 600, 60);
+        let error = Counting::arm(device.clone(), sealed(60)).unwrap_err().to_string();
+        let expected = "/dev/watchdog7 (scripted): asked to fire after 1 s, it counts 60 s: more than 30 s, half of \
+                        the fire timeout 60 s";
+        assert_eq!(error, expected);
+        assert_eq!(device.done().last().unwrap(), "disarm");
+    }
+
+    #[test]
+    fn no_readback_above_half_is_ever_accepted() {
+        for fire in 2..=60 {
+            for step in 1..=64 {
+                if let Ok(found) = plan(sealed(fire), "d", |asked| Ok(Seconds(asked.0.next_multiple_of(step)))) {
+                    assert!(u64::from(found.0) * 2 <= fire, "fire {fire}, step {step}: {found}");
+                } else {
+                    assert!(u64::from(step) * 2 > fire, "fire {fire}, step {step}: refused without need");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn firing_at_once_takes_the_shortest_timeout_and_nothing_prolongs_it_after() {
+        let device = Scripted::new(4, 600, 1);
+        let mut armed = Counting::arm(device.clone(), sealed(60)).unwrap();
+        armed.pet().unwrap();
+        assert_eq!(armed.fire_at_once().unwrap(), Seconds(4));
+        assert_eq!(device.done(), ["set 30", "pet", "set 1", "set 2", "set 3", "set 4"]);
+        let refused = armed.pet().unwrap_err().to_string();
+        assert_eq!(refused, "/dev/watchdog7 (scripted): a pet after it was left to fire");
+        assert!(armed.set_timeout(Seconds(30)).is_err());
+        assert!(armed.disarm().is_err());
+        assert!(armed.fire_at_once().is_err());
+        assert_eq!(device.done().len(), 6, "nothing more was done to the device");
+        assert_eq!(armed.describe(), "/dev/watchdog7 (scripted), left to fire after 4 s");
+    }
+
+    #[test]
+    fn a_device_that_takes_no_shorter_timeout_is_still_never_petted_again() {
+        let device = Scripted::new(30, 600, 1);
+        let mut armed = Counting::arm(device.clone(), sealed(60)).unwrap();
+        assert!(matches!(armed.fire_at_once(), Err(WatchdogError::Refused { source: Errno::EINVAL, .. })));
+        assert!(armed.pet().is_err());
+        assert!(!device.done().contains(&"pet".to_owned()));
+    }
+
+    #[test]
+    fn a_disarmed_device_takes_no_pet() {
+        let mut armed = Counting::arm(Scripted::new(1, 600, 1), sealed(60)).unwrap();
+        armed.disarm().unwrap();
+        let refused = armed.pet().unwrap_err().to_string();
+        assert_eq!(refused, "/dev/watchdog7 (scripted): a pet after it was disarmed");
+        assert!(armed.fire_at_once().is_err());
+    }
+
+    #[test]
+    fn none_vouches_for_nothing() {
+        let mut none = Choice::parse("none").unwrap().open(sealed(60)).unwrap();
+        assert_eq!(none.timeout(), None);
+        none.pet().unwrap();
+        none.disarm().unwrap();
+        let error = none.fire_at_once().unwrap_err().to_string();
+        assert_eq!(error, "firing: there is no watchdog, nothing resets this host");
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_served_says_which_can() {
+        let error = Choice::parse("wdmd").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "watchdog \"wdmd\" is not supported in this version: expected a device such as /dev/watchdog0, the \
+             socket of a fake-watchdog, or none"
+        );
+        let error = Choice::parse("/proc").unwrap_err().to_string();
+        assert!(error.ends_with("or the word none; found a directory"), "{error}");
+        let error = Choice::parse("/dev/no-such").unwrap_err().to_string();
+        assert!(error.starts_with("/dev/no-such: expected") && error.contains("No such file"), "{error}");
+        let device = Choice::parse("/dev/null").unwrap();
+        assert_eq!(device, Choice::Device("/dev/null".into()));
+        let Err(error) = device.open(sealed(60)) else { panic!("/dev/null is no watchdog") };
+        assert!(error.to_string().starts_with("/dev/null: WDIOC_GETSUPPORT failed"), "{error}");
+    }
+
+    #[test]
+    fn a_busy_fake_refuses_by_name_and_a_silent_one_is_never_trusted_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wd");
+        let listener = UnixListener::bind(&path).unwrap();
+        let busy = Choice::parse(path.to_str().unwrap()).unwrap();
+        assert_eq!(busy, Choice::Fake(path.clone()));
+        let server = std::thread::spawn(move || {
+            let (mut first, _) = listener.accept().unwrap();
+            first.write_all(&wire::encode(libc::EBUSY as u32, 0)).unwrap();
+            let (mut second, _) = listener.accept().unwrap();
+            second.write_all(&wire::encode(0, 60)).unwrap();
+            let mut request = [0; wire::LEN];
+            second.read_exact(&mut request).unwrap();
+            request // and hangs up without an answer
+        });
+        let Err(error) = busy.open(sealed(60)) else { panic!("opened although busy") };
+        assert_eq!(error.to_string(), format!("{}: open refused: EBUSY: Device or resource busy", path.display()));
+        let mut device = FakeDevice::open(&path).unwrap();
+        assert_eq!(device.timeout(), Seconds(60));
+        assert!(device.pet().is_err());
+        assert_eq!(wire::decode(server.join().unwrap()), (wire::KEEPALIVE, 0));
+        let again = device.pet().unwrap_err().to_string();
+        assert!(again.ends_with("WDIOC_KEEPALIVE failed: an earlier answer is still owed"), "{again}");
+    }
+}
