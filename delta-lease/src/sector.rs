@@ -155,7 +155,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_sector() -> impl Strategy<Value = (DeltaSector, HostId, Geometry)> {
-        let seal = proptest::option::of((2u64..=60, any::<bool>(), any::<[u64; 2]>(), 0u16..1000, any::<[u8; 16]>()));
+        let seal = proptest::option::of((4u64..=60, any::<bool>(), any::<[u64; 2]>(), 0u16..1000, any::<[u8; 16]>()));
         let record = (any::<[u64; 6]>(), any::<u16>(), 0u16..=255, 1u64.., "[a-z]{0,48}");
         let place = (0usize..5, 1u64..=250, prop::collection::btree_set(1u64..=2000, 0..9));
         (seal, record, place).prop_map(

@@ -263,7 +263,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_seal() -> impl Strategy<Value = Seal> {
-        (any::<bool>(), 2u64..=60, any::<u64>(), any::<u64>(), any::<[u8; 16]>(), 0u16..1000, any::<u32>()).prop_map(
+        (any::<bool>(), 4u64..=60, any::<u64>(), any::<u64>(), any::<[u8; 16]>(), 0u16..1000, any::<u32>()).prop_map(
             |(none, fire, machine, boot, area, millis, sector)| Seal {
                 fire: if none { SealedFire::NoWatchdog } else { SealedFire::Within(FireTimeout::new(fire).unwrap()) },
                 machine: MachineHash(machine),

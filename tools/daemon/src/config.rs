@@ -18,7 +18,7 @@ pub struct ConfigFile {
     pub host_name: Option<String>,
     /// A device, the socket of a fake-watchdog, or `none`.
     pub watchdog: Option<String>,
-    /// Seconds, 2 to 60: sealed on disk; the device gets half.
+    /// Seconds, 4 to 60: sealed on disk; the device gets not quite half.
     pub watchdog_fire_timeout: Option<u64>,
     /// Seconds, 1 to 255, for lockspaces added without one.
     pub io_timeout: Option<u64>,
@@ -112,7 +112,7 @@ impl ConfigFile {
         let fire_timeout = FireTimeout::new(fire).ok_or_else(|| ConfigError::Range {
             key: "watchdog_fire_timeout",
             found: fire.to_string(),
-            expected: "2 to 60 seconds: hosts without a seal take everybody to be reset after 60",
+            expected: "4 to 60 seconds: hosts without a seal take everybody to be reset after 60",
         })?;
         let io = self.io_timeout.unwrap_or(10);
         let io_timeout = IoTimeout::new(io).ok_or_else(|| ConfigError::Range {
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_grace_longer_than_the_fire_timeout_allows_is_shortened_and_remembered() {
         let config = parse("watchdog_fire_timeout = 30\nkill_grace_seconds = 40").unwrap();
-        assert_eq!(config.kill_grace, Duration::from_secs(10));
+        assert_eq!(config.kill_grace, Timing::longest_kill_grace(FireTimeout::new(30).unwrap()));
         assert_eq!(config.asked_grace, Some(Duration::from_secs(40)));
         assert_eq!(parse("kill_grace_seconds = 3").unwrap().asked_grace, None);
     }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused_with_what_could_be() {
         let error = parse("watchdog_fire_timeout = 61").unwrap_err().to_string();
-        assert!(error.contains("61") && error.contains("2 to 60"), "{error}");
+        assert!(error.contains("61") && error.contains("4 to 60"), "{error}");
         assert!(parse("io_timeout = 0").is_err());
         assert!(parse("io_engine = 'tape'").is_err());
         assert!(toml::from_str::<ConfigFile>("no_such_key = 1").is_err());

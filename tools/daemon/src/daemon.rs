@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use holdfast_io::clock::BootClock;
 use holdfast_io::identity::{IdentityError, Machine};
+use holdfast_io::seal::SealedFire;
 use holdfast_io::sys::memory;
 use holdfast_protocol::arguments;
 use holdfast_protocol::command::AddLockspaceFlags;
@@ -80,7 +81,7 @@ pub enum DaemonError {
 /// # Errors
 /// [`DaemonError`].
 pub fn run(options: &Options) -> Result<(), DaemonError> {
-    let run_dir = RunDir::lock(&options.run_dir)?;
+    let mut run_dir = RunDir::lock(&options.run_dir)?;
     let machine = Machine::of_this_host()?;
     let boot_id = Procfs::default().boot_id().map_err(DaemonError::Boot)?;
     let watchdog = Choice::parse(&options.config.watchdog)?;
@@ -98,6 +99,8 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
             clock: &clock,
         };
         let inheritance = succession.run().await.map_err(DaemonError::State)?;
+        // Until a dead predecessor is gone it also has the watchdog open.
+        run_dir.settle(&clock).await?;
         if inheritance.unclean {
             stop_predecessors_watchdog(&watchdog, options);
         }
@@ -106,6 +109,10 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
             host_name: options.config.host_name.to_string(),
             io_timeout: options.config.io_timeout,
             fire_timeout: options.config.fire_timeout,
+            sealed: match &watchdog {
+                Choice::None => SealedFire::NoWatchdog,
+                _ => SealedFire::Within(options.config.fire_timeout),
+            },
             kill_grace: options.config.kill_grace,
             boot_id: boot_id.clone(),
             report,

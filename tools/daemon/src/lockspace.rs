@@ -8,14 +8,13 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use delta_lease::{
-    DeltaArea, DeltaError, Held, Joined, LocalHost, Progress, Publication, ReleaseError, RenewError, SectorError,
-    acquire, read_host,
+    DeltaArea, DeltaError, Held, Joined, LocalHost, Progress, Publication, ReleaseError, RenewError, acquire, read_host,
 };
 use holdfast_io::clock::{BootClock, Clock, LocalInstant};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::Disk;
 use holdfast_io::identity::Machine;
-use holdfast_io::ids::{Generation, HostName};
+use holdfast_io::ids::HostName;
 use holdfast_io::stop::{Stop, Waited};
 use holdfast_io::sys::linux::{BlockFile, FenceOutcome, ThreadsEngine};
 use holdfast_io::sys::memory;
@@ -132,11 +131,8 @@ impl Lockspace {
         let area = DeltaArea::open(&*disk, clock, at, *io_timeout, Some(*space)).await.map_err(refuse)?;
         area.must_have_room_for(*host_id, file.path()).map_err(refuse)?;
         let fence = self.fence(clock, &file, &disk, &area).await?;
-        let generation = self.next_generation(clock, &disk, &area).await?;
         self.notes.send(Note::Opened { space: *space, area, file });
-        self.notes.event(Event::JoinFenced { space: *space, generation, fences: vec![fence] });
-        self.control.allow.wait().await;
-        let held = self.acquire(clock, &disk, &area).await?;
+        let held = self.acquire(clock, &disk, &area, fence).await?;
         self.confirm(clock, &disk, held).await.map(|held| (held, disk))
     }
 
@@ -186,23 +182,16 @@ impl Lockspace {
         }
     }
 
-    /// What our join will write, for the state file. Should it write another one after all, P1 (b) does not match later
-    /// and the lease is waited out.
-    async fn next_generation(
+    /// Joins, and right before the write waits for the main loop: the state file names generation and fence, the watchdog is
+    /// armed (P1, D3). Should that take too long, the write is refused by its own deadline.
+    async fn acquire(
         &self,
         clock: &BootClock,
         disk: &LinuxDisk,
         area: &DeltaArea,
-    ) -> Result<Generation, Refused> {
-        let deadline = clock.now().after(Duration::from_secs(u64::from(self.request.io_timeout.seconds())));
-        let view = read_host(disk, clock, area, self.request.host_id, deadline).await;
-        let view = view.map_err(|e| (codes::of_delta(&e), codes::chain(&e)))?;
-        let sector = view.decode(area).map_err(|e: SectorError| (codes::of_sector(&e), codes::chain(&e)))?;
-        Ok(sector.generation().next())
-    }
-
-    async fn acquire(&self, clock: &BootClock, disk: &LinuxDisk, area: &DeltaArea) -> Result<Box<Held>, Refused> {
-        let JoinRequest { host_id, io_timeout, fire, predecessor, stop, .. } = &self.request;
+        fence: FenceRecord,
+    ) -> Result<Box<Held>, Refused> {
+        let JoinRequest { space, host_id, io_timeout, fire, predecessor, stop, .. } = &self.request;
         let host = LocalHost {
             host_id: *host_id,
             name: self.name,
@@ -215,6 +204,11 @@ impl Lockspace {
             Progress::Watching { holder, name, relation, why, takeover, .. } if !watching => {
                 watching = true;
                 tracing::info!(%holder, %name, ?relation, ?why, ?takeover, "waiting out the last holder of our host_id");
+            }
+            Progress::Taking { generation } => {
+                let fences = vec![fence.clone()];
+                self.notes.event(Event::JoinFenced { space: *space, generation: *generation, fences });
+                pollster::block_on(self.control.allow.wait());
             }
             other => tracing::debug!(progress = ?other),
         };

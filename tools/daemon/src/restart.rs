@@ -57,6 +57,8 @@ pub struct Inheritance {
 const POLL: Duration = Duration::from_millis(100);
 /// Between two words about it in the log.
 const WORD: Duration = Duration::from_secs(10);
+/// Before the first.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 
 impl Succession<'_> {
     /// Runs to its end, however long that takes: until everything is seen gone, or the host is reset.
@@ -143,8 +145,8 @@ impl Succession<'_> {
     }
 
     async fn take_fence(&self, file: &Arc<BlockFile>, fence: &FenceRecord, space: &SpaceRecord) -> Result<(), String> {
-        let mut watch = Watch::default();
-        let mut said = self.clock.now();
+        let mut watch = Watch::new(self, space);
+        let mut word = self.clock.now().after(FIRST_WORD);
         loop {
             match file.try_fence(fence.start, fence.len) {
                 Ok(FenceOutcome::Held) => return Ok(()),
@@ -152,15 +154,15 @@ impl Succession<'_> {
                 Ok(FenceOutcome::Busy) => {}
                 Err(e) => return Err(format!("cannot lock {}: {e}", file.path())),
             }
-            if self.clock.now().since(said) >= WORD {
-                said = self.clock.now();
+            if self.clock.now() >= word {
+                word = self.clock.now().after(WORD);
                 tracing::warn!(
                     path = %file.path(),
                     offset = fence.start,
                     "a predecessor's write is still in flight; its host_id is not taken before it has landed"
                 );
             }
-            if watch.saw_a_change(self, space).await {
+            if watch.saw_a_change(self.clock).await {
                 return Err(format!(
                     "host_id {} of lockspace {} is renewed by a living daemon",
                     space.host_id, space.name
@@ -174,27 +176,52 @@ impl Succession<'_> {
 /// The delta sector of a predecessor, watched while its fence is held by somebody.
 #[derive(Default)]
 struct Watch {
+    /// Its device, and where it lies. One engine for all looks: a read that hangs must not cost a thread each.
+    sector: Option<(Device<ThreadsEngine, BootClock>, u64, usize)>,
     first: Option<AlignedBuf>,
 }
 
 impl Watch {
-    async fn saw_a_change(&mut self, by: &Succession<'_>, space: &SpaceRecord) -> bool {
-        let Some(sector) = space.fences.first() else { return false };
-        let Ok(file) = by.nodes.open(&sector.path) else { return false };
+    fn new(by: &Succession<'_>, space: &SpaceRecord) -> Self {
+        let Some(fence) = space.fences.first() else { return Watch::default() };
+        let (Ok(file), Ok(len)) = (by.nodes.open(&fence.path), usize::try_from(fence.len)) else {
+            return Watch::default();
+        };
         let disk = Device::new(ThreadsEngine::new(file, 1, "restart-io"), by.clock.clone(), WriteLimit::none());
-        let Ok(len) = usize::try_from(sector.len) else { return false };
-        let deadline = by.clock.now().after(Duration::from_secs(1));
+        Watch { sector: Some((disk, fence.start, len)), first: None }
+    }
+
+    async fn saw_a_change(&mut self, clock: &BootClock) -> bool {
+        let Some((disk, start, len)) = &self.sector else { return false };
+        let deadline = clock.now().after(Duration::from_secs(1));
         // A read that fails or hangs shows no life.
-        let Ok(bytes) = disk.read(sector.start, len, deadline).await else { return false };
+        let Ok(bytes) = disk.read(*start, *len, deadline).await else { return false };
         *self.first.get_or_insert_with(|| bytes.clone()) != bytes
     }
 }
 
 /// Whether a guarded process and everyone who inherited its connection are seen gone. What cannot be seen is not gone.
+///
+/// There are always processes that may not be looked into, pid 1 of a container for one. So the kernel's own table
+/// decides: a socket stays in it until its last descriptor is closed, wherever that is, in a message under way to
+/// another process too. (Inodes are reused after 2^32 sockets; then we wait for a stranger, which is the safe side.)
+/// The look at the processes covers a daemon whose network namespace is not its predecessor's.
 fn is_over(guarded: &Guarded, procfs: &Procfs) -> bool {
     let id = ProcessId { pid: guarded.pid, start_time: guarded.start_time };
-    let gone = procfs.is_gone(id).unwrap_or(false);
-    gone && procfs.holders_of_socket(guarded.connection_inode).is_ok_and(|h| h.certainly_nobody())
+    procfs.is_gone(id).unwrap_or(false)
+        && is_closed(guarded.connection_inode)
+        && procfs.holders_of_socket(guarded.connection_inode).is_ok_and(|h| h.found.is_empty())
+}
+
+/// Whether the kernel knows no unix socket of this inode.
+fn is_closed(inode: u64) -> bool {
+    std::fs::read_to_string("/proc/self/net/unix").is_ok_and(|table| !lists(&table, inode))
+}
+
+/// `Num RefCount Protocol Flags Type St Inode Path`. The path may hold line breaks; what follows them is no socket.
+fn lists(table: &str, inode: u64) -> bool {
+    let inode_in = |line: &str| line.split_whitespace().nth(6).and_then(|word| word.parse::<u64>().ok());
+    table.lines().any(|line| inode_in(line) == Some(inode))
 }
 
 fn end(guarded: &Guarded, signal: Signal, procfs: &Procfs) {
@@ -209,4 +236,31 @@ fn end(guarded: &Guarded, signal: Signal, procfs: &Procfs) {
     }
     signal_identity(id, signal, procfs);
     signal_heirs(guarded.connection_inode, guarded.pid, signal, procfs);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_socket_is_closed_when_its_last_descriptor_is() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let inode = crate::procfs::socket_inode(&theirs).unwrap();
+        let inherited = theirs.try_clone().unwrap();
+        drop(theirs);
+        assert!(!is_closed(inode));
+        drop(inherited);
+        assert!(is_closed(inode));
+        drop(ours);
+    }
+
+    #[test]
+    fn the_table_is_read_by_its_inode_column() {
+        let head = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+        assert!(!lists(head, 7));
+        let line = |inode: &str| format!("{head}0000000000000000: 00000003 00000000 00000000 0001 03 {inode} /run/7\n");
+        assert!(lists(&line("    7"), 7));
+        assert!(!lists(&line("   17"), 7));
+    }
 }

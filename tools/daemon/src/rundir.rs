@@ -1,15 +1,25 @@
 //! The run directory: one daemon in it, its pid, its socket. Source: spec A 1.
+//!
+//! A daemon that was killed while a write of it is held back in the kernel is dead but not gone: it keeps its
+//! descriptors, the pid file's lock among them, until that write has landed. It can do nothing any more, and what it
+//! guarded should not have to wait for a disk to be ended. So its successor begins under a lock of its own,
+//! `holdfast.successor`, and takes the pid file's ([`RunDir::settle`]) once the dead one is gone.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use holdfast_io::clock::Clock;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::poll::{PollTimeout, poll};
 use nix::unistd::{Gid, Uid};
+
+use crate::procfs::Procfs;
 
 /// Where the daemon lives when nothing else is said.
 pub const DEFAULT: &str = "/run/sanlock";
@@ -20,8 +30,13 @@ pub const VARIABLE: &str = "SANLOCK_RUN_DIR";
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    _lock: File,
+    pid_file: File,
+    /// Our lock while a predecessor that is dead but not gone still has the pid file's.
+    successor: Option<File>,
 }
+
+/// Between two looks at whether a dead predecessor is gone.
+const POLL: Duration = Duration::from_millis(50);
 
 /// A run directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,25 +79,52 @@ impl RunDir {
         };
         fs::DirBuilder::new().recursive(true).mode(0o775).create(path).map_err(failed("create it"))?;
         let file = path.join("sanlock.pid");
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .open(&file)
-            .map_err(failed("open its pid file"))?;
-        match fcntl(&lock, FcntlArg::F_SETLK(&whole_file())) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => {
-                let pid = fs::read_to_string(&file).unwrap_or_default().trim().to_owned();
-                return Err(RunDirError::Busy { path: path.to_owned(), pid });
+        let pid_file = open_lock(&file).map_err(failed("open its pid file"))?;
+        let mut run_dir = RunDir { path: path.to_owned(), pid_file, successor: None };
+        match try_lock_for_a_moment(&run_dir.pid_file).map_err(failed("lock its pid file"))? {
+            None => run_dir.write_pid()?,
+            Some(holder) if is_dead_but_not_gone(holder) => {
+                tracing::warn!(
+                    pid = holder,
+                    "the daemon before this one is dead, but a write of it is still in flight"
+                );
+                let lock = open_lock(&path.join("holdfast.successor")).map_err(failed("open its second lock"))?;
+                if let Some(other) = try_lock(&lock).map_err(failed("take its second lock"))? {
+                    return Err(RunDirError::Busy { path: path.to_owned(), pid: other.to_string() });
+                }
+                run_dir.successor = Some(lock);
             }
-            Err(e) => return Err(failed("lock its pid file")(e.into())),
+            Some(holder) => return Err(RunDirError::Busy { path: path.to_owned(), pid: holder.to_string() }),
         }
-        lock.set_len(0).map_err(failed("empty its pid file"))?;
-        writeln!(lock, "{}", std::process::id()).map_err(failed("write its pid file"))?;
-        Ok(RunDir { path: path.to_owned(), _lock: lock })
+        Ok(run_dir)
+    }
+
+    /// Waits until a dead predecessor is gone, and takes the pid file's lock then.
+    ///
+    /// # Errors
+    /// Another daemon took it first, or the system refused.
+    pub async fn settle(&mut self, clock: &impl Clock) -> Result<(), RunDirError> {
+        while self.successor.is_some() {
+            match try_lock(&self.pid_file).map_err(|source| self.failed("lock its pid file", source))? {
+                None => {
+                    self.write_pid()?;
+                    self.successor = None;
+                }
+                Some(holder) if is_dead_but_not_gone(holder) => clock.sleep(POLL).await,
+                Some(holder) => return Err(RunDirError::Busy { path: self.path.clone(), pid: holder.to_string() }),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_pid(&mut self) -> Result<(), RunDirError> {
+        let text = format!("{}\n", std::process::id());
+        let written = self.pid_file.set_len(0).and_then(|()| self.pid_file.write_all(text.as_bytes()));
+        written.map_err(|source| self.failed("write its pid file", source))
+    }
+
+    fn failed(&self, operation: &'static str, source: io::Error) -> RunDirError {
+        RunDirError::Io { path: self.path.clone(), operation, source }
     }
 
     /// The directory.
@@ -114,6 +156,49 @@ impl RunDir {
         listener.set_nonblocking(true).map_err(failed("make the socket non-blocking"))?;
         Ok(listener)
     }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
+}
+
+/// Locks a file; the pid of who has it locked, if somebody else has.
+fn try_lock(file: &File) -> io::Result<Option<i32>> {
+    loop {
+        match fcntl(file, FcntlArg::F_SETLK(&whole_file())) {
+            Ok(_) => return Ok(None),
+            Err(Errno::EAGAIN | Errno::EACCES) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let mut holder = whole_file();
+        fcntl(file, FcntlArg::F_GETLK(&mut holder))?;
+        // Unlocked between the two looks: try again.
+        if i32::from(holder.l_type) != libc::F_UNLCK {
+            return Ok(Some(holder.l_pid));
+        }
+    }
+}
+
+/// A daemon killed just now needs a moment to be seen dying.
+fn try_lock_for_a_moment(file: &File) -> io::Result<Option<i32>> {
+    const LOOKS: u32 = 20;
+    for _ in 1..LOOKS {
+        match try_lock(file)? {
+            Some(holder) if !is_dead_but_not_gone(holder) => {}
+            answer => return Ok(answer),
+        }
+        poll(&mut [], PollTimeout::try_from(POLL).unwrap_or(PollTimeout::ZERO))?;
+    }
+    try_lock(file)
+}
+
+/// Whether a process has been killed, or has exited, and is kept only by threads that the kernel cannot end yet. Its
+/// first thread ends at once in every daemon of ours: it waits for no disk.
+fn is_dead_but_not_gone(pid: i32) -> bool {
+    const PF_EXITING: u32 = 0x4;
+    let stat = Procfs::default().stat(pid).ok().flatten();
+    // No longer there: it went between the two looks, and the lock with it.
+    stat.is_none_or(|stat| stat.flags & PF_EXITING != 0 || matches!(stat.state, 'Z' | 'X' | 'x'))
 }
 
 fn whole_file() -> libc::flock {

@@ -3,7 +3,7 @@
 //! Disks are waited for by other threads and tasks; nothing here blocks but the state file (in the run directory, which is
 //! memory) and the watchdog's ioctls.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use delta_lease::{AreaView, DeltaArea};
 use holdfast_io::clock::{BootClock, Clock};
 use holdfast_io::identity::Machine;
 use holdfast_io::ids::{Generation, HostName, HostTerm, SpaceName};
-use holdfast_io::seal::SealedFire;
 use holdfast_io::sys::linux::BlockFile;
 use holdfast_io::timing::FireTimeout;
 use holdfast_protocol::codes::ResultCode;
@@ -231,8 +230,6 @@ impl Shell {
                 events.extend(self.perform(effect)?);
             }
         }
-        let known: BTreeSet<ClientId> = self.parts.supervisor.clients().collect();
-        self.guests.retain(|client, _| known.contains(client));
         Ok(())
     }
 
@@ -245,6 +242,7 @@ impl Shell {
                 self.with(client, |g| g.connection.close());
                 return Ok(Some(Event::Closed { client }));
             }
+            Effect::Forget { client } => drop(self.guests.remove(&client)),
             Effect::Identify { client } => return Ok(self.identify(client)),
             Effect::Answer { to, request } => self.answer(to, request),
             Effect::AnswerStatus { to } => self.answer_status(to),
@@ -256,7 +254,11 @@ impl Shell {
             Effect::StartJoin(request) => self.start_join(request),
             Effect::AllowJoin { space } => self.with_space(space, |j| j.control.allow.set()),
             Effect::SetLimit { space, until } => self.with_shared(space, |s| s.limit.set(until)),
-            Effect::CloseLimit { space } => self.with_shared(space, |s| s.limit.close()),
+            Effect::CloseLimit { space } => self.with_shared(space, |s| {
+                s.limit.close();
+                // Tasks that would go on undoing what may no longer be written come to their end.
+                s.over.set();
+            }),
             Effect::Leave { space, free } => self.leave(space, free),
             Effect::OpenDevice { task, request } => self.open_device(task, request),
             Effect::StartAcquire { task, request, stop } => {
@@ -315,10 +317,9 @@ impl Shell {
         match self.parts.watchdog.open(fire) {
             Ok(device) => {
                 let device_seconds = device.timeout().map(|s| s.0);
-                let sealed = device_seconds.map_or(SealedFire::NoWatchdog, |_| SealedFire::Within(fire));
                 tracing::info!(watchdog = device.describe(), "armed");
                 self.device = Some(device);
-                Event::Armed { result: Ok(sealed), device_seconds }
+                Event::Armed { result: Ok(()), device_seconds }
             }
             Err(e) => Event::Armed { result: Err(crate::codes::chain(&e)), device_seconds: None },
         }

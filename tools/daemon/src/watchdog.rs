@@ -7,7 +7,7 @@
 //! - [`Watchdog::pet`] is called only by the check that found every lockspace under D3 fresh, and after it the clock is
 //!   read again: if a deadline had passed meanwhile, [`Watchdog::fire_at_once`] (W1).
 //! - Dropping the value, or dying, leaves the device counting, petted once more by the closing. That is why
-//!   [`plan`] allows it at most half of the fire timeout sealed on disk: one device timeout may go by before the
+//!   [`plan`] allows it at most half of what the fire timeout sealed on disk leaves beside two ticks: one device timeout may go by before the
 //!   last close, and one after it.
 //! - [`Watchdog::disarm`] is called when no lockspace is under D3 any more.
 //!
@@ -53,7 +53,7 @@ pub enum WatchdogError {
     },
     /// The device cannot count as short as D3 asks.
     #[error(
-        "{device}: asked to fire after {asked}, it counts {found}: more than {limit}, half of the fire timeout {sealed}"
+        "{device}: asked to fire after {asked}, it counts {found}: more than the {limit} that the fire timeout {sealed} allows"
     )]
     TooLong {
         /// The device.
@@ -194,7 +194,7 @@ impl Choice {
     }
 }
 
-/// D3: settles the device's own timeout under the sealed fire timeout, at most half of it *as read back*.
+/// D3: settles the device's own timeout under the sealed fire timeout, at most [`FireTimeout::device_limit`] *as read back*.
 ///
 /// `ask` sets a timeout on the device called `device` and returns what it reads back. A device that rounds up, or takes
 /// no such timeout, is asked for half as much again and again, down to 1 s: any shorter count keeps the promise.
@@ -206,8 +206,8 @@ pub fn plan(
     device: &str,
     mut ask: impl FnMut(Seconds) -> Result<Seconds, WatchdogError>,
 ) -> Result<Seconds, WatchdogError> {
-    let limit = Seconds(u32::from(sealed.seconds()) / 2);
-    assert!(limit >= Seconds(1), "a fire timeout is at least 2 s");
+    let limit = Seconds(u32::try_from(sealed.device_limit().as_secs()).unwrap_or(u32::MAX));
+    assert!(limit >= Seconds(1), "a fire timeout leaves the device at least a second");
     let mut asked = limit;
     loop {
         let refusal = match ask(asked) {
@@ -584,8 +584,8 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_asked_for_half_of_the_sealed_fire_timeout() {
-        for (fire, half) in [(60, 30), (59, 29), (30, 15), (3, 1), (2, 1)] {
+    fn a_device_is_asked_for_half_of_the_sealed_fire_timeout_less_two_ticks() {
+        for (fire, half) in [(60, 29), (59, 28), (30, 14), (5, 1), (4, 1)] {
             let device = Scripted::new(1, 600, 1);
             let armed = Counting::arm(device.clone(), sealed(fire)).unwrap();
             assert_eq!(armed.timeout(), Some(Seconds(half)));
@@ -597,29 +597,29 @@ mod tests {
     fn a_device_that_rounds_up_or_takes_less_is_asked_for_less() {
         let rounds_up = Scripted::new(1, 600, 16);
         assert_eq!(Counting::arm(rounds_up.clone(), sealed(60)).unwrap().timeout(), Some(Seconds(16)));
-        assert_eq!(rounds_up.done(), ["set 30", "set 15"]);
+        assert_eq!(rounds_up.done(), ["set 29", "set 14"]);
         let takes_less = Scripted::new(1, 15, 1);
-        assert_eq!(Counting::arm(takes_less, sealed(60)).unwrap().timeout(), Some(Seconds(15)));
+        assert_eq!(Counting::arm(takes_less, sealed(60)).unwrap().timeout(), Some(Seconds(14)));
     }
 
     #[test]
     fn a_device_that_cannot_count_short_enough_is_named_refused_and_disarmed() {
         let device = Scripted::new(1, 600, 60);
         let error = Counting::arm(device.clone(), sealed(60)).unwrap_err().to_string();
-        let expected = "/dev/watchdog7 (scripted): asked to fire after 1 s, it counts 60 s: more than 30 s, half of \
-                        the fire timeout 60 s";
+        let expected = "/dev/watchdog7 (scripted): asked to fire after 1 s, it counts 60 s: more than the 29 s that \
+                        the fire timeout 60 s allows";
         assert_eq!(error, expected);
         assert_eq!(device.done().last().unwrap(), "disarm");
     }
 
     #[test]
     fn no_readback_above_half_is_ever_accepted() {
-        for fire in 2..=60 {
+        for fire in 4..=60 {
             for step in 1..=64 {
                 if let Ok(found) = plan(sealed(fire), "d", |asked| Ok(Seconds(asked.0.next_multiple_of(step)))) {
-                    assert!(u64::from(found.0) * 2 <= fire, "fire {fire}, step {step}: {found}");
+                    assert!(u64::from(found.0) * 2 + 2 <= fire, "fire {fire}, step {step}: {found}");
                 } else {
-                    assert!(u64::from(step) * 2 > fire, "fire {fire}, step {step}: refused without need");
+                    assert!(u64::from(step) * 2 + 2 > fire, "fire {fire}, step {step}: refused without need");
                 }
             }
         }
@@ -631,7 +631,7 @@ mod tests {
         let mut armed = Counting::arm(device.clone(), sealed(60)).unwrap();
         armed.pet().unwrap();
         assert_eq!(armed.fire_at_once().unwrap(), Seconds(4));
-        assert_eq!(device.done(), ["set 30", "pet", "set 1", "set 2", "set 3", "set 4"]);
+        assert_eq!(device.done(), ["set 29", "pet", "set 1", "set 2", "set 3", "set 4"]);
         let refused = armed.pet().unwrap_err().to_string();
         assert_eq!(refused, "/dev/watchdog7 (scripted): a pet after it was left to fire");
         assert!(armed.set_timeout(Seconds(30)).is_err());
@@ -643,7 +643,7 @@ mod tests {
 
     #[test]
     fn a_device_that_takes_no_shorter_timeout_is_still_never_petted_again() {
-        let device = Scripted::new(30, 600, 1);
+        let device = Scripted::new(29, 600, 1);
         let mut armed = Counting::arm(device.clone(), sealed(60)).unwrap();
         assert!(matches!(armed.fire_at_once(), Err(WatchdogError::Refused { source: Errno::EINVAL, .. })));
         assert!(armed.pet().is_err());

@@ -198,7 +198,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         serde_json::json!({
             "host_name": self.settings.host_name,
             "watchdog": {
-                "armed": self.care.armed.is_some(),
+                "armed": self.care.armed,
                 "device_timeout_s": self.care.device_seconds,
                 "last_pet_ms_ago": self.care.last_pet.map(ago),
             },
@@ -253,7 +253,7 @@ fn client_snapshot(client: &Client) -> serde_json::Value {
 
 fn wire_space(name: &[u8; 48], space: &Space) -> Lockspace {
     let flags = match space.life {
-        Life::Arming | Life::Joining => LockspaceFlags::ADD,
+        Life::Joining => LockspaceFlags::ADD,
         Life::Active { .. } => LockspaceFlags::NONE,
         Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => LockspaceFlags::REM,
     };
@@ -286,7 +286,7 @@ fn client_record(id: ClientId, client: &Client) -> StateRecord {
 
 fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
     let list = match space.life {
-        Life::Arming | Life::Joining => "add",
+        Life::Joining => "add",
         Life::Active { .. } => "spaces",
         Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => "rem",
     };

@@ -10,7 +10,6 @@
 use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
-use holdfast_io::seal::SealedFire;
 
 use super::Supervisor;
 use super::event::Effect;
@@ -18,8 +17,8 @@ use super::event::Effect;
 /// What is known of the watchdog.
 #[derive(Debug)]
 pub struct Care {
-    /// What it promises; `None` while it is closed.
-    pub armed: Option<SealedFire>,
+    /// It is open and counting.
+    pub armed: bool,
     /// Its arming has been asked for.
     arming: bool,
     /// The device's own timeout as read back.
@@ -37,7 +36,7 @@ pub struct Care {
 impl Default for Care {
     fn default() -> Self {
         Care {
-            armed: None,
+            armed: false,
             arming: false,
             device_seconds: None,
             next_pet: LocalInstant::NEVER,
@@ -51,7 +50,7 @@ impl Default for Care {
 impl Care {
     /// Whether the device may be counting, as the state file must say before it does.
     pub(super) const fn may_count(&self) -> bool {
-        self.armed.is_some() || self.arming
+        self.armed || self.arming
     }
 
     /// Four pets in one timeout of the device, so that one late pet is not a reset; at least ten a second would be noise.
@@ -64,26 +63,25 @@ impl Care {
 }
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
-    /// A lockspace wants to be joined.
+    /// A join is about to write. Not before: opening the watchdog pets it, and until a join has seen that nobody of this
+    /// machine's own boot may still be behind its host_id, that would be petting for the dead.
     pub(super) fn want_armed(&mut self) {
-        match self.care.armed {
-            Some(fire) => self.start_joins(fire),
-            None if self.care.arming => {}
-            None => {
-                self.care.arming = true;
-                self.save();
-                self.effects.push(Effect::Arm(self.settings.fire_timeout));
-            }
+        if self.care.armed {
+            self.allow_joins();
+        } else if !self.care.arming {
+            self.care.arming = true;
+            self.save();
+            self.effects.push(Effect::Arm(self.settings.fire_timeout));
         }
     }
 
-    pub(super) fn armed(&mut self, result: Result<SealedFire, String>, device_seconds: Option<u32>, now: LocalInstant) {
+    pub(super) fn armed(&mut self, result: Result<(), String>, device_seconds: Option<u32>, now: LocalInstant) {
         self.care.arming = false;
         match result {
-            Ok(fire) => {
-                self.care = Care { armed: Some(fire), device_seconds, last_pet: Some(now), ..Care::default() };
+            Ok(()) => {
+                self.care = Care { armed: true, device_seconds, last_pet: Some(now), ..Care::default() };
                 self.care.next_pet = now.after(self.care.interval());
-                self.start_joins(fire);
+                self.allow_joins();
             }
             Err(why) => {
                 self.save();
@@ -94,10 +92,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// Pets when it is due and everything is fresh, disarms when nothing is left.
     pub(super) fn step_care(&mut self, now: LocalInstant) {
-        if self.care.armed.is_none() || self.care.fired {
+        if !self.care.armed || self.care.fired {
             return;
         }
-        if self.spaces.is_empty() {
+        if !self.spaces.values().any(super::Space::is_under_d3) {
             self.care = Care::default();
             self.effects.push(Effect::Disarm);
             self.save();

@@ -144,6 +144,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(ended) = self.clients.get(&client) else { return };
         if ended.closed && ended.running.is_none() && !guarded && !holds {
             self.clients.remove(&client);
+            self.effects.push(Effect::Forget { client });
         }
         self.save();
     }
@@ -168,11 +169,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn not_served(&mut self, to: ReplyTo, command: Command) {
         tracing::info!(?command, "not served in this version");
         self.reply(to, ResultCode::ENOSYS);
-    }
-
-    /// Every connection that is still known, those of clients under guard included.
-    pub fn clients(&self) -> impl Iterator<Item = ClientId> + '_ {
-        self.clients.keys().copied()
     }
 
     /// Whether a connection has registered.

@@ -120,8 +120,8 @@ pub enum Event<L> {
     },
     /// The watchdog is armed, or cannot be.
     Armed {
-        /// What it promises, as read back; or why it cannot be used.
-        result: Result<SealedFire, String>,
+        /// Whether it keeps what is to be sealed, as read back; or why not.
+        result: Result<(), String>,
         /// The device's own timeout as read back, if there is a device.
         device_seconds: Option<u32>,
     },
@@ -130,8 +130,8 @@ pub enum Event<L> {
         /// Whether the device took it.
         result: Result<(), String>,
     },
-    /// The join task is about to write the delta sector at this generation, through these fences. It goes on when the
-    /// state file names them.
+    /// The join is about to write its delta sector at this generation, through these fences. It goes on when the state
+    /// file names them and the watchdog is armed.
     JoinFenced {
         /// Which lockspace.
         space: SpaceName,
@@ -281,6 +281,11 @@ pub enum Effect<L> {
         /// Which.
         client: ClientId,
     },
+    /// Nothing is known of a connection any more, nor of its process.
+    Forget {
+        /// Which.
+        client: ClientId,
+    },
     /// Look up the process behind a connection and report [`Event::Registered`]; watch it from now on.
     Identify {
         /// Which connection.
@@ -305,7 +310,8 @@ pub enum Effect<L> {
     Disarm,
     /// Join a lockspace.
     StartJoin(JoinRequest),
-    /// The state file names generation and fences: the join may write.
+    /// The state file names generation and fences, and the watchdog is armed: the join may write. Or it may not: then it
+    /// was asked to stop, and goes on to find that out.
     AllowJoin {
         /// Which lockspace.
         space: SpaceName,

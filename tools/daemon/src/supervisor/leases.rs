@@ -563,8 +563,21 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.reply(to, code);
     }
 
-    /// Asks every task of a lockspace to end.
-    pub(super) fn stop_tasks_of(&mut self, name: SpaceName) {
+    /// Asks every task of a lockspace to end. One that still opens its device has written nothing and may hang in
+    /// open(2) for ever: it is forgotten.
+    pub(super) fn stop_tasks_of(&mut self, name: SpaceName, now: LocalInstant) {
+        let opening: Vec<(TaskId, LeaseKey)> = self
+            .tasks
+            .iter()
+            .filter(|(_, key)| key.space == name)
+            .filter(|(_, key)| self.leases.get(key).is_some_and(|l| matches!(l.phase, Phase::Opening(_))))
+            .map(|(task, key)| (*task, *key))
+            .collect();
+        for (task, key) in opening {
+            let target = self.leases.get(&key).and_then(|l| l.client);
+            self.forget_lease(task, key);
+            self.refuse_for(target, ResultCode::ENOSPC, None, now);
+        }
         let users: BTreeSet<ClientId> =
             self.leases.values().filter(|l| l.key.space == name).filter_map(|l| l.client).collect();
         for client in users {

@@ -15,7 +15,8 @@
 //! Invariants kept here, each asserted in [`Supervisor::check`] after every event:
 //! - **D2** a lockspace past its instant is never active, and an active one is the only kind in which a lease can be
 //!   granted. Losing a lockspace is final: no event leads back from failing to active.
-//! - **D3** while any lockspace is between its arming and its [`Event::Left`], the watchdog is not disarmed.
+//! - **D3** while any lockspace is between the permission for its first delta write and its [`Event::Left`], the watchdog
+//!   is armed.
 //! - **P1** whatever is guarded stands in the state file before the reply that grants its lease.
 
 mod answers;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::SpaceName;
+use holdfast_io::seal::SealedFire;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::header::Header;
@@ -52,8 +54,10 @@ pub struct Settings {
     pub host_name: String,
     /// For lockspaces that are added without an io_timeout of their own.
     pub io_timeout: IoTimeout,
-    /// What is sealed on disk, at most.
+    /// What the watchdog is to keep, and what is sealed if there is one.
     pub fire_timeout: FireTimeout,
+    /// What is sealed on disk: the same, or that there is no watchdog.
+    pub sealed: SealedFire,
     /// From SIGTERM to SIGKILL, already shortened to what the watchdog leaves.
     pub kill_grace: Duration,
     /// The kernel's boot id, for the state file.
@@ -173,8 +177,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 assert!(now < fail_at, "D2: lockspace {name} is active at {now:?}, past its instant {fail_at:?}");
             }
         }
-        let under_d3 = self.spaces.values().any(|s| !matches!(s.life, Life::Arming));
-        assert!(!under_d3 || self.care.armed.is_some(), "D3: a lockspace is joined and no watchdog seam is open");
+        let under_d3 = self.spaces.values().any(Space::is_under_d3);
+        assert!(!under_d3 || self.care.armed, "D3: a lockspace may be written and no watchdog seam is open");
         for lease in self.leases.values() {
             if let (Phase::Held { .. }, Some(holder)) = (&lease.phase, lease.client) {
                 let process = self.clients.get(&holder).and_then(|c| c.process.as_ref());

@@ -1,10 +1,10 @@
 //! Lockspaces: from the watchdog's arming to the end of their last write.
 //!
 //! ```text
-//! Arming -> Joining -> Active -> Failing -> Leaving -> (gone)
-//!               |         |                    ^
-//!               |         +--> Removing -------+
-//!               +------------------------------+   (a join that did not succeed)
+//! Joining -> Active -> Failing -> Leaving -> (gone)
+//!    |         |                    ^
+//!    |         +--> Removing -------+
+//!    +------------------------------+   (a join that did not succeed)
 //! ```
 //!
 //! No arrow leads back to Active: a lockspace whose instant has passed (D2) is lost for good, even if a renewal gets
@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, SpaceName};
-use holdfast_io::seal::SealedFire;
 use holdfast_io::stop::Stop;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
 use holdfast_protocol::codes::ResultCode;
@@ -37,10 +36,14 @@ pub struct Space {
     pub io_timeout: IoTimeout,
     /// Where it stands.
     pub life: Life,
+    /// Its join was allowed to write: from here on it is under the watchdog (D3).
+    pub may_write: bool,
     /// What the state file says of it: set before the first delta write.
     pub record: Option<SpaceRecord>,
     /// How its join is asked to end.
     pub stop: Stop,
+    /// The answer to a join that was stopped for a reason of ours.
+    pub veto: Option<ResultCode>,
     /// Who wants to hear of the end of the join.
     pub join_waits: Vec<ReplyTo>,
     /// Who wants to hear of the end of leaving.
@@ -60,8 +63,6 @@ pub struct Space {
 /// Where a lockspace stands.
 #[derive(Debug)]
 pub enum Life {
-    /// The watchdog is being armed; nothing is on disk yet.
-    Arming,
     /// The join task runs. Nothing can be held, so there is nothing that could go stale.
     Joining,
     /// Joined and fresh.
@@ -102,7 +103,7 @@ impl Life {
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
-            Life::Arming | Life::Joining => "joining",
+            Life::Joining => "joining",
             Life::Active { .. } => "active",
             Life::Removing { .. } => "removing",
             Life::Failing { .. } => "failing",
@@ -122,10 +123,15 @@ impl Space {
         started_at.after(self.timing().id_renewal_fail())
     }
 
+    /// Something of ours may be on its disk, or on its way there.
+    pub(super) const fn is_under_d3(&self) -> bool {
+        self.may_write
+    }
+
     /// Fresh in the sense of D3: the watchdog may be petted on its account.
     pub(super) fn is_fresh(&self, now: LocalInstant) -> bool {
         match self.life {
-            Life::Arming | Life::Joining => true,
+            Life::Joining => true,
             Life::Active { fail_at, .. } | Life::Removing { fail_at } | Life::Leaving { fail_at } => now < fail_at,
             Life::Failing { .. } => false,
         }
@@ -134,7 +140,7 @@ impl Space {
     pub(super) fn next_wakeup(&self, now: LocalInstant) -> LocalInstant {
         let ladder = self.guards.values().copied().min().unwrap_or(LocalInstant::NEVER);
         match self.life {
-            Life::Arming | Life::Joining | Life::Leaving { .. } => LocalInstant::NEVER,
+            Life::Joining | Life::Leaving { .. } => LocalInstant::NEVER,
             Life::Active { fail_at, .. } => {
                 let warn = self.last_success.map(|t| t.after(self.timing().id_renewal_fail() / 2));
                 warn.filter(|t| !self.warned && *t > now).map_or(fail_at, |t| t.min(fail_at))
@@ -195,9 +201,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             host_id,
             place: ask.place,
             io_timeout,
-            life: Life::Arming,
+            life: Life::Joining,
+            may_write: false,
             record: None,
             stop: Stop::new(),
+            veto: None,
             join_waits: Vec::new(),
             leave_waits: Vec::new(),
             inquiries: Vec::new(),
@@ -211,8 +219,28 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         } else {
             space.join_waits.push(to);
         }
+        self.effects.push(Effect::StartJoin(JoinRequest {
+            space: ask.name,
+            host_id,
+            place: space.place.clone(),
+            io_timeout,
+            fire: self.settings.sealed,
+            predecessor: self.predecessor_of(&ask.name, &space),
+            stop: space.stop.clone(),
+        }));
         self.spaces.insert(ask.name, space);
-        self.want_armed();
+    }
+
+    /// P1 (b): the generation under which nothing of ours in this lockspace can write any more.
+    fn predecessor_of(&self, name: &SpaceName, space: &Space) -> Option<Generation> {
+        let name = name.to_string();
+        let same = |i: &&SpaceRecord| {
+            i.name == name
+                && i.host_id == space.host_id.get()
+                && i.path == space.place.path
+                && i.offset == space.place.offset
+        };
+        self.inherited.iter().find(same).map(|i| Generation(i.generation))
     }
 
     fn io_timeout(&self, seconds: u32) -> Option<IoTimeout> {
@@ -229,7 +257,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             let same_place = space.place == ask.place;
             if same_name && same_place && space.host_id == host_id {
                 return Some(match space.life {
-                    Life::Arming | Life::Joining => ResultCode::EINPROGRESS,
+                    Life::Joining => ResultCode::EINPROGRESS,
                     Life::Active { .. } => ResultCode::EEXIST,
                     Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => ResultCode::EAGAIN,
                 });
@@ -241,44 +269,28 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         None
     }
 
-    /// The watchdog is armed: joins that waited for it begin (D3: armed before the first delta write).
-    pub(super) fn start_joins(&mut self, fire: SealedFire) {
-        for (name, space) in self.spaces.iter_mut().filter(|(_, s)| matches!(s.life, Life::Arming)) {
-            space.life = Life::Joining;
-            let predecessor = self
-                .inherited
-                .iter()
-                .find(|i| {
-                    i.name == name.to_string()
-                        && i.host_id == space.host_id.get()
-                        && i.path == space.place.path
-                        && i.offset == space.place.offset
-                })
-                .map(|i| Generation(i.generation));
-            self.effects.push(Effect::StartJoin(JoinRequest {
-                space: *name,
-                host_id: space.host_id,
-                place: space.place.clone(),
-                io_timeout: space.io_timeout,
-                fire,
-                predecessor,
-                stop: space.stop.clone(),
-            }));
+    /// The watchdog is armed: joins whose generation and fences are in the state file may write (D3, P1).
+    pub(super) fn allow_joins(&mut self) {
+        for (name, space) in &mut self.spaces {
+            if !space.may_write && space.record.is_some() {
+                space.may_write = true;
+                self.effects.push(Effect::AllowJoin { space: *name });
+            }
         }
     }
 
-    /// The watchdog cannot be used: nothing may be joined.
+    /// The watchdog cannot be used: the joins that wait for it end without a write.
     pub(super) fn refuse_joins(&mut self, why: &str) {
-        let refused: Vec<SpaceName> =
-            self.spaces.iter().filter(|(_, s)| matches!(s.life, Life::Arming)).map(|(n, _)| *n).collect();
-        for name in refused {
-            tracing::error!(lockspace = %name, why, "cannot join: no watchdog");
-            if let Some(space) = self.spaces.remove(&name) {
-                self.answer_waits(space.join_waits, ResultCode::WATCHDOG_ERROR);
-                self.answer_waits(space.inquiries, ResultCode::ENOENT);
-                self.answer_waits(space.leave_waits, ResultCode::OK);
+        for (name, space) in &mut self.spaces {
+            if !space.may_write && space.record.is_some() {
+                tracing::error!(lockspace = %name, why, "cannot join: no watchdog");
+                space.record = None;
+                space.veto = Some(ResultCode::WATCHDOG_ERROR);
+                space.stop.set();
+                self.effects.push(Effect::AllowJoin { space: *name });
             }
         }
+        self.save();
     }
 
     pub(super) fn join_fenced(&mut self, name: SpaceName, generation: Generation, fences: Vec<FenceRecord>) {
@@ -292,7 +304,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             fences,
         });
         self.save();
-        self.effects.push(Effect::AllowJoin { space: name });
+        self.want_armed();
     }
 
     pub(super) fn joined(&mut self, name: SpaceName, result: Result<Join, (ResultCode, String)>, now: LocalInstant) {
@@ -322,6 +334,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             Err((code, why)) => {
                 tracing::error!(lockspace = %name, %why, "not joined");
+                let code = space.veto.unwrap_or(code);
                 space.life = Life::Leaving { fail_at: LocalInstant::NEVER };
                 self.answer_waits(waits, code);
                 self.effects.push(Effect::Leave { space: name, free: false });
@@ -346,7 +359,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Life::Failing { .. } => {
                 tracing::warn!(lockspace = %name, at = ?now, "a renewal succeeded too late: the lockspace stays lost (D2)");
             }
-            Life::Arming | Life::Joining | Life::Leaving { .. } => {}
+            Life::Joining | Life::Leaving { .. } => {}
         }
     }
 
@@ -399,7 +412,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.effects.push(Effect::CloseLimit { space: name });
         self.answer_waits(waits, ResultCode::RENEW_DIFFERS);
         self.guard_users_of(name, now);
-        self.stop_tasks_of(name);
+        self.stop_tasks_of(name, now);
     }
 
     pub(super) fn rem_lockspace(&mut self, to: ReplyTo, flags: RemLockspaceFlags, wire: &Wire, now: LocalInstant) {
@@ -429,14 +442,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Life::Active { fail_at, .. } = space.life {
             space.life = Life::Removing { fail_at };
             self.guard_users_of(name, now);
-            self.stop_tasks_of(name);
-        } else if matches!(space.life, Life::Arming) {
-            // Nothing was begun. The watchdog's answer finds nothing to start.
-            if let Some(space) = self.spaces.remove(&name) {
-                self.answer_waits(space.join_waits, ResultCode::EPERM);
-                self.answer_waits(space.leave_waits, ResultCode::OK);
-                self.answer_waits(space.inquiries, ResultCode::ENOENT);
-            }
+            self.stop_tasks_of(name, now);
         }
     }
 

@@ -29,6 +29,7 @@ fn settings() -> Settings {
         host_name: "hostA".into(),
         io_timeout: IoTimeout::DEFAULT,
         fire_timeout: FireTimeout::SANLOCK,
+        sealed: SealedFire::Within(FireTimeout::SANLOCK),
         kill_grace: Duration::from_secs(GRACE),
         boot_id: "boot".into(),
         report: Report::default(),
@@ -139,18 +140,32 @@ impl World {
     }
 
     fn armed(&mut self) -> &mut Self {
-        let result = Ok(SealedFire::Within(FireTimeout::SANLOCK));
-        self.apply(Event::Armed { result, device_seconds: Some(30) })
+        self.apply(Event::Armed { result: Ok(()), device_seconds: Some(29) })
     }
 
     fn join(&mut self, space: &str) -> &mut Self {
-        self.add(900, space);
-        if self.count(|e| matches!(e, Effect::Arm(_))) > 0 {
+        self.add(900, space).fenced(space, 1);
+        if matches!(self.log.last(), Some(Effect::Arm(_))) {
             self.armed();
         }
-        self.apply(Event::JoinFenced { space: name(space), generation: Generation(1), fences: vec![fence()] });
         let join = Join { generation: Generation(1), started_at: self.now };
         self.apply(Event::Joined { space: name(space), result: Ok(join) })
+    }
+
+    fn fenced(&mut self, space: &str, generation: u64) -> &mut Self {
+        let (space, generation) = (name(space), Generation(generation));
+        self.apply(Event::JoinFenced { space, generation, fences: vec![fence()] })
+    }
+
+    fn predecessor(&self) -> Option<Generation> {
+        self.log
+            .iter()
+            .rev()
+            .find_map(|e| match e {
+                Effect::StartJoin(j) => Some(j.predecessor),
+                _ => None,
+            })
+            .unwrap()
     }
 
     fn acquire(&mut self, client: u64, resources: &[&str], flags: AcquireFlags) -> &mut Self {
@@ -261,21 +276,36 @@ impl World {
 }
 
 #[test]
-fn d3_nothing_is_joined_before_the_watchdog_is_armed() {
+fn d3_no_join_writes_before_the_watchdog_is_armed_and_none_arms_it_before_it_is_about_to_write() {
     let mut w = World::new();
     w.add(1, "LS");
-    assert_eq!(w.count(|e| matches!(e, Effect::Arm(_))), 1);
-    assert_eq!(w.count(|e| matches!(e, Effect::StartJoin(_))), 0);
-    w.armed();
     assert_eq!(w.count(|e| matches!(e, Effect::StartJoin(_))), 1);
+    assert_eq!(w.count(|e| matches!(e, Effect::Arm(_))), 0, "its host_id may still be a dead daemon's of this boot");
+    w.fenced("LS", 1);
+    assert_eq!(w.count(|e| matches!(e, Effect::Arm(_))), 1);
+    assert_eq!(w.count(|e| matches!(e, Effect::AllowJoin { .. })), 0);
+    w.armed();
+    assert_eq!(w.count(|e| matches!(e, Effect::AllowJoin { .. })), 1);
 }
 
 #[test]
-fn a_watchdog_that_cannot_be_armed_refuses_the_join() {
+fn a_watchdog_that_cannot_be_armed_refuses_the_join_without_a_write() {
     let mut w = World::new();
-    w.add(1, "LS").apply(Event::Armed { result: Err("busy".into()), device_seconds: None });
+    w.add(1, "LS").fenced("LS", 1).apply(Event::Armed { result: Err("busy".into()), device_seconds: None });
+    assert!(w.daemon.spaces[&name("LS")].stop.is_set(), "the join finds that out before it writes");
+    w.apply(Event::Joined { space: name("LS"), result: Err((ResultCode::GENERAL_ERROR, "stopped".into())) });
     assert_eq!(w.codes(1), [ResultCode::WATCHDOG_ERROR.number()]);
-    assert_eq!(w.count(|e| matches!(e, Effect::StartJoin(_))), 0);
+    w.apply(Event::Left { space: name("LS") });
+    assert_eq!(w.count(|e| matches!(e, Effect::Disarm | Effect::Pet)), 0);
+}
+
+#[test]
+fn a_join_refused_before_its_write_never_touches_the_watchdog() {
+    let mut w = World::new();
+    w.add(1, "LS").apply(Event::Joined { space: name("LS"), result: Err((ResultCode::HOST_ID_BUSY, "b".into())) });
+    assert_eq!(w.codes(1), [ResultCode::HOST_ID_BUSY.number()]);
+    w.pass(1).apply(Event::Left { space: name("LS") });
+    assert_eq!(w.count(|e| matches!(e, Effect::Arm(_) | Effect::Pet | Effect::Disarm)), 0);
 }
 
 #[test]
@@ -384,6 +414,17 @@ fn d2_a_renewal_that_succeeds_too_late_revives_nothing() {
     assert!(matches!(w.daemon.spaces[&name("LS")].life, Life::Failing { .. }));
     w.client(2).acquire(2, &["S"], AcquireFlags::NONE);
     assert_eq!(w.codes(2), [ResultCode::ENOSPC.number()]);
+}
+
+#[test]
+fn a_device_that_hangs_in_open_does_not_keep_a_lost_lockspace() {
+    let mut w = World::joined();
+    w.acquire(1, &["R"], AcquireFlags::NONE).wait(8 * IO * 1000).apply(Event::Tick);
+    assert_eq!(w.codes(1), [ResultCode::ENOSPC.number()]);
+    w.exited(1).closed(1);
+    assert_eq!(w.leaves(), [false]);
+    w.device_ready();
+    assert_eq!(w.count(|e| matches!(e, Effect::StartAcquire { .. })), 0);
 }
 
 #[test]
@@ -496,25 +537,16 @@ fn leaving_kills_at_once_and_frees_the_host_id_when_all_are_gone() {
 fn after_a_lost_join_the_daemon_is_its_own_predecessor() {
     let mut w = World::joined();
     w.pass(9).apply(Event::Left { space: name("LS") });
-    w.log.clear();
-    w.add(901, "LS").armed();
-    let join = w.log.iter().find_map(|e| match e {
-        Effect::StartJoin(j) => Some(j.clone()),
-        _ => None,
-    });
-    assert_eq!(join.unwrap().predecessor, Some(Generation(1)));
+    w.add(901, "LS");
+    assert_eq!(w.predecessor(), Some(Generation(1)));
 }
 
 #[test]
 fn what_a_predecessor_left_stays_in_the_state_file_until_joined_anew() {
     let mut w = World::inheriting(vec![join_record("LS", 4)]);
-    w.add(1, "LS").armed();
-    let join = w.log.iter().find_map(|e| match e {
-        Effect::StartJoin(j) => Some(j.predecessor),
-        _ => None,
-    });
-    assert_eq!(join, Some(Some(Generation(4))));
-    w.apply(Event::JoinFenced { space: name("LS"), generation: Generation(5), fences: vec![fence()] });
+    w.add(1, "LS");
+    assert_eq!(w.predecessor(), Some(Generation(4)));
+    w.fenced("LS", 5);
     let saved = w.daemon.last_saved.clone();
     assert_eq!(saved.lockspaces.len(), 1);
     assert_eq!(saved.lockspaces[0].generation, 5);
@@ -630,7 +662,7 @@ proptest! {
                 15 => w.apply(Event::Tick),
                 16 => w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::ASYNC, lockspace: wire_space("LS", 1) }),
                 17 => w.apply(Event::Left { space: name("LS") }),
-                18 => { w.add(900, "LS"); w.armed(); w.join("LS") }
+                18 => { w.join("LS"); if n % 2 == 0 { w.armed(); } w.fenced("LS", n) }
                 _ => w.ask(who, Request::InqLockspace { flags: InqLockspaceFlags::WAIT, lockspace: wire_space("LS", 0) }),
             };
             w.answer_pets();
