@@ -22,7 +22,7 @@ pub struct ConfigFile {
     pub watchdog_fire_timeout: Option<u64>,
     /// Seconds, 1 to 255, for lockspaces added without one.
     pub io_timeout: Option<u64>,
-    /// Seconds from SIGTERM to SIGKILL.
+    /// Seconds from SIGTERM to SIGKILL; as long as the fire timeout allows, if absent.
     pub kill_grace_seconds: Option<u64>,
     /// `auto` or `threads`.
     pub io_engine: Option<String>,
@@ -123,8 +123,8 @@ impl ConfigFile {
         if let Some(engine) = self.io_engine.filter(|e| e != "auto" && e != "threads") {
             return Err(ConfigError::Range { key: "io_engine", found: engine, expected: "auto or threads" });
         }
-        let asked = Duration::from_secs(self.kill_grace_seconds.unwrap_or(40));
         let longest = Timing::longest_kill_grace(fire_timeout);
+        let asked = self.kill_grace_seconds.map_or(longest.min(Duration::from_secs(40)), Duration::from_secs);
         Ok(Config {
             host_name,
             watchdog: self.watchdog.unwrap_or_else(|| "/dev/watchdog".to_owned()),

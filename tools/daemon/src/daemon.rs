@@ -22,7 +22,7 @@ use crate::procfs::{ProcError, Procfs};
 use crate::restart::Succession;
 use crate::rundir::{RunDir, RunDirError};
 use crate::runtime::{Runtime, RuntimeError, serve};
-use crate::state_file::StateFileError;
+use crate::state_file::{self, StateFileError};
 use crate::supervisor::{Report, Settings, Supervisor};
 use crate::watchdog::{Choice, WatchdogError};
 
@@ -60,6 +60,18 @@ pub enum DaemonError {
          let the watchdog reset this host; then remove the file and start again."
     )]
     State(#[source] StateFileError),
+    /// A predecessor's writes may still be in flight, and its watchdog counts.
+    #[error(
+        "it is not known whether writes of the daemon before this one are still in flight (lockspaces {lockspaces}): \
+         the watchdog that it left counting is not touched, and resets this host. Should it not, because it does not \
+         count, then make sure that the devices named in {file} are in order, remove that file and start again."
+    )]
+    LeftToFire {
+        /// Which.
+        lockspaces: String,
+        /// The state file.
+        file: PathBuf,
+    },
     /// No threads, no timers, no sockets.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -102,6 +114,14 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         // Until a dead predecessor is gone it also has the watchdog open.
         run_dir.settle(&clock).await?;
         if inheritance.unclean {
+            // D3: a write that may still land keeps the host under the watchdog until it is reset. Without a watchdog
+            // there is nothing to leave counting, and other hosts wait for as long as they can.
+            if !inheritance.unproven.is_empty() && !matches!(watchdog, Choice::None) {
+                return Err(DaemonError::LeftToFire {
+                    lockspaces: inheritance.unproven.join(", "),
+                    file: run_dir.path().join(state_file::FILE_NAME),
+                });
+            }
             stop_predecessors_watchdog(&watchdog, options);
         }
         let report = locked_report(options, &watchdog);

@@ -86,7 +86,6 @@ impl SpaceShared {
     /// A disk for a lease on an open device.
     fn disk_for(&self, key: LeaseKey, file: &Arc<BlockFile>) -> Rc<LeaseDisk> {
         let mut disks = self.disks.borrow_mut();
-        disks.retain(|_, disk| Rc::strong_count(disk) > 1 || disk.writes_in_flight() > 0);
         let known = disks.get(&key).filter(|d| d.engine().file().node() == file.node());
         if let Some(disk) = known {
             return Rc::clone(disk);
@@ -98,6 +97,14 @@ impl SpaceShared {
         let disk = Rc::new(Device::new(Arc::clone(engine), self.clock.clone(), self.limit.clone()));
         disks.insert(key, Rc::clone(&disk));
         disk
+    }
+
+    /// A lease is over: its disk goes with it, unless a write is still in flight (I6: the next acquire waits for it).
+    fn forget_disk(&self, key: LeaseKey) {
+        let mut disks = self.disks.borrow_mut();
+        if disks.get(&key).is_some_and(|disk| disk.writes_in_flight() == 0) {
+            disks.remove(&key);
+        }
     }
 
     /// The disk of a lease that is held or being acquired.
@@ -242,9 +249,13 @@ pub async fn run_acquire(
         Err(failed) => (codes::of_acquire(&failed.error), codes::chain(&failed), false, failed.undo),
     };
     let undoing = undo.is_some();
+    if !undoing {
+        shared.forget_disk(key);
+    }
     notes.event(Event::Acquired { task, end: AcquireEnd::Refused { code, why, may_change, undoing } });
     if let Some(duty) = undo {
         finish(&shared, &disk, &clock, duty).await;
+        shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
 }
@@ -259,20 +270,22 @@ pub async fn run_release(
     notes: Notes,
     clock: BootClock,
 ) {
-    let failed = match shared.disk_of(key) {
-        Some(disk) => match release(&*disk, &clock, held, &shared.me).await {
-            Ok(()) => None,
-            Err(failed) => Some((disk, failed)),
-        },
-        None => None,
+    let Some(disk) = shared.disk_of(key) else {
+        let why = Some("its device was closed: it is left to the end of this lockspace".to_owned());
+        return notes.event(Event::Released { task, code: ResultCode::EBADF, why, done: true });
     };
-    let Some((disk, ReleaseFailed { error, undo })) = failed else {
+    let Err(ReleaseFailed { error, undo }) = release(&*disk, &clock, held, &shared.me).await else {
+        shared.forget_disk(key);
         return notes.event(Event::Released { task, code: ResultCode::OK, why: None, done: true });
     };
     let (code, why) = (codes::of_release(&error), Some(codes::chain(&error)));
+    if undo.is_none() {
+        shared.forget_disk(key);
+    }
     notes.event(Event::Released { task, code, why, done: undo.is_none() });
     if let Some(duty) = undo {
         finish(&shared, &disk, &clock, duty).await;
+        shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
 }

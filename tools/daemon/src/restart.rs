@@ -6,7 +6,8 @@
 //!    gone. One that will not go keeps us here until the watchdog resets the host.
 //! 3. Every fence listed is taken: a write of the predecessor that is still in flight holds its fence until it lands.
 //!    Meanwhile our old delta sector is watched; if it changes, a living daemon has our host_id and nothing is proven.
-//! 4. Only then the watchdog that the predecessor left counting is opened, and stopped.
+//! 4. Only then the watchdog that the predecessor left counting is opened, and stopped; where a fence could not be
+//!    taken, a lease write may land any time (I6), and the watchdog is left to fire (D3).
 //!
 //! What comes out is the list of lockspaces under whose generation nothing can write any more. A file of another boot
 //! lists nothing that can still run, and proves nothing either: P1 (a) has its own way.
@@ -49,6 +50,8 @@ pub struct Succession<'a> {
 pub struct Inheritance {
     /// Lockspaces under whose generation nothing can write any more.
     pub proven: Vec<SpaceRecord>,
+    /// Lockspaces of which that is not known: a lease write of the predecessor may still land.
+    pub unproven: Vec<String>,
     /// Whether a predecessor in this boot may have left a watchdog counting.
     pub unclean: bool,
 }
@@ -79,17 +82,17 @@ impl Succession<'_> {
             );
             self.end_all(&state.guarded).await;
         }
-        let mut proven = Vec::new();
-        let unclean = state.watchdog_armed;
+        let mut inheritance = Inheritance { unclean: state.watchdog_armed, ..Inheritance::default() };
         for space in state.lockspaces {
             match self.take_fences(&space).await {
-                Ok(()) => proven.push(space),
+                Ok(()) => inheritance.proven.push(space),
                 Err(why) => {
                     tracing::warn!(lockspace = space.name, why, "not proven over: its host_id will be waited out (D1)");
+                    inheritance.unproven.push(space.name);
                 }
             }
         }
-        Ok(Inheritance { proven, unclean })
+        Ok(inheritance)
     }
 
     /// The ladder, for processes that are known by their identity alone.

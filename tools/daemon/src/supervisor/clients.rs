@@ -113,15 +113,22 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(running) = &ended.running {
             running.stop.set();
         }
+        // What runs under `holdfast exec` is one process from first to last: that it closed a descriptor it never knew it
+        // had does not mean that it no longer uses the disk.
+        let strict = ended.process.as_ref().is_some_and(|p| p.group) && !ended.exited;
         self.drop_waiting(client);
-        self.release_all_of(client);
+        if !strict {
+            self.release_all_of(client);
+        }
         self.forget_if_over(client);
     }
 
     pub(super) fn exited(&mut self, client: ClientId) {
         let Some(ended) = self.clients.get_mut(&client) else { return };
         ended.exited = true;
-        if !ended.closed {
+        if ended.closed {
+            self.release_all_of(client);
+        } else {
             tracing::warn!(
                 pid = ended.pid,
                 name = %ended.name,

@@ -287,7 +287,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 self.refuse_for(target, code, None, now);
             }
             AcquireEnd::Refused { code, why, may_change, undoing } => {
-                tracing::info!(lease = %key, code = code.number(), why, "not acquired");
+                let waits = target.is_some_and(|t| self.waiting.iter().any(|w| w.client == t));
+                if waits {
+                    tracing::debug!(lease = %key, code = code.number(), why, "still not acquired");
+                } else {
+                    tracing::info!(lease = %key, code = code.number(), why, "not acquired");
+                }
                 if undoing {
                     lease.phase = Phase::Releasing;
                     lease.client = None;

@@ -388,6 +388,17 @@ fn the_end_of_a_connection_releases_and_the_exit_of_a_process_alone_does_not() {
 }
 
 #[test]
+fn a_group_leader_that_closes_its_connection_keeps_its_lease_until_it_exits() {
+    let mut w = World::joined();
+    w.acquire(1, &["R"], AcquireFlags::GROUP).device_ready().ours().closed(1);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 0);
+    w.exited(1);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 1);
+    w.released();
+    assert_eq!(w.count(|e| matches!(e, Effect::Forget { .. })), 1);
+}
+
+#[test]
 fn renewals_blocked_end_in_sigterm_then_sigkill_and_no_pet_after_the_instant() {
     let mut w = World::joined();
     w.hold(1, "R").pass(8 * IO);
