@@ -1,0 +1,142 @@
+//! `holdfast daemon`, and `holdfastd`: sanlock's flags, and our own.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+use holdfast_daemon::config::{ConfigError, ConfigFile};
+use holdfast_daemon::daemon::{DaemonError, Options, run as run_daemon};
+use holdfast_daemon::rundir::RunDir;
+use nix::unistd::{Gid, Group, Uid, User};
+use tracing_subscriber::EnvFilter;
+
+/// Run the daemon, in the foreground, logging to standard error.
+///
+/// Files are in $SANLOCK_RUN_DIR (default /run/sanlock). Options of sanlock's daemon that have no meaning here are accepted.
+#[derive(ClapArgs, Debug)]
+#[command(disable_help_flag = true)]
+pub struct Args {
+    /// Our host name in every lockspace; the node name if not given.
+    #[arg(short = 'e', long = "host-name", value_name = "HOSTNAME")]
+    host_name: Option<String>,
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A watchdog device, the socket of `holdfast fake-watchdog`, or none.
+    #[arg(long, value_name = "DEVICE|none")]
+    watchdog: Option<String>,
+    /// Seconds within which a failed host is reset, as sealed on disk (4 to 60); the device gets not quite half.
+    #[arg(long, value_name = "SECONDS")]
+    fire_timeout: Option<u64>,
+    /// How disks are read and written.
+    #[arg(long, value_name = "auto|threads")]
+    io_engine: Option<String>,
+    /// Log more.
+    #[arg(short = 'D', long)]
+    debug: bool,
+    /// 0: no watchdog.
+    #[arg(short = 'w', value_name = "0|1")]
+    use_watchdog: Option<u8>,
+    /// Seconds from SIGTERM to SIGKILL.
+    #[arg(short = 'g', value_name = "SECONDS")]
+    kill_grace: Option<u64>,
+    /// io_timeout of lockspaces that are added without one.
+    #[arg(short = 'o', value_name = "SECONDS")]
+    io_timeout: Option<u64>,
+    /// 0: do not lock memory.
+    #[arg(short = 'l', value_name = "LEVEL", default_value_t = 1)]
+    mlock_level: u8,
+    /// Owner of the socket.
+    #[arg(short = 'U', value_name = "USER")]
+    user: Option<String>,
+    /// Group of the socket.
+    #[arg(short = 'G', value_name = "GROUP")]
+    group: Option<String>,
+    #[command(flatten)]
+    ignored: Ignored,
+    /// Print help.
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// sanlock's options without a meaning here.
+#[derive(ClapArgs, Debug)]
+struct Ignored {
+    #[arg(short = 'Q', hide = true)]
+    quiet_fail: Option<String>,
+    #[arg(short = 'R', hide = true)]
+    debug_renew: Option<String>,
+    #[arg(short = 'H', hide = true)]
+    renewal_history: Option<String>,
+    #[arg(short = 'L', hide = true)]
+    logfile_priority: Option<String>,
+    #[arg(short = 'S', hide = true)]
+    syslog_priority: Option<String>,
+    #[arg(short = 'h', hide = true)]
+    high_priority: Option<String>,
+    #[arg(short = 't', hide = true)]
+    worker_threads: Option<String>,
+    #[arg(short = 'b', hide = true)]
+    bitmap_seconds: Option<String>,
+}
+
+/// What stops the daemon from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The daemon.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// A user or group that is not there.
+    #[error("{kind} {name:?} is not known on this system")]
+    Unknown {
+        /// "user" or "group".
+        kind: &'static str,
+        /// As given.
+        name: String,
+    },
+}
+
+/// Runs the daemon to its end.
+///
+/// # Errors
+/// [`Error`]: it did not start, or could not go on.
+pub fn run(args: Args) -> Result<ExitCode, Error> {
+    let default = if args.debug { "debug" } else { "info" };
+    let filter = EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let mut file = ConfigFile::read(args.config.as_deref())?;
+    file.host_name = args.host_name.or(file.host_name);
+    file.watchdog =
+        args.watchdog.or_else(|| (args.use_watchdog == Some(0)).then(|| "none".to_owned())).or(file.watchdog);
+    file.watchdog_fire_timeout = args.fire_timeout.or(file.watchdog_fire_timeout);
+    file.io_engine = args.io_engine.or(file.io_engine);
+    file.kill_grace_seconds = args.kill_grace.or(file.kill_grace_seconds);
+    file.io_timeout = args.io_timeout.or(file.io_timeout);
+    let options = Options {
+        config: file.decide()?,
+        run_dir: RunDir::from_environment(),
+        owner: (args.user.map(user).transpose()?, args.group.map(group).transpose()?),
+        lock_memory: args.mlock_level > 0,
+    };
+    run_daemon(&options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn user(name: String) -> Result<Uid, Error> {
+    match User::from_name(&name) {
+        Ok(Some(user)) => Ok(user.uid),
+        _ => Err(Error::Unknown { kind: "user", name }),
+    }
+}
+
+fn group(name: String) -> Result<Gid, Error> {
+    match Group::from_name(&name) {
+        Ok(Some(group)) => Ok(group.gid),
+        _ => Err(Error::Unknown { kind: "group", name }),
+    }
+}
