@@ -95,12 +95,12 @@ pub enum StateFileError {
         source: io::Error,
     },
     /// It is not what this program writes.
-    #[error("state file {path} cannot be understood: {source}")]
+    #[error("state file {path} cannot be understood: {why}")]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
+        /// Where and why, in printable characters.
+        why: String,
     },
     /// Another version wrote it.
     #[error("state file {path} has version {found}, expected {VERSION}")]
@@ -110,6 +110,13 @@ pub enum StateFileError {
         /// In the file.
         found: u32,
     },
+}
+
+impl StateFileError {
+    /// serde_json quotes what it found as it stands there, control characters and all.
+    fn malformed(path: &Path, error: &serde_json::Error) -> Self {
+        StateFileError::Malformed { path: path.to_owned(), why: error.to_string().escape_debug().to_string() }
+    }
 }
 
 impl StateFile {
@@ -136,8 +143,7 @@ impl StateFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateFileError::Io { path, operation: "read it", source }),
         };
-        let state: StateFile =
-            serde_json::from_slice(&text).map_err(|source| StateFileError::Malformed { path: path.clone(), source })?;
+        let state: StateFile = serde_json::from_slice(&text).map_err(|e| StateFileError::malformed(&path, &e))?;
         if state.version != VERSION {
             return Err(StateFileError::Version { path, found: state.version });
         }
@@ -156,8 +162,7 @@ impl StateFile {
             let path = path.clone();
             move |source| StateFileError::Io { path, operation, source }
         };
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|source| StateFileError::Malformed { path: path.clone(), source })?;
+        let text = serde_json::to_vec_pretty(self).map_err(|e| StateFileError::malformed(&path, &e))?;
         let mut file = File::create(&beside).map_err(failed("create its successor"))?;
         file.write_all(&text).map_err(failed("write its successor"))?;
         file.sync_all().map_err(failed("sync its successor"))?;

@@ -113,12 +113,6 @@ pub trait Watchdog: Send {
     /// The timeout it counts with, as read back from it; `None` when there is no watchdog.
     fn timeout(&self) -> Option<Seconds>;
 
-    /// Sets another timeout, which pets; returns it as read back.
-    ///
-    /// # Errors
-    /// Refused, or outcome unknown.
-    fn set_timeout(&mut self, asked: Seconds) -> Result<Seconds, WatchdogError>;
-
     /// Starts its count anew. W1: the caller reads the clock afterwards.
     ///
     /// # Errors
@@ -301,12 +295,6 @@ impl<T: Timer> Watchdog for Counting<T> {
 
     fn timeout(&self) -> Option<Seconds> {
         Some(self.timeout)
-    }
-
-    fn set_timeout(&mut self, asked: Seconds) -> Result<Seconds, WatchdogError> {
-        let found = self.alive("a new timeout")?.set_timeout(asked)?;
-        self.timeout = found;
-        Ok(found)
     }
 
     fn pet(&mut self) -> Result<(), WatchdogError> {
@@ -508,10 +496,6 @@ impl Watchdog for NoWatchdog {
         None
     }
 
-    fn set_timeout(&mut self, _asked: Seconds) -> Result<Seconds, WatchdogError> {
-        Err(WatchdogError::None { operation: "a new timeout" })
-    }
-
     fn pet(&mut self) -> Result<(), WatchdogError> {
         Ok(())
     }
@@ -634,7 +618,6 @@ mod tests {
         assert_eq!(device.done(), ["set 29", "pet", "set 1", "set 2", "set 3", "set 4"]);
         let refused = armed.pet().unwrap_err().to_string();
         assert_eq!(refused, "/dev/watchdog7 (scripted): a pet after it was left to fire");
-        assert!(armed.set_timeout(Seconds(30)).is_err());
         assert!(armed.disarm().is_err());
         assert!(armed.fire_at_once().is_err());
         assert_eq!(device.done().len(), 6, "nothing more was done to the device");

@@ -1,0 +1,4 @@
+//! `holdfast_tests::decoders::sectors::request_record` on arbitrary bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| holdfast_tests::decoders::sectors::request_record(data));

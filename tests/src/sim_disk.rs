@@ -1,0 +1,662 @@
+//! A shared disk with a fault model, as an [`Engine`]: deadlines, I6 and D2 are the daemon's own code above it.
+//!
+//! The true bytes are pristine: they hold what landed, sector by sector. Faults are an overlay of what happens to an
+//! I/O on its way. The model, no wider than what the program assumes of storage:
+//! - An I/O first waits in its process's queue, for a moment as a rule. It begins ([`Io::start`]) when a thread of that
+//!   process takes it up: never while the process is frozen, never after its end.
+//! - **Latency**: each I/O takes effect some time after it began and is acknowledged some time after that.
+//! - **Tearing**: a sector is read and written at one instant. The sectors of a larger I/O may move at different
+//!   instants of it, and only some of them before a reset.
+//! - **Errors**: a read fails; a write fails with each of its sectors landed or not, finally.
+//! - **Late or never**: an I/O that began may take effect at any later time, long past its deadline, or never. It may do
+//!   so although its process has died. It is over only when it is acknowledged or its host is reset: what had not
+//!   landed by then never does.
+//! - **Path loss**, for one host: everything fails at once, or hangs until the path is back.
+//!
+//! Not in the model: wrong data, a misplaced sector, an acknowledged write that is lost, a write after a reset.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use holdfast_io::clock::Clock;
+use holdfast_io::device::{Engine, Io, Started};
+use holdfast_io::disk::Op;
+use holdfast_io::units::SectorSize;
+use nix::errno::Errno;
+
+use crate::dice::{Dice, Stream, nanos};
+use crate::executor::{Group, Nanos, Sim, SimClock};
+
+/// Which host of the run, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostIndex(pub usize);
+
+/// Who issued an I/O: which process in which boot of which host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Writer {
+    /// The host.
+    pub host: HostIndex,
+    /// Its boots are counted from 1.
+    pub boot: u32,
+    /// Its processes are counted from 1, over all boots.
+    pub process: u32,
+}
+
+/// An I/O as those who watch the disk see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Number of the I/O on this disk.
+    pub id: u64,
+    /// Who issued it.
+    pub writer: Writer,
+    /// Read or write.
+    pub op: Op,
+    /// Byte offset.
+    pub at: u64,
+    /// Bytes.
+    pub len: usize,
+    /// True time at which it began.
+    pub began: Nanos,
+}
+
+impl Facts {
+    /// The bytes it moves.
+    #[must_use]
+    pub const fn range(&self) -> Range<u64> {
+        self.at..self.at + self.len as u64
+    }
+}
+
+/// Watches a disk: the checkers.
+pub trait Witness {
+    /// An I/O begins. `beside` is another write of the same host in flight on one of its sectors, if it is a write.
+    fn begins(&self, io: &Facts, beside: Option<&Facts>);
+    /// A sector of a write landed.
+    fn landed(&self, io: &Facts, sector_at: u64, old: &[u8], new: &[u8]);
+    /// An I/O is over; `how` in a word or two.
+    fn over(&self, io: &Facts, how: &str);
+}
+
+/// What becomes of an I/O that began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It takes effect within this time and is acknowledged.
+    Done(Duration),
+    /// It fails after this time.
+    Fails {
+        /// When.
+        after: Duration,
+        /// Which sectors of a write land all the same.
+        landed: Landed,
+    },
+    /// It never takes effect and is never acknowledged.
+    Never,
+    /// It waits until [`SimDisk::release`].
+    Held,
+}
+
+/// How much of a failed write is on the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Landed {
+    /// Nothing.
+    Nothing,
+    /// Some sectors; of a single one, nothing.
+    Part,
+    /// All of it.
+    All,
+}
+
+/// How likely each fault is, in parts per thousand of the I/Os.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultRates {
+    /// Usual latencies.
+    pub latency: (Duration, Duration),
+    /// Reads and writes that fail.
+    pub error: u32,
+    /// Reads and writes that take effect late, after a time out of [`FaultRates::late`].
+    pub late_per_mille: u32,
+    /// From when to when those take effect.
+    pub late: (Duration, Duration),
+    /// Those that never do.
+    pub never: u32,
+    /// I/Os of several sectors whose sectors move at different instants.
+    pub torn: u32,
+    /// I/Os that wait long in their process's queue.
+    pub queued: u32,
+}
+
+impl FaultRates {
+    /// A disk that always works, in 50 microseconds to 20 ms.
+    pub const NONE: FaultRates = FaultRates {
+        latency: (Duration::from_micros(50), Duration::from_millis(20)),
+        error: 0,
+        late_per_mille: 0,
+        late: (Duration::from_secs(1), Duration::from_secs(2)),
+        never: 0,
+        torn: 300,
+        queued: 0,
+    };
+}
+
+/// How a lost path shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathLoss {
+    /// Everything that begins fails.
+    Fails,
+    /// Everything that begins hangs until the path is back.
+    Hangs,
+}
+
+/// The disk itself. Clones are the same one.
+#[derive(Clone)]
+pub struct SimDisk(Rc<Medium>);
+
+type Script = Box<dyn FnMut(&Facts) -> Option<Fate>>;
+
+struct Medium {
+    sim: Sim,
+    path: Arc<str>,
+    sector: SectorSize,
+    bytes: RefCell<Vec<u8>>,
+    dice: RefCell<Dice>,
+    rates: Cell<FaultRates>,
+    lost: RefCell<BTreeMap<HostIndex, PathLoss>>,
+    script: RefCell<Option<Script>>,
+    witness: RefCell<Option<Rc<dyn Witness>>>,
+    flights: RefCell<BTreeMap<u64, Flight>>,
+    last_id: Cell<u64>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+struct Flight {
+    facts: Facts,
+    started: Started,
+    /// Waits for a release or for its path.
+    held: bool,
+    /// Sectors that have moved.
+    moved: usize,
+}
+
+impl SimDisk {
+    /// A disk with this content, which works until [`SimDisk::set_rates`] says otherwise.
+    #[must_use]
+    pub fn new(sim: &Sim, path: &str, sector: SectorSize, bytes: Vec<u8>) -> Self {
+        SimDisk(Rc::new(Medium {
+            sim: sim.clone(),
+            path: Arc::from(path),
+            sector,
+            bytes: RefCell::new(bytes),
+            dice: RefCell::new(Dice::new(sim.seed(), Stream::Disk)),
+            rates: Cell::new(FaultRates::NONE),
+            lost: RefCell::default(),
+            script: RefCell::default(),
+            witness: RefCell::default(),
+            flights: RefCell::default(),
+            last_id: Cell::new(0),
+            waiting: RefCell::default(),
+        }))
+    }
+
+    /// Who watches from now on.
+    pub fn set_witness(&self, witness: Rc<dyn Witness>) {
+        *self.0.witness.borrow_mut() = Some(witness);
+    }
+
+    /// How likely faults are from now on.
+    pub fn set_rates(&self, rates: FaultRates) {
+        self.0.rates.set(rates);
+    }
+
+    /// Asked about each I/O that begins, before chance: `Some` decides what becomes of it.
+    pub fn set_script(&self, script: impl FnMut(&Facts) -> Option<Fate> + 'static) {
+        *self.0.script.borrow_mut() = Some(Box::new(script));
+    }
+
+    /// Chance alone decides again.
+    pub fn clear_script(&self) {
+        *self.0.script.borrow_mut() = None;
+    }
+
+    /// A host loses its path to the disk.
+    pub fn lose_path(&self, host: HostIndex, how: PathLoss) {
+        self.0.lost.borrow_mut().insert(host, how);
+    }
+
+    /// The path is back; what hung on it goes on.
+    pub fn restore_path(&self, host: HostIndex) {
+        if self.0.lost.borrow_mut().remove(&host).is_some() {
+            self.release(|facts| facts.writer.host == host);
+        }
+    }
+
+    /// A copy of the true bytes.
+    #[must_use]
+    pub fn bytes(&self, range: Range<usize>) -> Vec<u8> {
+        self.0.bytes.borrow().get(range).map(<[u8]>::to_vec).unwrap_or_default()
+    }
+
+    /// I/Os in flight that `choose` chooses.
+    pub fn in_flight(&self, choose: impl Fn(&Facts) -> bool) -> Vec<Facts> {
+        self.0.flights.borrow().values().map(|f| f.facts).filter(|f| choose(f)).collect()
+    }
+
+    /// Lets those held I/Os take effect, each after a usual latency, that `choose` chooses. How many they were.
+    pub fn release(&self, choose: impl Fn(&Facts) -> bool) -> usize {
+        let mut released = Vec::new();
+        for flight in self.0.flights.borrow_mut().values_mut().filter(|f| f.held && choose(&f.facts)) {
+            flight.held = false;
+            released.push(flight.facts);
+        }
+        for facts in &released {
+            let latency = self.latency();
+            self.schedule(facts, Fate::Done(latency));
+        }
+        released.len()
+    }
+
+    /// A host is reset: nothing of it is in flight any more, and nothing more of it lands.
+    pub fn host_reset(&self, host: HostIndex) {
+        let (gone, kept): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut *self.0.flights.borrow_mut())
+            .into_iter()
+            .partition(|(_, f)| f.facts.writer.host == host);
+        *self.0.flights.borrow_mut() = kept;
+        drop(gone);
+        self.wake_waiting();
+    }
+
+    /// The fence: resolves once no write of an earlier process of this host is in flight.
+    pub async fn predecessors_reaped(&self, me: Writer) {
+        std::future::poll_fn(|cx| {
+            let earlier = |f: &Facts| f.op == Op::Write && f.writer.host == me.host && f.writer.process < me.process;
+            if self.0.flights.borrow().values().any(|f| earlier(&f.facts)) {
+                self.0.waiting.borrow_mut().push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// The disk as one process reaches it.
+    #[must_use]
+    pub fn engine(&self, writer: Writer, group: Group, clock: SimClock) -> SimEngine {
+        SimEngine { disk: self.clone(), writer, group, clock }
+    }
+
+    fn wake_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.0.waiting.borrow_mut());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn latency(&self) -> Duration {
+        let (low, high) = self.0.rates.get().latency;
+        self.0.dice.borrow_mut().skewed(low, high)
+    }
+
+    /// The I/O is taken up by its process: from here on it is the device's.
+    fn begin(&self, io: Io, engine: &SimEngine) {
+        let (op, at, len) = (io.op(), io.at(), io.len());
+        let Some(started) = io.start(engine.clock.now()) else { return };
+        self.0.last_id.set(self.0.last_id.get() + 1);
+        let id = self.0.last_id.get();
+        let facts = Facts { id, writer: engine.writer, op, at, len, began: self.0.sim.now() };
+        let beside = self.write_beside(&facts);
+        let flight = Flight { facts, started, held: false, moved: 0 };
+        self.0.flights.borrow_mut().insert(id, flight);
+        self.tell(|w| w.begins(&facts, beside.as_ref()));
+        let fate = self.fate(&facts);
+        self.schedule(&facts, fate);
+    }
+
+    fn write_beside(&self, io: &Facts) -> Option<Facts> {
+        let range = io.range();
+        let beside = |f: &Facts| {
+            f.op == Op::Write
+                && f.writer.host == io.writer.host
+                && f.range().start < range.end
+                && range.start < f.range().end
+        };
+        let flights = self.0.flights.borrow();
+        flights.values().map(|f| f.facts).find(|f| io.op == Op::Write && beside(f))
+    }
+
+    fn tell(&self, what: impl FnOnce(&dyn Witness)) {
+        let witness = self.0.witness.borrow().clone();
+        if let Some(witness) = witness {
+            what(&*witness);
+        }
+    }
+
+    fn fate(&self, facts: &Facts) -> Fate {
+        let scripted = self.0.script.borrow_mut().as_mut().and_then(|script| script(facts));
+        if let Some(fate) = scripted {
+            return fate;
+        }
+        match self.0.lost.borrow().get(&facts.writer.host) {
+            Some(PathLoss::Fails) => return Fate::Fails { after: Duration::from_millis(1), landed: Landed::Nothing },
+            Some(PathLoss::Hangs) => return Fate::Held,
+            None => {}
+        }
+        let rates = self.0.rates.get();
+        let mut dice = self.0.dice.borrow_mut();
+        let (low, high) = rates.latency;
+        if dice.chance(rates.never) {
+            Fate::Never
+        } else if dice.chance(rates.late_per_mille) {
+            Fate::Done(dice.skewed(rates.late.0, rates.late.1))
+        } else if dice.chance(rates.error) {
+            let landed = [Landed::Nothing, Landed::Part, Landed::All][dice.index(3)];
+            Fate::Fails { after: dice.skewed(low, high), landed }
+        } else {
+            Fate::Done(dice.skewed(low, high))
+        }
+    }
+
+    /// Times the instants at which the sectors of an I/O move, and its end.
+    fn schedule(&self, facts: &Facts, fate: Fate) {
+        let id = facts.id;
+        let sectors = facts.len / self.0.sector.bytes();
+        let mut dice = self.0.dice.borrow_mut();
+        let (within, parts, moving, result) = match fate {
+            Fate::Never => return,
+            Fate::Held => {
+                if let Some(flight) = self.0.flights.borrow_mut().get_mut(&id) {
+                    flight.held = true;
+                }
+                return;
+            }
+            Fate::Done(within) => {
+                let torn = sectors > 1 && dice.chance(self.0.rates.get().torn);
+                let parts = if torn { 2 + dice.index(2) } else { 1 };
+                (within, parts, parts, Ok(facts.len))
+            }
+            Fate::Fails { after, landed } => match landed {
+                Landed::All if facts.op == Op::Write => (after, 1, 1, Err(Errno::EIO)),
+                Landed::Part if facts.op == Op::Write && sectors > 1 => (after, 2, 1, Err(Errno::EIO)),
+                _ => (after, 1, 0, Err(Errno::EIO)),
+            },
+        };
+        let now = self.0.sim.now();
+        let salt = dice.bits();
+        for part in 0..moving {
+            let instant = now.saturating_add(nanos(dice.between(Duration::ZERO, within)));
+            let disk = self.clone();
+            self.0.sim.call_at(Group::RUN, instant, move || disk.move_part(id, salt, part, parts));
+        }
+        let disk = self.clone();
+        self.0.sim.call_at(Group::RUN, now.saturating_add(nanos(within)), move || disk.end(id, result));
+    }
+
+    /// Moves those sectors of an I/O that belong to part `part` of `parts`.
+    fn move_part(&self, id: u64, salt: u64, part: usize, parts: usize) {
+        let size = self.0.sector.bytes();
+        let mut landed = Vec::new();
+        let facts = {
+            let mut flights = self.0.flights.borrow_mut();
+            let Some(flight) = flights.get_mut(&id) else { return };
+            let mut bytes = self.0.bytes.borrow_mut();
+            let Flight { facts, started, moved, .. } = flight;
+            if parts == 1 && facts.op == Op::Read && Self::read_whole(facts.at, started, &bytes) {
+                *moved = facts.len / size;
+                return;
+            }
+            for sector in (0..facts.len / size).filter(|s| part_of(*s, salt, parts) == part) {
+                let Ok(from) = usize::try_from(facts.at) else { return };
+                let from = from.saturating_add(sector * size);
+                let Some(medium) = bytes.get_mut(from..from.saturating_add(size)) else { continue };
+                let buf = &mut started.buf()[sector * size..(sector + 1) * size];
+                match facts.op {
+                    Op::Read => buf.copy_from_slice(medium),
+                    Op::Write => {
+                        landed.push((from as u64, medium.to_vec(), buf.to_vec()));
+                        medium.copy_from_slice(buf);
+                    }
+                }
+                *moved += 1;
+            }
+            *facts
+        };
+        for (at, old, new) in landed {
+            self.tell(|w| w.landed(&facts, at, &old, &new));
+        }
+    }
+
+    /// The plain case of a large read, in one go. `false`: the device ends before it does.
+    fn read_whole(at: u64, started: &mut Started, bytes: &[u8]) -> bool {
+        let Ok(from) = usize::try_from(at) else { return false };
+        let buf = started.buf();
+        let Some(source) = bytes.get(from..from.saturating_add(buf.len())) else { return false };
+        buf.copy_from_slice(source);
+        true
+    }
+
+    /// The device is done with an I/O and says so.
+    fn end(&self, id: u64, result: Result<usize, Errno>) {
+        // Parts timed for this same instant may still be waiting for their turn: an I/O ends after its last sector.
+        let open = {
+            let flights = self.0.flights.borrow();
+            let Some(flight) = flights.get(&id) else { return };
+            result.is_ok() && self.on_device(&flight.facts) > flight.moved
+        };
+        if open {
+            let disk = self.clone();
+            return self.0.sim.call_at(Group::RUN, self.0.sim.now() + 1, move || disk.end(id, result));
+        }
+        let Some(flight) = self.0.flights.borrow_mut().remove(&id) else { return };
+        let moved = result.map(|_| flight.moved * self.0.sector.bytes());
+        self.tell(|w| w.over(&flight.facts, if moved.is_ok() { "done" } else { "failed" }));
+        flight.started.complete(moved);
+        self.wake_waiting();
+    }
+
+    /// Sectors of an I/O that exist: the device may end before it.
+    fn on_device(&self, facts: &Facts) -> usize {
+        let len = self.0.bytes.borrow().len();
+        let from = usize::try_from(facts.at).unwrap_or(usize::MAX).min(len);
+        facts.len.min(len - from) / self.0.sector.bytes()
+    }
+}
+
+/// Spreads the sectors of an I/O over its parts.
+fn part_of(sector: usize, salt: u64, parts: usize) -> usize {
+    if parts == 1 {
+        return 0;
+    }
+    let hash = (sector as u64 ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    usize::try_from(hash % parts as u64).unwrap_or(0)
+}
+
+/// A disk as one process reaches it. Clones share nothing but the disk; each [`holdfast_io::device::Device`] over one
+/// has its own table of I/O in flight.
+#[derive(Clone)]
+pub struct SimEngine {
+    disk: SimDisk,
+    writer: Writer,
+    group: Group,
+    clock: SimClock,
+}
+
+impl Engine for SimEngine {
+    fn path(&self) -> &Arc<str> {
+        &self.disk.0.path
+    }
+
+    fn submit(&self, io: Io) {
+        let medium = &self.disk.0;
+        let queued = {
+            let mut dice = medium.dice.borrow_mut();
+            let long = dice.chance(medium.rates.get().queued);
+            if long {
+                dice.skewed(Duration::from_secs(1), Duration::from_secs(120))
+            } else {
+                Duration::from_micros(dice.below(100))
+            }
+        };
+        let engine = self.clone();
+        // In the process's group: a frozen process takes up no I/O, a dead one never does.
+        medium.sim.call_after(self.group, queued, move || engine.disk.begin(io, &engine));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::{ClockRate, Ended};
+    use holdfast_io::clock::LocalInstant;
+    use holdfast_io::device::{Device, WriteLimit};
+    use holdfast_io::disk::{Disk, IoErrorKind, ReadDisk};
+    use holdfast_io::sys::aligned::AlignedBuf;
+
+    const RATE: ClockRate = ClockRate { true_at: 0, host_at: 0, ppm: 0 };
+    const S: u64 = 1_000_000_000;
+
+    struct Rig {
+        sim: Sim,
+        disk: SimDisk,
+        group: Group,
+        device: Rc<Device<SimEngine, SimClock>>,
+    }
+
+    fn rig(seed: u64) -> Rig {
+        let sim = Sim::new(seed);
+        let disk = SimDisk::new(&sim, "disk", SectorSize::B512, vec![0; 8192]);
+        let group = sim.new_group();
+        let clock = SimClock::new(&sim, RATE);
+        let writer = Writer { host: HostIndex(0), boot: 1, process: 1 };
+        let device = Device::new(disk.engine(writer, group, clock.clone()), clock, WriteLimit::none());
+        Rig { sim, disk, group, device: Rc::new(device) }
+    }
+
+    /// Writes `sectors` sectors of `byte` at 0 with a deadline 10 s from the start of the run; how it ended.
+    fn write(rig: &Rig, byte: u8, sectors: usize) -> Rc<RefCell<Option<Result<(), IoErrorKind>>>> {
+        let end = Rc::new(RefCell::new(None));
+        let (device, result) = (Rc::clone(&rig.device), Rc::clone(&end));
+        rig.sim.spawn(rig.group, "writer", async move {
+            let data = AlignedBuf::from_slice(&vec![byte; sectors * 512]);
+            let written = device.write(0, data, LocalInstant::from_nanos(10 * S)).await;
+            *result.borrow_mut() = Some(written.map_err(|e| e.kind));
+        });
+        end
+    }
+
+    #[test]
+    fn a_write_past_its_deadline_may_land_later() {
+        let rig = rig(1);
+        rig.disk.set_script(|_| Some(Fate::Held));
+        let end = write(&rig, 7, 1);
+        rig.sim.run_until(20 * S);
+        assert_eq!(end.take(), Some(Err(IoErrorKind::OutcomeUnknown)));
+        assert_eq!(rig.disk.bytes(0..1), [0]);
+        assert_eq!(rig.disk.release(|_| true), 1);
+        rig.sim.run_until(21 * S);
+        assert_eq!(rig.disk.bytes(0..1), [7]);
+        assert_eq!(rig.device.writes_in_flight(), 0);
+    }
+
+    #[test]
+    fn a_write_lands_after_its_process_died_but_not_after_its_host_was_reset() {
+        for reset in [false, true] {
+            let rig = rig(1);
+            rig.disk.set_script(|_| Some(Fate::Held));
+            let _end = write(&rig, 7, 1);
+            rig.sim.run_until(S);
+            rig.sim.kill(rig.group);
+            if reset {
+                rig.disk.host_reset(HostIndex(0));
+            }
+            rig.disk.release(|_| true);
+            rig.sim.run_until(2 * S);
+            assert_eq!(rig.disk.bytes(0..1), [if reset { 0 } else { 7 }]);
+        }
+    }
+
+    #[test]
+    fn a_frozen_process_takes_up_no_io_and_a_late_one_is_not_issued() {
+        let rig = rig(1);
+        rig.disk.set_script(|_| Some(Fate::Done(Duration::from_millis(1))));
+        let end = write(&rig, 7, 1);
+        rig.sim.freeze(rig.group);
+        rig.sim.run_until(30 * S);
+        assert!(rig.disk.in_flight(|_| true).is_empty());
+        rig.sim.thaw(rig.group);
+        rig.sim.run_until(31 * S);
+        assert_eq!(end.take(), Some(Err(IoErrorKind::NotIssued)));
+        assert_eq!(rig.disk.bytes(0..1), [0]);
+    }
+
+    #[test]
+    fn a_failed_write_of_several_sectors_lands_in_part_and_never_inside_one() {
+        let (mut whole, mut torn) = (0, 0);
+        for seed in 0..200 {
+            let rig = rig(seed);
+            let rates = FaultRates { error: 1000, ..FaultRates::NONE };
+            rig.disk.set_rates(rates);
+            let end = write(&rig, 7, 16);
+            rig.sim.run_until(9 * S);
+            assert_eq!(end.take(), Some(Err(IoErrorKind::Failed(Errno::EIO))));
+            let bytes = rig.disk.bytes(0..8192);
+            assert!(bytes.chunks(512).all(|s| s.iter().all(|b| *b == s[0])), "tore inside a sector");
+            let landed = bytes.chunks(512).filter(|s| s[0] == 7).count();
+            whole += usize::from(landed == 16);
+            torn += usize::from(landed > 0 && landed < 16);
+        }
+        assert!(whole > 20 && torn > 20, "{whole} {torn}");
+    }
+
+    #[test]
+    fn a_lost_path_hangs_or_fails_and_comes_back() {
+        let rig = rig(4);
+        rig.disk.lose_path(HostIndex(0), PathLoss::Hangs);
+        let end = write(&rig, 7, 1);
+        rig.sim.run_until(5 * S);
+        assert_eq!(*end.borrow(), None);
+        rig.disk.restore_path(HostIndex(0));
+        rig.sim.run_until(6 * S);
+        assert_eq!(end.take(), Some(Ok(())));
+        rig.disk.lose_path(HostIndex(0), PathLoss::Fails);
+        let end = write(&rig, 8, 1);
+        rig.sim.run_until(7 * S);
+        assert_eq!(end.take(), Some(Err(IoErrorKind::Failed(Errno::EIO))));
+    }
+
+    #[test]
+    fn a_read_past_the_end_of_the_disk_is_short() {
+        let rig = rig(5);
+        let device = Rc::clone(&rig.device);
+        let seen = Rc::new(RefCell::new(None));
+        let result = Rc::clone(&seen);
+        rig.sim.spawn(rig.group, "reader", async move {
+            let read = device.read(4096, 8192, LocalInstant::from_nanos(10 * S)).await;
+            *result.borrow_mut() = Some(read.map(drop).map_err(|e| e.kind));
+        });
+        assert_eq!(rig.sim.run_until(11 * S), Ended::Idle);
+        assert_eq!(seen.take(), Some(Err(IoErrorKind::Short { found: 4096 })));
+    }
+
+    #[test]
+    fn a_successor_waits_at_the_fence_for_its_predecessors_write() {
+        let rig = rig(6);
+        rig.disk.set_script(|_| Some(Fate::Held));
+        let _end = write(&rig, 7, 1);
+        rig.sim.run_until(S);
+        rig.sim.kill(rig.group);
+        let through = Rc::new(Cell::new(false));
+        let (disk, seen) = (rig.disk.clone(), Rc::clone(&through));
+        let successor = Writer { host: HostIndex(0), boot: 1, process: 2 };
+        rig.sim.spawn(Group::RUN, "successor", async move {
+            disk.predecessors_reaped(successor).await;
+            assert_eq!(disk.bytes(0..1), [7], "the fence opens after the write landed");
+            seen.set(true);
+        });
+        rig.sim.run_until(50 * S);
+        assert!(!through.get());
+        rig.disk.release(|_| true);
+        rig.sim.run_until(51 * S);
+        assert!(through.get());
+    }
+}

@@ -1,0 +1,291 @@
+//! Named scenarios: each is one way in which two hosts could come to write under one lease, played to its end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use holdfast_io::bytes::u64_at;
+use holdfast_io::disk::Op;
+use holdfast_tests::cluster::{Cluster, Plan};
+use holdfast_tests::scenario::worst_case;
+use holdfast_tests::sim_daemon::Sabotage;
+use holdfast_tests::sim_disk::{Facts, Fate, HostIndex, PathLoss};
+
+const RESOURCE: u64 = 1024 * 1024;
+const LONG: Duration = Duration::from_secs(600);
+
+fn seconds(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+fn cluster(plan: &Plan) -> Cluster {
+    Cluster::new(11, plan).unwrap()
+}
+
+/// One host that holds the lease and `others` that have joined and want it.
+fn held_by_the_first(plan: &Plan) -> Cluster {
+    let cluster = cluster(plan);
+    cluster.start(0);
+    assert!(until(&cluster, |c| c.holds(0)), "the first host gets the free lease");
+    (1..plan.hosts.len()).for_each(|i| cluster.start(i));
+    run(&cluster, seconds(120));
+    cluster
+}
+
+#[track_caller]
+fn until(cluster: &Cluster, condition: impl Fn(&Cluster) -> bool) -> bool {
+    cluster.run_until(LONG, condition).unwrap_or_else(|violation| panic!("{violation}"))
+}
+
+#[track_caller]
+fn run(cluster: &Cluster, time: Duration) {
+    cluster.run_for(time).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+/// Bytes of a sector of the resource.
+fn sector(cluster: &Cluster, index: usize) -> Vec<u8> {
+    let size = cluster.world.space.geometry.sector().bytes();
+    let at = usize::try_from(RESOURCE).unwrap() + index * size;
+    cluster.world.disk.bytes(at..at + size)
+}
+
+fn is_write(io: &Facts, host: usize, cluster_sector: usize, index: u64) -> bool {
+    io.op == Op::Write && io.writer.host == HostIndex(host) && io.at == RESOURCE + index * cluster_sector as u64
+}
+
+/// lver and timestamp of the leader on disk.
+fn leader(cluster: &Cluster) -> (u64, u64) {
+    let sector = sector(cluster, 0);
+    (u64_at(&sector, 48), u64_at(&sector, 152))
+}
+
+/// I6: the phase 1 write is given up and still in flight. Whatever the host writes next to its dblock has to wait: else
+/// the old block could land over a value that has been committed since.
+#[test]
+fn a_late_phase_1_write_never_lands_over_phase_2() {
+    let cluster = cluster(&Plan::quiet(1));
+    let size = cluster.world.space.geometry.sector().bytes();
+    let writes = Rc::new(Cell::new(0));
+    let count = Rc::clone(&writes);
+    cluster.world.disk.set_script(move |io| {
+        let own = is_write(io, 0, size, 2);
+        count.set(count.get() + u32::from(own));
+        (own && count.get() == 1).then_some(Fate::Held)
+    });
+    cluster.start(0);
+    assert!(until(&cluster, |_| writes.get() == 1), "phase 1 begins");
+    run(&cluster, seconds(300));
+    assert_eq!(writes.get(), 1, "nothing else is written to the dblock while that write is out");
+    assert!(!cluster.holds(0));
+
+    assert_eq!(cluster.world.disk.release(|_| true), 1);
+    assert!(until(&cluster, |c| c.holds(0)), "and once it is over the lease can be had");
+    let dblock = sector(&cluster, 2);
+    assert_eq!(u64_at(&dblock, 0), u64_at(&dblock, 8), "mbal = bal: phase 2 is what stands there");
+}
+
+/// Spec D 8, quirk 19: a host that published another's value lands its leader write when the lease has long moved on. The
+/// record on disk is then outdated, and the dblocks must tell.
+#[test]
+fn a_late_leader_write_over_a_newer_lver_frees_nothing_and_gives_nothing() {
+    let mut plan = Plan::quiet(3);
+    plan.habits.longest_run = seconds(5);
+    plan.habits.wants = 0;
+    let cluster = cluster(&plan);
+    (0..3).for_each(|i| cluster.start(i));
+    run(&cluster, seconds(120));
+    let size = cluster.world.space.geometry.sector().bytes();
+
+    // Host 0 commits lver 1 but is held up in the read of its phase 2; host 1 finds the value and publishes it, and that
+    // leader write is held up for very long.
+    let (reads, publishes) = (Cell::new(0), Rc::new(Cell::new(false)));
+    let published = Rc::clone(&publishes);
+    cluster.world.disk.set_script(move |io| {
+        let blocks = io.op == Op::Read && io.writer.host == HostIndex(0) && io.at == RESOURCE + 2 * size as u64;
+        if blocks && io.len > size {
+            reads.set(reads.get() + 1);
+            return (reads.get() == 2).then_some(Fate::Held);
+        }
+        let late = is_write(io, 1, size, 0) && !published.get();
+        late.then(|| {
+            published.set(true);
+            Fate::Held
+        })
+    });
+    cluster.change_habits(|h| h.wants = 0b001);
+    let held_up = |c: &Cluster| {
+        !c.world.disk.in_flight(|io| io.writer.host == HostIndex(0) && io.len > size && io.at > RESOURCE).is_empty()
+    };
+    assert!(until(&cluster, held_up), "host 0 reads in phase 2");
+    cluster.change_habits(|h| h.wants = 0b010);
+    assert!(until(&cluster, |_| publishes.get()), "host 1 publishes lver 1 for host 0");
+    cluster.change_habits(|h| h.wants = 0);
+    cluster.world.disk.release(|io| io.writer.host == HostIndex(0));
+    assert!(until(&cluster, |c| c.holds(0)), "host 0 publishes it, too, and holds the lease");
+    assert!(until(&cluster, |c| leader(c) == (1, 0)), "and releases it");
+
+    cluster.change_habits(|h| h.wants = 0b100);
+    assert!(until(&cluster, |c| leader(c) == (2, 0)), "host 2 takes lver 2 and releases it");
+    cluster.change_habits(|h| h.longest_run = LONG * 100);
+    assert!(until(&cluster, |c| c.holds(2) && leader(c).0 > 2), "and takes a later one");
+    let newest = leader(&cluster).0;
+    assert_eq!(cluster.world.disk.release(|io| io.writer.host == HostIndex(1)), 1);
+    assert!(until(&cluster, |c| leader(c).0 == 1), "the late write lands over the newer lver");
+
+    // S1 is the checkers' part: all three want the lease now, and host 2 has it.
+    cluster.change_habits(|h| h.wants = 0b111);
+    run(&cluster, seconds(300));
+    assert!(cluster.holds(2) && !cluster.holds(0) && !cluster.holds(1));
+    // And once it is over, the lease goes on above that lver.
+    cluster.members[2].host.clients().into_iter().for_each(|client| cluster.members[2].host.client_over(client));
+    assert!(until(&cluster, |c| leader(c).0 > newest && (0..3).any(|i| c.holds(i))));
+    assert!(leader(&cluster).0 > newest, "{:?}", leader(&cluster));
+}
+
+/// D3: the daemon freezes, its client writes on. Nobody may have the lease before the watchdog has ended that host.
+#[test]
+fn a_frozen_owner_is_reset_before_anyone_takes_over() {
+    let cluster = held_by_the_first(&Plan::quiet(2));
+    cluster.members[0].host.freeze();
+    assert!(until(&cluster, |c| c.holds(1)), "the second host takes over");
+    assert_eq!(cluster.world.checkers.counts().resets, 1);
+    assert!(!cluster.members[0].host.is_up());
+}
+
+/// D1 and D3 meet: the latest reset and the earliest takeover, with clocks as far apart as they may be.
+#[test]
+fn takeover_comes_at_the_computed_instant_and_not_before() {
+    for seed in 0..16 {
+        let seen = worst_case(seed, Sabotage::default()).unwrap_or_else(|violation| panic!("{violation}"));
+        assert!(seen.taken > seen.reset, "{seen:?}");
+        assert!(seen.silence >= seen.needed, "{seen:?}");
+        assert!(seen.silence < seen.needed + seconds(2), "the instant can be relied on: {seen:?}");
+        // What is left is the tick that a Holdfast taker waits and a real sanlock does not.
+        assert!(seen.taken - seen.reset < 1_500_000_000, "the case is as tight as it is meant to be: {seen:?}");
+    }
+}
+
+/// I6 across processes: the daemon dies while a write of its dblock is in flight. Its successor writes nothing before that
+/// write is over.
+#[test]
+fn a_successor_writes_nothing_before_its_predecessors_write_is_over() {
+    let mut plan = Plan::quiet(1);
+    plan.habits.longest_run = seconds(1);
+    let cluster = cluster(&plan);
+    let size = cluster.world.space.geometry.sector().bytes();
+    let begun = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&begun);
+    cluster.world.disk.set_script(move |io| {
+        if io.op == Op::Write {
+            seen.borrow_mut().push(io.writer.process);
+        }
+        (is_write(io, 0, size, 2) && io.writer.process == 1).then_some(Fate::Held)
+    });
+    cluster.start(0);
+    assert!(until(&cluster, |c| !c.world.disk.in_flight(|io| is_write(io, 0, size, 2)).is_empty()));
+    cluster.members[0].host.crash_daemon();
+    cluster.start_daemon(0, false);
+    run(&cluster, seconds(20));
+    assert!(begun.borrow().iter().all(|process| *process == 1), "the successor waits at the fence");
+
+    assert_eq!(cluster.world.disk.release(|_| true), 1);
+    assert!(until(&cluster, |c| c.holds(0)), "then it joins and acquires");
+    assert!(begun.borrow().contains(&2));
+    assert_eq!(cluster.world.checkers.counts().resets, 0);
+}
+
+/// The same, with a write that is never over: the predecessor's watchdog is still armed, nobody pets it, and it ends the
+/// matter.
+#[test]
+fn a_write_that_is_never_over_is_ended_by_the_watchdog() {
+    let mut plan = Plan::quiet(1);
+    plan.habits.longest_run = seconds(1);
+    let cluster = cluster(&plan);
+    let size = cluster.world.space.geometry.sector().bytes();
+    cluster.world.disk.set_script(move |io| (is_write(io, 0, size, 2) && io.writer.boot == 1).then_some(Fate::Never));
+    cluster.start(0);
+    assert!(until(&cluster, |c| !c.world.disk.in_flight(|io| is_write(io, 0, size, 2)).is_empty()));
+    cluster.members[0].host.crash_daemon();
+    cluster.start_daemon(0, false);
+    assert!(until(&cluster, |c| !c.members[0].host.is_up()), "the watchdog fires");
+    cluster.start(0);
+    assert!(until(&cluster, |c| c.holds(0)), "and the host starts anew");
+}
+
+/// P1: a client outlives its daemon. Nobody else gets the lease while it may write; the successor ends it first.
+#[test]
+fn a_client_that_outlives_its_daemon_keeps_its_lease_until_it_is_gone() {
+    let cluster = held_by_the_first(&Plan::quiet(2));
+    cluster.members[0].host.crash_daemon();
+    assert!(cluster.holds(0), "the client runs on");
+    run(&cluster, seconds(20));
+    assert!(cluster.holds(0) && !cluster.holds(1));
+    cluster.start_daemon(0, false);
+    assert!(until(&cluster, |c| c.holds(1) || c.holds(0) && c.world.checkers.counts().holds > 1));
+    assert_eq!(cluster.world.checkers.counts().resets, 0, "the successor was in time");
+}
+
+/// The same without a state file: nobody knows whom to end, so the successor lets the watchdog alone and waits, and the
+/// watchdog ends the client with its host.
+#[test]
+fn a_successor_without_a_state_file_lets_the_watchdog_fire() {
+    let cluster = held_by_the_first(&Plan::quiet(2));
+    cluster.members[0].host.crash_daemon();
+    cluster.lose_state_file(0);
+    cluster.start_daemon(0, false);
+    assert!(until(&cluster, |c| c.holds(1)), "the other host takes over");
+    assert_eq!(cluster.world.checkers.counts().resets, 1);
+}
+
+/// P1 under another name: the generation may not rise, so the successor waits out its own predecessor (D1).
+#[test]
+fn a_successor_under_another_name_waits_out_its_predecessor() {
+    let cluster = held_by_the_first(&Plan::quiet(1));
+    let timing = Plan::quiet(1).hosts[0].timing();
+    cluster.members[0].host.crash_daemon();
+    let died = cluster.sim.now();
+    cluster.start_daemon(0, true);
+    assert!(until(&cluster, |c| c.world.checkers.counts().joins == 2));
+    let waited = Duration::from_nanos(cluster.sim.now() - died);
+    assert!(waited >= timing.silence_for_takeover() - timing.renewal_interval(), "{waited:?}");
+    assert_eq!(cluster.world.checkers.counts().resets, 0, "nothing is guarded meanwhile");
+}
+
+/// D2: a host that cannot reach the disk ends its clients in time, leaves the watchdog, and joins again later.
+#[test]
+fn a_host_without_its_path_ends_its_clients_and_is_not_reset() {
+    for how in [PathLoss::Fails, PathLoss::Hangs] {
+        let cluster = held_by_the_first(&Plan::quiet(2));
+        cluster.world.disk.lose_path(HostIndex(0), how);
+        assert!(until(&cluster, |c| !c.holds(0)), "{how:?}");
+        assert!(until(&cluster, |c| c.holds(1)), "{how:?}: the other host takes over");
+        cluster.world.disk.restore_path(HostIndex(0));
+        let joins = cluster.world.checkers.counts().joins;
+        assert!(until(&cluster, |c| c.world.checkers.counts().joins > joins), "{how:?}: joins anew");
+        let counts = cluster.world.checkers.counts();
+        assert_eq!((counts.lost, counts.resets), (1, 0), "{how:?}");
+    }
+}
+
+/// D3: where a client cannot be ended, the watchdog ends it with its host.
+#[test]
+fn a_client_that_cannot_be_killed_goes_down_with_its_host() {
+    let mut plan = Plan::quiet(2);
+    plan.habits.unkillable = 1000;
+    let cluster = held_by_the_first(&plan);
+    cluster.world.disk.lose_path(HostIndex(0), PathLoss::Hangs);
+    assert!(until(&cluster, |c| c.holds(1)));
+    assert_eq!(cluster.world.checkers.counts().resets, 1);
+}
+
+/// A client is given the lease by a released leader at once, without any waiting.
+#[test]
+fn a_released_lease_changes_hands_without_waiting() {
+    let cluster = held_by_the_first(&Plan::quiet(2));
+    cluster.change_habits(|h| h.wants = 0b10);
+    let host = &cluster.members[0].host;
+    host.clients().into_iter().for_each(|client| host.client_over(client));
+    assert!(cluster.run_until(seconds(5), |c| c.holds(1)).unwrap());
+}
