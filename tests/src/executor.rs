@@ -7,7 +7,7 @@
 //! A *group* is what lives and dies together, a process: its tasks and its timed actions run only while it is neither
 //! frozen nor dead. Freezing loses nothing (what fell due waits for the thaw); killing drops all of it.
 //!
-//! Time is true time, in nanoseconds from the beginning of the run. Hosts see it through a [`HostClock`], which has an
+//! Time is true time, in nanoseconds from the beginning of the run. Hosts see it through a [`SimClock`], which has an
 //! offset and a drift of its own, and whose sleeps end late by a little, as real ones do.
 
 use std::cell::{Cell, RefCell};

@@ -84,8 +84,9 @@ impl Succession<'_> {
         }
         let mut inheritance = Inheritance { unclean: state.watchdog_armed, ..Inheritance::default() };
         for space in state.lockspaces {
-            match self.take_fences(&space).await {
-                Ok(()) => inheritance.proven.push(space),
+            let over = if space.over { Ok(()) } else { self.take_fences(&space).await };
+            match over {
+                Ok(()) => inheritance.proven.push(SpaceRecord { over: true, ..space }),
                 Err(why) => {
                     tracing::warn!(lockspace = space.name, why, "not proven over: its host_id will be waited out (D1)");
                     inheritance.unproven.push(space.name);

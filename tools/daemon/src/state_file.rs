@@ -47,6 +47,8 @@ pub struct SpaceRecord {
     pub offset: u64,
     /// Every fence.
     pub fences: Vec<FenceRecord>,
+    /// It was left, and every write through these fences has landed or failed for good: nothing is left to prove.
+    pub over: bool,
 }
 
 /// A byte range locked on the descriptor that writes.
@@ -187,6 +189,7 @@ mod tests {
                 path: "/dev/x".into(),
                 offset: 0,
                 fences: vec![fence],
+                over: false,
             }],
             guarded: vec![Guarded { pid: 7, start_time: 99, connection_inode: 5, group: true }],
         }

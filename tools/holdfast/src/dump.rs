@@ -44,7 +44,7 @@ use scan::Scope;
 /// opened, or wrong usage.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Device or file, where to begin and how far to look: PATH[:OFFSET[:LENGTH]], as in /dev/sdb:8M:1M
+    /// Device or file, where to begin and how far to look: PATH, PATH:OFFSET or PATH:OFFSET:LENGTH, as in /dev/sdb:8M:1M
     #[arg(value_name = "PATH[:OFFSET[:LENGTH]]")]
     pub stretch: Stretch,
 

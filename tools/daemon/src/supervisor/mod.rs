@@ -12,7 +12,7 @@
 //! | `care.rs` | the watchdog: armed before the first delta write, petted while all is fresh (D3, W1) |
 //! | `answers.rs` | replies that need nothing but this state |
 //!
-//! Invariants kept here, each asserted in [`Supervisor::check`] after every event:
+//! Invariants kept here, each asserted in `Supervisor::check` after every event:
 //! - **D2** a lockspace past its instant is never active, and an active one is the only kind in which a lease can be
 //!   granted. Losing a lockspace is final: no event leads back from failing to active.
 //! - **D3** while any lockspace is between the permission for its first delta write and its [`Event::Left`], the watchdog

@@ -302,6 +302,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             path: space.place.path.clone(),
             offset: space.place.offset,
             fences,
+            over: false,
         });
         self.save();
         self.want_armed();
@@ -495,7 +496,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(space) = self.spaces.remove(&name) else { return };
         tracing::info!(lockspace = %name, "left");
         // Everything under this term is over and reaped: for the next join the daemon is its own predecessor (P1 b).
-        if let Some(record) = space.record {
+        if let Some(record) = space.record.map(|r| SpaceRecord { over: true, ..r }) {
             self.inherited.retain(|i| !(i.name == record.name && i.path == record.path && i.offset == record.offset));
             self.inherited.push(record);
         }

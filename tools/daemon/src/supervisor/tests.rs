@@ -59,7 +59,7 @@ fn wire_lease(space: &str, resource: &str) -> Resource {
 
 fn join_record(space: &str, generation: u64) -> SpaceRecord {
     let path: std::path::PathBuf = format!("/dev/{space}").into();
-    SpaceRecord { name: space.into(), host_id: 1, generation, path, offset: 0, fences: Vec::new() }
+    SpaceRecord { name: space.into(), host_id: 1, generation, path, offset: 0, fences: Vec::new(), over: false }
 }
 
 fn fence() -> FenceRecord {
