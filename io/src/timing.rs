@@ -138,7 +138,8 @@ impl Timing {
     /// drift bound shows what one that is slow by it counts.
     #[must_use]
     pub fn silence_for_takeover(self) -> Duration {
-        (self.host_dead() + WATCHDOG_TICK) * (1_000_000 + DRIFT_PPM) / (1_000_000 - DRIFT_PPM)
+        let exact = (self.host_dead() + WATCHDOG_TICK) * (1_000_000 + DRIFT_PPM) / (1_000_000 - DRIFT_PPM);
+        exact + Duration::from_nanos(1) // the division rounds down
     }
 
     /// How long a delta lease of another boot of this very machine is watched before it is taken (P1 a): one renewal
@@ -210,8 +211,8 @@ mod tests {
                 let holder_gone = t.id_renewal_fail() + count * 2;
                 assert!(holder_gone <= t.host_dead(), "even a real sanlock, which waits for no tick, is not too early");
                 // The holder's clock slow, the taker's fast, each by the bound.
-                let on_takers_clock = (holder_gone + WATCHDOG_TICK).mul_f64(1.0005 / 0.9995 - 1e-12);
-                assert!(t.silence_for_takeover() >= on_takers_clock, "{t:?}");
+                let (silence, gone) = (t.silence_for_takeover().as_nanos(), (holder_gone + WATCHDOG_TICK).as_nanos());
+                assert!(silence * 999_500 >= gone * 1_000_500, "{t:?}");
             }
         }
     }
