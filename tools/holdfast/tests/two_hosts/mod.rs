@@ -145,6 +145,10 @@ impl Drop for Host {
         }
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.run_dir.with_extension("log")).unwrap_or_default();
+            eprintln!("--- the daemon in {} said:\n{log}", self.run_dir.display());
+        }
     }
 }
 
