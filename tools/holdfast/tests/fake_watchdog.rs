@@ -204,7 +204,7 @@ fn a_device_too_coarse_for_d3_is_refused_by_the_daemon_and_left_disarmed() {
     let _host = fake.processes(1);
     let choice = Choice::parse(fake.socket().to_str().unwrap()).unwrap();
     let Err(error) = choice.open(FireTimeout::SANLOCK) else { panic!("accepted") };
-    assert!(matches!(error, WatchdogError::TooLong { found: Seconds(40), limit: Seconds(30), .. }), "{error}");
+    assert!(matches!(error, WatchdogError::TooLong { found: Seconds(40), limit: Seconds(29), .. }), "{error}");
     drop(fake.input.take());
     let (_, line) = fake.end();
     assert!(line.ends_with("the watchdog is not armed"), "{line}");
@@ -247,7 +247,7 @@ fn firing_at_once_resets_the_host_long_before_the_timeout() {
     let mut fake = Fake::start(&["--timeout", "60"], "echo $$; exec sleep 1000");
     let host = fake.processes(1);
     let mut watchdog = Choice::parse(fake.socket().to_str().unwrap()).unwrap().open(FireTimeout::SANLOCK).unwrap();
-    assert_eq!(watchdog.timeout(), Some(Seconds(30)));
+    assert_eq!(watchdog.timeout(), Some(Seconds(29)));
     watchdog.pet().unwrap();
     assert_eq!(watchdog.fire_at_once().unwrap(), Seconds(1));
     assert!(watchdog.pet().is_err());
