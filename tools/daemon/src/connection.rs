@@ -2,8 +2,10 @@
 //!
 //! A connection has a buffer of its own, so a slow or malicious client delays nobody else. While a request runs the
 //! socket is still read, as far as the buffer allows: that is how the end of a client is noticed at once, and with it
-//! the end of a wait on its behalf. Limits: [`holdfast_protocol::framing::MAX_BUFFERED`] bytes in, one reply out.
+//! the end of a wait on its behalf. Limits: [`holdfast_protocol::framing::MAX_BUFFERED`] bytes in, one reply out: the next
+//! request is taken up once the reply before it has left, so whoever never reads is kept waiting, and not in memory.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,14 +25,27 @@ use crate::supervisor::event::{ClientId, Event};
 #[derive(Clone)]
 pub struct Connection {
     out: mpsc::UnboundedSender<Outgoing>,
-    next: Rc<Notify>,
     stop: Rc<Notify>,
+    ending: Rc<Ending>,
+    busy: Rc<Cell<bool>>,
 }
 
 enum Outgoing {
     Bytes(Vec<u8>),
+    /// Everything before this is the reply to one request: the next may be taken up.
+    Next,
     Close,
 }
+
+/// The end of the writer: what is not read by then is not read.
+#[derive(Default)]
+struct Ending {
+    patience: Cell<Duration>,
+    begun: Notify,
+}
+
+/// How long the last replies may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Connection {
     /// Starts serving a connection.
@@ -38,6 +53,7 @@ impl Connection {
     pub fn start(client: ClientId, stream: UnixStream, notes: &Notes, clock: &BootClock) -> Self {
         let (out, queue) = mpsc::unbounded_channel();
         let (next, stop) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let (ending, busy) = (Rc::new(Ending::default()), Rc::new(Cell::new(false)));
         let (read, write) = stream.into_split();
         let reader = Reader {
             client,
@@ -48,14 +64,22 @@ impl Connection {
             next: Rc::clone(&next),
             clock: clock.clone(),
             busy: false,
+            shown_busy: Rc::clone(&busy),
             registered: false,
         };
         let stopped = Rc::clone(&stop);
         tokio::task::spawn_local(async move {
             let _ = first_of(stopped.notified(), reader.run()).await;
         });
-        tokio::task::spawn_local(write_all(write, queue));
-        Connection { out, next, stop }
+        let (over, clock) = (Rc::clone(&ending), clock.clone());
+        tokio::task::spawn_local(async move {
+            let enough = async {
+                over.begun.notified().await;
+                clock.sleep(over.patience.get()).await;
+            };
+            let _ = first_of(enough, write_all(write, queue, next)).await;
+        });
+        Connection { out, stop, ending, busy }
     }
 
     /// Sends bytes.
@@ -66,20 +90,45 @@ impl Connection {
 
     /// The running request is over.
     pub fn next(&self) {
-        self.next.notify_one();
+        self.busy.set(false);
+        let _ = self.out.send(Outgoing::Next);
+    }
+
+    /// Whether a request of it is with the supervisor. One whose reply is not read is no longer.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.busy.get()
     }
 
     /// Closes it once everything is sent. Its end is not reported: the main loop has asked for it.
     pub fn close(&self) {
         let _ = self.out.send(Outgoing::Close);
         self.stop.notify_one();
+        self.last_words();
+    }
+
+    /// Nothing more is to be sent: a peer that does not read holds its socket only so long.
+    pub fn last_words(&self) {
+        self.ending.patience.set(LAST_WORDS);
+        self.ending.begun.notify_one();
+    }
+
+    /// Drops it, whatever is not sent yet. Its end is not reported: the main loop has decided it.
+    pub fn cut(&self) {
+        self.ending.patience.set(Duration::ZERO);
+        self.ending.begun.notify_one();
+        self.stop.notify_one();
     }
 }
 
-async fn write_all(mut write: OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Outgoing>) {
-    while let Some(Outgoing::Bytes(bytes)) = queue.recv().await {
-        if write.write_all(&bytes).await.is_err() {
-            return;
+async fn write_all(mut write: OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Outgoing>, next: Rc<Notify>) {
+    let mut broken = false;
+    while let Some(outgoing) = queue.recv().await {
+        match outgoing {
+            // Without a peer replies go nowhere, but the reader has still to come to its end.
+            Outgoing::Bytes(bytes) => broken = broken || write.write_all(&bytes).await.is_err(),
+            Outgoing::Next => next.notify_one(),
+            Outgoing::Close => break,
         }
     }
     let _ = write.shutdown().await;
@@ -93,8 +142,10 @@ struct Reader {
     out: mpsc::UnboundedSender<Outgoing>,
     next: Rc<Notify>,
     clock: BootClock,
-    /// A request is with the supervisor.
+    /// A request is with the supervisor, or its reply has not left.
     busy: bool,
+    /// A request is with the supervisor, for the main loop to see.
+    shown_busy: Rc<Cell<bool>>,
     registered: bool,
 }
 
@@ -150,7 +201,9 @@ impl Reader {
             Incoming::Request(message) => self.hand_over(message),
             Incoming::Refused(refusal) => {
                 tracing::debug!(client = self.client.0, code = refusal.code.number(), "request refused by its framing");
+                self.busy = true;
                 let _ = self.out.send(Outgoing::Bytes(refusal.encode()));
+                let _ = self.out.send(Outgoing::Next);
             }
             Incoming::Ignored { why, .. } => tracing::debug!(client = self.client.0, %why, "header ignored"),
         }
@@ -164,6 +217,7 @@ impl Reader {
             self.requests.restrict_all();
         }
         self.busy = true;
+        self.shown_busy.set(true);
         self.notes.event(Event::Request { client: self.client, message });
     }
 
@@ -205,5 +259,81 @@ impl Reader {
         match first_of(input, other).await {
             First::A(read) | First::B(read) => read,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::note::Note;
+    use holdfast_protocol::header::Header;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream as Plain;
+
+    fn on_a_loop(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    /// A connection with two requests sent on it, and the other end.
+    fn pair(notes: &Notes) -> (Connection, Plain) {
+        let (ours, mut theirs) = Plain::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let connection =
+            Connection::start(ClientId(1), UnixStream::from_std(ours).unwrap(), notes, &BootClock::new().unwrap());
+        let version = Header::request(Command::Version).encode();
+        theirs.write_all(&version).unwrap();
+        theirs.write_all(&version).unwrap();
+        (connection, theirs)
+    }
+
+    async fn drained(mut theirs: Plain) -> Vec<u8> {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).map(|_| all)
+        });
+        read.await.unwrap().unwrap()
+    }
+
+    fn is_request(note: Option<Note>) -> bool {
+        matches!(note, Some(Note::Event(event)) if matches!(*event, Event::Request { .. }))
+    }
+
+    #[test]
+    fn the_next_request_is_taken_up_only_once_the_reply_before_it_was_read() {
+        on_a_loop(async {
+            let (notes, mut inbox) = Notes::channel();
+            let (connection, theirs) = pair(&notes);
+            assert!(is_request(inbox.recv().await));
+            assert!(connection.is_busy());
+            connection.send(vec![0; 8 << 20]);
+            connection.next();
+            assert!(!connection.is_busy());
+            // Far more turns than it takes to hand a request over.
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert!(inbox.try_recv().is_err());
+            let reader = tokio::task::spawn_local(drained(theirs));
+            assert!(is_request(inbox.recv().await));
+            connection.close();
+            assert_eq!(reader.await.unwrap().len(), 8 << 20);
+        });
+    }
+
+    #[test]
+    fn a_connection_that_is_cut_goes_although_its_reply_is_not_read() {
+        on_a_loop(async {
+            let (notes, mut inbox) = Notes::channel();
+            let (connection, theirs) = pair(&notes);
+            assert!(is_request(inbox.recv().await));
+            connection.send(vec![0; 8 << 20]);
+            connection.next();
+            while !connection.out.is_closed() {
+                connection.cut();
+                tokio::task::yield_now().await;
+            }
+            assert!(drained(theirs).await.len() < 8 << 20);
+        });
     }
 }

@@ -11,6 +11,7 @@ use holdfast_io::sys::memory;
 use holdfast_protocol::arguments;
 use holdfast_protocol::command::AddLockspaceFlags;
 use holdfast_protocol::request::Request;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, getgid, getuid};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -97,7 +98,9 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let machine = Machine::of_this_host()?;
     let boot_id = Procfs::default().boot_id().map_err(DaemonError::Boot)?;
     let watchdog = Choice::parse(&options.config.watchdog)?;
+    let at_start = joins(&options.config)?;
     announce(options, &watchdog);
+    let most_guests = most_guests(descriptors());
     let clock = BootClock::new()?;
     let nodes = Arc::new(Nodes::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -147,8 +150,9 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
             name: options.config.host_name,
             watchdog,
             run_dir: run_dir.path().to_owned(),
+            most_guests,
         };
-        serve(parts, listener, shutdown_signals()?, joins(&options.config)?).await.map_err(DaemonError::from)
+        serve(parts, listener, shutdown_signals()?, at_start).await.map_err(DaemonError::from)
     })
 }
 
@@ -160,6 +164,29 @@ fn joins(config: &Config) -> Result<Vec<Request>, DaemonError> {
         Ok(Request::AddLockspace { flags: AddLockspaceFlags::ASYNC, io_timeout: 0, lockspace })
     };
     config.lockspaces.iter().map(join).collect()
+}
+
+/// Raises the limit on descriptors as far as it goes, and returns it.
+fn descriptors() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return LEAST_DESCRIPTORS };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(error) => {
+            tracing::warn!(%error, soft, hard, "the limit on descriptors could not be raised");
+            soft
+        }
+    }
+}
+
+/// What any system grants.
+const LEAST_DESCRIPTORS: u64 = 1024;
+/// Descriptors for devices, the state file, and looks at processes.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Connections served at once: socket and pidfd each, and one to spare.
+fn most_guests(descriptors: u64) -> usize {
+    let most = (descriptors.saturating_sub(OTHER_DESCRIPTORS) / 3).clamp(16, 10_000);
+    usize::try_from(most).unwrap_or(16)
 }
 
 fn announce(options: &Options, watchdog: &Choice) {

@@ -1,11 +1,14 @@
 //! Processes under guard: who is behind a connection, when it exits, and how it is ended.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use holdfast_io::sys::process;
 use nix::sys::signal::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
 
 use crate::note::Notes;
 use crate::procfs::Procfs;
@@ -16,8 +19,18 @@ use crate::supervisor::event::{ClientId, Event};
 /// What is needed to identify the process behind a connection later, kept from the moment it connected.
 pub struct Peer {
     pid: i32,
-    pidfd: Option<OwnedFd>,
+    pidfd: Option<Arc<OwnedFd>>,
     inode: Option<u64>,
+    /// The task that waits for its exit; it ends with this.
+    watch: RefCell<Option<AbortHandle>>,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
+        }
+    }
 }
 
 impl Peer {
@@ -25,7 +38,7 @@ impl Peer {
     #[must_use]
     pub fn of(stream: &UnixStream) -> Option<Self> {
         let pid = process::peer(stream).ok()?.pid;
-        let pidfd = process::peer_pidfd(stream).ok().flatten();
+        let pidfd = process::peer_pidfd(stream).ok().flatten().map(Arc::new);
         let inode = match sock_diag::peer_inode(stream) {
             Ok(inode) => inode,
             Err(error) => {
@@ -33,7 +46,7 @@ impl Peer {
                 None
             }
         };
-        Some(Peer { pid, pidfd, inode })
+        Some(Peer { pid, pidfd, inode, watch: RefCell::default() })
     }
 
     /// Its process when it connected.
@@ -59,13 +72,13 @@ impl Peer {
     pub fn watch(&self, client: ClientId, notes: &Notes) {
         let notes = notes.clone();
         #[expect(deprecated, reason = "its successor is unsafe to call; an OwnedFd never changes its descriptor")]
-        let fd = self.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()).and_then(|fd| AsyncFd::new(fd).ok());
+        let fd = self.pidfd.as_ref().and_then(|fd| AsyncFd::new(Arc::clone(fd)).ok());
         let Some(fd) = fd else {
             // Without a pidfd the exit cannot be seen: the process counts as running, which is the safe side.
             tracing::warn!(pid = self.pid, "the exit of a client cannot be watched");
             return;
         };
-        tokio::task::spawn_local(async move {
+        let watch = tokio::task::spawn_local(async move {
             loop {
                 let Ok(mut ready) = fd.readable().await else { return };
                 if process::has_exited(fd.get_ref().as_fd()).unwrap_or(false) {
@@ -75,6 +88,7 @@ impl Peer {
                 ready.clear_ready();
             }
         });
+        self.watch.replace(Some(watch.abort_handle()));
     }
 
     /// Sends a signal to the process, to its group if it leads one of its own, and to whoever inherited its connection.

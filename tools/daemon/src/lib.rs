@@ -5,6 +5,7 @@ pub mod codes;
 pub mod config;
 pub mod connection;
 pub mod daemon;
+pub mod group;
 pub mod guard;
 pub mod lockspace;
 pub mod nodes;

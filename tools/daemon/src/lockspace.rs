@@ -31,6 +31,8 @@ use crate::supervisor::event::{Event, Join, JoinRequest};
 const RETRY: Duration = Duration::from_millis(500);
 /// Between two attempts to take a fence that somebody holds.
 const FENCE_POLL: Duration = Duration::from_millis(100);
+/// A fence that is waited for longer than this is worth a word.
+const FENCE_WORD: Duration = Duration::from_secs(1);
 /// Threads for a lockspace's own I/O: one at work, the others for when it hangs.
 const IO_THREADS: usize = 4;
 
@@ -72,6 +74,13 @@ pub struct Lockspace {
     pub control: Control,
 }
 
+/// The fence over our delta sector, to be given back.
+struct Fenced {
+    file: Arc<BlockFile>,
+    start: u64,
+    len: u64,
+}
+
 /// Why a join did not succeed: the answer, and words.
 type Refused = (ResultCode, String);
 
@@ -97,7 +106,8 @@ impl Lockspace {
     async fn run(self, clock: &BootClock) {
         let space = self.request.space;
         let mut device = None;
-        match self.join(clock, &mut device).await {
+        let mut fenced = None;
+        match self.join(clock, &mut device, &mut fenced).await {
             Ok((held, disk)) => {
                 let join = Join { generation: held.generation(), started_at: held.started_at() };
                 self.notes.event(Event::Joined { space, result: Ok(join) });
@@ -113,6 +123,10 @@ impl Lockspace {
                 }
             }
         }
+        // Every write of ours under this host_id is reaped, and none follows: the fence has nothing left to say (I6).
+        if let Some(fence) = fenced {
+            self.nodes.give_back(&fence.file, fence.start, fence.len);
+        }
         self.notes.event(Event::Left { space });
     }
 
@@ -120,6 +134,7 @@ impl Lockspace {
         &self,
         clock: &BootClock,
         device: &mut Option<Arc<LinuxDisk>>,
+        fenced: &mut Option<Fenced>,
     ) -> Result<(Box<Held>, Arc<LinuxDisk>), Refused> {
         let JoinRequest { space, host_id, place, io_timeout, .. } = &self.request;
         let file = self.nodes.open(&place.path).map_err(|e| (ResultCode::ENODEV, codes::chain(&e)))?;
@@ -131,6 +146,9 @@ impl Lockspace {
         let area = DeltaArea::open(&*disk, clock, at, *io_timeout, Some(*space)).await.map_err(refuse)?;
         area.must_have_room_for(*host_id, file.path()).map_err(refuse)?;
         let fence = self.fence(clock, &file, &disk, &area).await?;
+        if fence.locked {
+            *fenced = Some(Fenced { file: Arc::clone(&file), start: fence.start, len: fence.len });
+        }
         self.notes.send(Note::Opened { space: *space, area, file });
         let held = self.acquire(clock, &disk, &area, fence).await?;
         self.confirm(clock, &disk, held).await.map(|held| (held, disk))
@@ -156,12 +174,21 @@ impl Lockspace {
             locked,
         };
         let mut first = None;
+        let mut word = clock.now().after(FENCE_WORD);
         loop {
-            match file.try_fence(start, len) {
+            match self.nodes.try_fence(file, start, len) {
                 Ok(FenceOutcome::Held) => return Ok(record(true)),
                 Ok(FenceOutcome::Impossible) => return Ok(record(false)),
                 Ok(FenceOutcome::Busy) => {}
                 Err(e) => return Err((ResultCode::EIO, format!("cannot lock {}: {e}", file.path()))),
+            }
+            if clock.now() >= word {
+                word = LocalInstant::NEVER;
+                tracing::warn!(
+                    lockspace = %area.space, %host_id, path = %file.path(), offset = start,
+                    "somebody holds the lock on our delta sector: a daemon that is leaving, or a predecessor's write that \
+                     is still in flight"
+                );
             }
             let deadline = clock.now().after(Duration::from_secs(u64::from(self.request.io_timeout.seconds())));
             if let Ok(view) = read_host(disk, clock, area, host_id, deadline).await {

@@ -3,12 +3,15 @@
 //! Every use opens the path anew and compares nodes, so a lease file that was unlinked and made again under the same name
 //! is never taken for the old one. If the node is open already, the older description serves and the new one is closed:
 //! OFD locks belong to their description, so closing another one of the same node takes none away.
+//!
+//! For the same reason two lockspaces with a fence over the same bytes have one lock between them. So fences are counted
+//! here: one that is given back goes only where nobody else's lies over it (I6: whoever still relies on it keeps it).
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use holdfast_io::sys::linux::{Access, BlockFile, NodeId, OpenError};
+use holdfast_io::sys::linux::{Access, BlockFile, FenceOutcome, NodeId, OpenError};
 
 /// The devices this daemon has open.
 #[derive(Default)]
@@ -21,6 +24,25 @@ struct Inner {
     open: BTreeMap<NodeId, Weak<BlockFile>>,
     /// Fences taken over from a predecessor stay for as long as this daemon lives.
     pinned: Vec<Arc<BlockFile>>,
+    /// Fences that lockspaces of this daemon rely on, as often as they do.
+    fences: Vec<Range>,
+    /// Fences given back that somebody else's lies over still.
+    given_back: Vec<Range>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Range {
+    node: NodeId,
+    start: u64,
+    len: u64,
+}
+
+impl Range {
+    fn overlaps(&self, other: &Range) -> bool {
+        self.node == other.node
+            && self.start < other.start.saturating_add(other.len)
+            && other.start < self.start.saturating_add(self.len)
+    }
 }
 
 impl Nodes {
@@ -39,6 +61,40 @@ impl Nodes {
         let file = Arc::new(fresh);
         inner.open.insert(file.node(), Arc::downgrade(&file));
         Ok(file)
+    }
+
+    /// Tries to take a fence for a lockspace; see [`BlockFile::try_fence`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn try_fence(&self, file: &BlockFile, start: u64, len: u64) -> std::io::Result<FenceOutcome> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = file.try_fence(start, len)?;
+        if outcome == FenceOutcome::Held {
+            inner.fences.push(Range { node: file.node(), start, len });
+        }
+        Ok(outcome)
+    }
+
+    /// Gives back a fence that [`Nodes::try_fence`] took, once every write of its lockspace is reaped (I6). Counted and
+    /// unlocked under one lock: nobody takes it to be held in between.
+    pub fn give_back(&self, file: &BlockFile, start: u64, len: u64) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = Range { node: file.node(), start, len };
+        let Some(at) = inner.fences.iter().position(|f| *f == given) else { return };
+        inner.fences.swap_remove(at);
+        inner.given_back.push(given);
+        let Inner { fences, given_back, .. } = &mut *inner;
+        // One that somebody's lies over waits for it.
+        given_back.retain(|f| {
+            if f.node != given.node || fences.iter().any(|other| other.overlaps(f)) {
+                return true;
+            }
+            if let Err(error) = file.release_fence(f.start, f.len) {
+                tracing::warn!(path = %file.path(), start = f.start, %error, "a lock stays: successors wait for it");
+            }
+            false
+        });
     }
 
     /// Keeps a description, and its fences, for the daemon's life.
@@ -62,5 +118,32 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, vec![0; 8192]).unwrap();
         assert!(!Arc::ptr_eq(&first, &nodes.open(&path).unwrap()));
+    }
+
+    #[test]
+    fn a_fence_that_two_lockspaces_rely_on_goes_with_the_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lease");
+        std::fs::write(&path, vec![0; 8192]).unwrap();
+        let (ours, theirs) = (Nodes::default(), Nodes::default());
+        let (file, other) = (ours.open(&path).unwrap(), theirs.open(&path).unwrap());
+        assert_eq!(ours.try_fence(&file, 512, 512).unwrap(), FenceOutcome::Held);
+        assert_eq!(ours.try_fence(&file, 0, 4096).unwrap(), FenceOutcome::Held);
+        ours.give_back(&file, 0, 4096);
+        assert_eq!(theirs.try_fence(&other, 512, 512).unwrap(), FenceOutcome::Busy);
+        ours.give_back(&file, 512, 512);
+        assert_eq!(theirs.try_fence(&other, 0, 4096).unwrap(), FenceOutcome::Held);
+    }
+
+    #[test]
+    fn a_fence_given_back_twice_takes_none_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lease");
+        std::fs::write(&path, vec![0; 8192]).unwrap();
+        let (ours, theirs) = (Nodes::default(), Nodes::default());
+        let (file, other) = (ours.open(&path).unwrap(), theirs.open(&path).unwrap());
+        assert_eq!(ours.try_fence(&file, 512, 512).unwrap(), FenceOutcome::Held);
+        ours.give_back(&file, 512, 1024);
+        assert_eq!(theirs.try_fence(&other, 512, 512).unwrap(), FenceOutcome::Busy);
     }
 }

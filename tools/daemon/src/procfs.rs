@@ -261,6 +261,25 @@ impl Procfs {
         Ok((self.identity(process.pid)? == Some(process)).then_some(pidfd))
     }
 
+    /// The processes that still run of the group that `leader` led. While any is left, the kernel gives the leader's number
+    /// to no new process; so where another process bears it, the group is over and a new one has its number.
+    ///
+    /// # Errors
+    /// /proc cannot be read: then it is not known.
+    pub fn group_of(&self, leader: ProcessId) -> Result<Vec<ProcessId>, ProcError> {
+        let mut members = Vec::new();
+        for pid in self.pids()? {
+            let Some(stat) = self.stat(pid)?.filter(|s| s.pgrp == leader.pid) else { continue };
+            if pid == leader.pid && stat.start_time != leader.start_time {
+                return Ok(Vec::new());
+            }
+            if !stat.has_exited() {
+                members.push(ProcessId { pid, start_time: stat.start_time });
+            }
+        }
+        Ok(members)
+    }
+
     /// Parents of all processes. Processes come and go while it is read.
     ///
     /// # Errors
@@ -633,6 +652,24 @@ mod tests {
         fs::write(root.path().join("sys/kernel/random/boot_id"), "short\n").unwrap();
         let error = Procfs::at(root.path()).boot_id().unwrap_err().to_string();
         assert!(error.ends_with("boot_id: expected a UUID of 36 characters, found \"short\""), "{error}");
+    }
+
+    #[test]
+    fn a_group_lasts_as_long_as_its_last_member() {
+        use std::os::unix::process::CommandExt as _;
+        let mut script = std::process::Command::new("sh");
+        script.args(["-c", "sleep 1000 & echo $!"]).process_group(0).stdout(std::process::Stdio::piped());
+        let mut leader = script.spawn().unwrap();
+        let procfs = Procfs::default();
+        let id = procfs.identity(i32::try_from(leader.id()).unwrap()).unwrap().unwrap();
+        let mut line = String::new();
+        let output = leader.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+        leader.wait().unwrap();
+        let member: i32 = line.trim().parse().unwrap();
+        assert!(procfs.group_of(id).unwrap().iter().any(|m| m.pid == member));
+        kill(member);
+        while !procfs.group_of(id).unwrap().iter().all(|m| m.pid != member) {}
     }
 
     #[test]

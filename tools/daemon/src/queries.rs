@@ -11,7 +11,7 @@ use std::time::Duration;
 use delta_lease::{DeltaArea, HostState as State};
 use holdfast_io::clock::{BootClock, Clock, LocalInstant};
 use holdfast_io::device::{Device, WriteLimit};
-use holdfast_io::disk::{Disk, IoError, ReadDisk};
+use holdfast_io::disk::{IoError, ReadDisk};
 use holdfast_io::identity::Machine;
 use holdfast_io::ids::{HostId, ResourceName, SpaceName};
 use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
@@ -33,8 +33,10 @@ use crate::nodes::Nodes;
 use crate::note::LinuxDisk;
 use crate::resource::SpaceShared;
 
-/// How long a formatting write may take: it is long and nobody's lease depends on it (spec D 1.5).
-const WRITE_DEADLINE: Duration = Duration::from_secs(60);
+pub mod format;
+
+use format::{Bytes, Formats, InUse};
+
 /// How long a read on behalf of a client may take.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -82,8 +84,10 @@ pub struct Context {
     pub machine: Machine,
     /// The lockspace that the request names, if it is joined.
     pub space: Option<Rc<SpaceShared>>,
-    /// Every area of a joined lockspace: they are not formatted.
-    pub joined: Rc<Vec<(PathBuf, u64)>>,
+    /// Every lockspace of this daemon: its area and its leases are not formatted.
+    pub used: Rc<Vec<InUse>>,
+    /// The formattings whose writes may still land.
+    pub formats: Formats,
 }
 
 /// Answers a request.
@@ -218,7 +222,6 @@ impl Context {
     async fn write_lockspace(&self, io_timeout: u32, asked: &Lockspace) -> Result<(), Refused> {
         let name = SpaceName::new(asked.name.as_bytes()).map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
         let path = path_of(&asked.disk).ok_or((ResultCode::ENODEV, "no path".to_owned()))?;
-        self.must_not_be_joined(&path, asked.disk.offset)?;
         let (file, disk) = self.open(path).await.map_err(|why| (ResultCode::ENODEV, why))?;
         let geometry = geometry_of(asked.flags.bits(), &file)?;
         let io_timeout = match io_timeout {
@@ -232,7 +235,8 @@ impl Context {
             fire: SealedFire::NoWatchdog,
         };
         let writes = delta_lease::format::plan(geometry, name, io_timeout, Some(&seal));
-        self.perform(&disk, asked.disk.offset, geometry, writes.into_iter().map(|w| (w.offset_in_area, w.bytes))).await
+        let writes = writes.into_iter().map(|w| (w.offset_in_area, w.bytes)).collect();
+        self.perform(disk, asked.disk.offset, geometry, writes).await
     }
 
     async fn write_resource(&self, flags: WriteResourceFlags, num_hosts: u32, asked: &Resource) -> Result<(), Refused> {
@@ -241,7 +245,6 @@ impl Context {
         if asked.disks.len() > 1 {
             return Err((ResultCode::EOPNOTSUPP, "a resource on several disks".into()));
         }
-        self.must_not_be_joined(&path, offset)?;
         let clear = flags.contains(WriteResourceFlags::CLEAR);
         let name = |field: &Name48| match field.as_bytes() {
             b"" if clear => Ok(b"cleared".to_vec()),
@@ -263,36 +266,49 @@ impl Context {
             paxos_lease::format::plan(&lease, &writer)
         };
         let writes = writes.map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
-        self.perform(&disk, offset, geometry, writes.into_iter().map(|w| (w.offset_in_area, w.bytes))).await
+        let writes = writes.into_iter().map(|w| (w.offset_in_area, w.bytes)).collect();
+        self.perform(disk, offset, geometry, writes).await
     }
 
-    /// sanlock formats whatever it is told to. A lockspace that this very daemon has joined is refused all the same: the
-    /// daemon would fall over its own client's mistake.
-    fn must_not_be_joined(&self, path: &std::path::Path, offset: u64) -> Result<(), Refused> {
-        if self.joined.iter().any(|(p, o)| p == path && *o == offset) {
-            return Err((ResultCode::EBUSY, format!("{}:{offset} is a lockspace joined here", path.display())));
-        }
-        Ok(())
-    }
-
-    /// The writes of a formatting, each on the medium before the next begins (a crash in between leaves what neither
-    /// program accepts: sector 0 is blank until the last write).
+    /// Formats, unless that could hit what is in use. sanlock formats whatever it is told to; a lockspace or a lease that
+    /// this very daemon uses is refused all the same: the daemon would fall over its own client's mistake.
     async fn perform(
         &self,
-        disk: &LinuxDisk,
+        disk: LinuxDisk,
         offset: u64,
         geometry: Geometry,
-        writes: impl Iterator<Item = (u64, AlignedBuf)>,
+        writes: Vec<(u64, AlignedBuf)>,
     ) -> Result<(), Refused> {
         let size = geometry.sector().bytes() as u64;
         if !offset.is_multiple_of(size) {
             return Err((ResultCode::EINVAL, format!("offset {offset} is no multiple of the sector size {size}")));
         }
-        for (at, bytes) in writes {
-            let at = offset.checked_add(at).ok_or((ResultCode::EINVAL, format!("offset {offset} is too large")))?;
-            disk.write(at, bytes, self.clock.now().after(WRITE_DEADLINE)).await.map_err(refuse_io)?;
+        let area = Bytes::of(disk.engine().file().node(), offset, geometry.align().bytes());
+        let opening = self.opening().await;
+        // No await from here to the first write's submission: what is looked at is what counts.
+        let in_the_way = opening.iter().find(|(other, _)| other.touches(&area)).map(|(_, what)| what.clone());
+        if let Some(what) = in_the_way.or_else(|| self.used.iter().find_map(|used| used.in_the_way_of(&area))) {
+            return Err((ResultCode::EBUSY, format!("{}:{offset} reaches into {what}", disk.path())));
         }
-        Ok(())
+        let formatting = self.formats.begin(area).map_err(|other| {
+            let why = format!("a format of bytes {other} of {} is not over: its writes may still land", disk.path());
+            (ResultCode::EAGAIN, why)
+        })?;
+        format::carry_out(disk, &self.clock, formatting, writes, format::DEADLINE).await
+    }
+
+    /// Where lockspaces are whose join has not found its area yet: their sizes are not known, so the largest counts.
+    async fn opening(&self) -> Vec<(Bytes, String)> {
+        let mut found = Vec::new();
+        for used in self.used.iter() {
+            let InUse::Opening { path, offset } = used else { continue };
+            // What cannot be opened has not been joined either.
+            if let Ok((file, _)) = self.open(path.clone()).await {
+                let what = format!("the lockspace at {}:{offset}, which is being joined", path.display());
+                found.push((Bytes::of(file.node(), *offset, AlignSize::M8.bytes()), what));
+            }
+        }
+        found
     }
 
     /// Who holds a lease, since when, and when it could change hands: as JSON.

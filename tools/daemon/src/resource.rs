@@ -27,6 +27,7 @@ use paxos_lease::{
 };
 
 use crate::codes;
+use crate::nodes::Nodes;
 use crate::note::Notes;
 use crate::state_file::FenceRecord;
 use crate::supervisor::event::{AcquireEnd, Event, LeaseKey, LeaseRequest, TaskId};
@@ -57,19 +58,34 @@ pub struct SpaceShared {
     look: LeaseDisk,
     engines: RefCell<BTreeMap<NodeId, Arc<ThreadsEngine>>>,
     disks: RefCell<BTreeMap<LeaseKey, Rc<LeaseDisk>>>,
-    fenced: RefCell<Vec<NodeId>>,
+    /// Where the leases of `disks` are that an acquire has begun on: offset, length, whether they are over.
+    places: RefCell<BTreeMap<LeaseKey, (u64, u64, bool)>>,
+    /// Replaced because their lease is on another device now, until their last write is reaped; with offset and length.
+    retired: RefCell<Vec<(Rc<LeaseDisk>, u64, u64)>>,
+    nodes: Arc<Nodes>,
+    /// Further devices that have their fence. Each stays open for it, whether or not a lease still uses it.
+    fenced: RefCell<Vec<Fenced>>,
+}
+
+struct Fenced {
+    file: Arc<BlockFile>,
+    start: u64,
+    len: u64,
+    locked: bool,
 }
 
 impl SpaceShared {
     /// For a lockspace whose area was found on `file`.
     #[must_use]
-    pub fn new(area: DeltaArea, file: Arc<BlockFile>, me: Me, clock: &BootClock) -> Self {
+    pub fn new(area: DeltaArea, file: Arc<BlockFile>, me: Me, nodes: &Arc<Nodes>, clock: &BootClock) -> Self {
         let engine = Arc::new(ThreadsEngine::new(Arc::clone(&file), IO_THREADS, "lease-io"));
         let look = Device::new(Arc::clone(&engine), clock.clone(), WriteLimit::none());
         let hosts = RefCell::new(HostTable::new(area, me.io_timeout));
         SpaceShared {
             engines: RefCell::new(BTreeMap::from([(file.node(), engine)])),
-            fenced: RefCell::new(vec![file.node()]),
+            retired: RefCell::default(),
+            nodes: Arc::clone(nodes),
+            fenced: RefCell::default(),
             area,
             file,
             me,
@@ -80,6 +96,7 @@ impl SpaceShared {
             clock: clock.clone(),
             look,
             disks: RefCell::default(),
+            places: RefCell::default(),
         }
     }
 
@@ -95,7 +112,11 @@ impl SpaceShared {
             .entry(file.node())
             .or_insert_with(|| Arc::new(ThreadsEngine::new(Arc::clone(file), IO_THREADS, "lease-io")));
         let disk = Rc::new(Device::new(Arc::clone(engine), self.clock.clone(), self.limit.clone()));
-        disks.insert(key, Rc::clone(&disk));
+        if let Some(old) = disks.insert(key, Rc::clone(&disk)) {
+            let place = self.places.borrow_mut().remove(&key);
+            let (at, len) = place.map_or((0, 0), |(at, len, _)| (at, len));
+            self.retired.borrow_mut().push((old, at, len));
+        }
         disk
     }
 
@@ -104,7 +125,45 @@ impl SpaceShared {
         let mut disks = self.disks.borrow_mut();
         if disks.get(&key).is_some_and(|disk| disk.writes_in_flight() == 0) {
             disks.remove(&key);
+            self.places.borrow_mut().remove(&key);
+        } else if let Some((_, _, over)) = self.places.borrow_mut().get_mut(&key) {
+            *over = true;
         }
+    }
+
+    /// Ends the I/O threads of devices that no lease uses any more. Their fences stay.
+    fn forget_engines(&self) {
+        self.retired.borrow_mut().retain(|(disk, ..)| disk.writes_in_flight() > 0);
+        self.engines.borrow_mut().retain(|_, engine| Arc::strong_count(engine) > 1);
+    }
+
+    fn is_fenced(&self, node: NodeId) -> bool {
+        node == self.file.node() || self.fenced.borrow().iter().any(|f| f.file.node() == node)
+    }
+
+    /// The lockspace is left: nothing of it may write any more, and once the last write is reaped its further fences
+    /// have nothing left to say (I6).
+    pub async fn give_back_fences(&self) {
+        self.limit.close();
+        self.over.set();
+        self.reaped().await;
+        for fence in self.fenced.take().into_iter().filter(|f| f.locked) {
+            self.nodes.give_back(&fence.file, fence.start, fence.len);
+        }
+    }
+
+    /// The areas of leases that are being acquired, held or given back, or have a write in flight: node, offset, length.
+    pub fn leased_areas(&self) -> Vec<(NodeId, u64, u64)> {
+        let disks = self.disks.borrow();
+        let places = self.places.borrow();
+        let used = places.iter().filter_map(|(key, &(at, len, over))| {
+            let disk = disks.get(key)?;
+            let used = !over || disk.writes_in_flight() > 0;
+            used.then(|| (disk.engine().file().node(), at, len))
+        });
+        let retired = self.retired.borrow();
+        let late = retired.iter().filter(|(disk, ..)| disk.writes_in_flight() > 0);
+        used.chain(late.map(|(disk, at, len)| (disk.engine().file().node(), *at, *len))).collect()
     }
 
     /// The disk of a lease that is held or being acquired.
@@ -114,7 +173,8 @@ impl SpaceShared {
 
     /// Resolves once no lease write of this lockspace is in flight any more.
     pub async fn reaped(&self) {
-        let disks: Vec<Rc<LeaseDisk>> = self.disks.borrow().values().cloned().collect();
+        let disks: Vec<Rc<LeaseDisk>> =
+            self.disks.borrow().values().chain(self.retired.borrow().iter().map(|(disk, ..)| disk)).cloned().collect();
         for disk in disks {
             disk.reaped().await;
         }
@@ -162,7 +222,8 @@ pub async fn prepare(
 ) -> Result<Option<FenceRecord>, (ResultCode, String)> {
     let node = file.node();
     let disk = shared.disk_for(request.key, &file);
-    if shared.fenced.borrow().contains(&node) {
+    shared.forget_engines();
+    if shared.is_fenced(node) {
         return Ok(None);
     }
     let (start, len) = own_dblock(shared, &disk, request).await?;
@@ -170,7 +231,7 @@ pub async fn prepare(
         |locked| FenceRecord { path: request.place.path.clone(), dev: node.dev, ino: node.ino, start, len, locked };
     let until = shared.clock.now().after(Duration::from_secs(u64::from(shared.me.io_timeout.seconds())));
     loop {
-        let locked = match file.try_fence(start, len) {
+        let locked = match shared.nodes.try_fence(&file, start, len) {
             Ok(FenceOutcome::Held) => true,
             Ok(FenceOutcome::Impossible) => false,
             Ok(FenceOutcome::Busy) if shared.clock.now() < until => {
@@ -187,7 +248,15 @@ pub async fn prepare(
             }
             Err(e) => return Err((ResultCode::EIO, format!("cannot lock {}: {e}", file.path()))),
         };
-        shared.fenced.borrow_mut().push(node);
+        if shared.over.is_set() {
+            // Its fences were given back, or are about to be, without this one.
+            if locked {
+                shared.nodes.give_back(&file, start, len);
+            }
+            return Err((ResultCode::ENOSPC, "the lockspace is being left".to_owned()));
+        }
+        // A second one over the same node, taken meanwhile by another lease's task, does no harm: each is given back.
+        shared.fenced.borrow_mut().push(Fenced { file: Arc::clone(&file), start, len, locked });
         return Ok(Some(record(locked)));
     }
 }
@@ -224,6 +293,8 @@ pub async fn run_acquire(
         let end = AcquireEnd::Refused { code: ResultCode::EBADF, why, may_change: false, undoing: false };
         return notes.event(Event::Acquired { task, end });
     };
+    let place = |length| shared.places.borrow_mut().insert(key, (request.place.offset, length, false));
+    place(shared.area.geometry.align().bytes());
     let lease = LeaseAt {
         at: LeaseOffset(request.place.offset),
         space: key.space,
@@ -240,6 +311,7 @@ pub async fn run_acquire(
     let (code, why, may_change, undo) = match ended {
         Ok(Acquired::Ours(held)) => {
             let lver = held.lver();
+            place(held.geometry.align().bytes());
             return notes.event(Event::Acquired { task, end: AcquireEnd::Ours { held, lver } });
         }
         Ok(Acquired::Theirs(refusal)) => {

@@ -22,7 +22,6 @@ use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::ReadDisk;
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::sys::linux::{BlockFile, FenceOutcome, NodeId, ThreadsEngine};
-use holdfast_io::sys::process;
 use nix::sys::signal::Signal;
 
 use crate::codes;
@@ -213,6 +212,7 @@ impl Watch {
 fn is_over(guarded: &Guarded, procfs: &Procfs) -> bool {
     let id = ProcessId { pid: guarded.pid, start_time: guarded.start_time };
     procfs.is_gone(id).unwrap_or(false)
+        && (!guarded.group || procfs.group_of(id).is_ok_and(|left| left.is_empty()))
         && is_closed(guarded.connection_inode)
         && procfs.holders_of_socket(guarded.connection_inode).is_ok_and(|h| h.found.is_empty())
 }
@@ -232,11 +232,9 @@ fn end(guarded: &Guarded, signal: Signal, procfs: &Procfs) {
     let id = ProcessId { pid: guarded.pid, start_time: guarded.start_time };
     let gone = procfs.is_gone(id).unwrap_or(false);
     tracing::warn!(pid = guarded.pid, %signal, gone, "ending what a predecessor guarded");
-    if guarded.group
-        && !gone
-        && let Err(error) = process::signal_group(guarded.pid, signal)
-    {
-        tracing::error!(pid = guarded.pid, %error, "its process group could not be signalled");
+    // One by one, by identity: the group's number may be another's by now.
+    for member in procfs.group_of(id).unwrap_or_default().into_iter().filter(|m| guarded.group && *m != id) {
+        signal_identity(member, signal, procfs);
     }
     signal_identity(id, signal, procfs);
     signal_heirs(guarded.connection_inode, guarded.pid, signal, procfs);

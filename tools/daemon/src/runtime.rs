@@ -4,6 +4,7 @@
 //! memory) and the watchdog's ioctls.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,11 +25,13 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::connection::Connection;
+use crate::group;
 use crate::guard::Peer;
 use crate::lockspace::{Control, Lockspace};
 use crate::nodes::Nodes;
 use crate::note::{Note, Notes};
 use crate::procfs::Procfs;
+use crate::queries::format::{Formats, InUse};
 use crate::queries::{self, Answer, Context};
 use crate::resource::{self, SpaceShared};
 use crate::state_file::StateFile;
@@ -52,6 +55,8 @@ pub struct Runtime {
     pub watchdog: Choice,
     /// Its run directory.
     pub run_dir: PathBuf,
+    /// Connections served at once; the descriptors left are for devices.
+    pub most_guests: usize,
 }
 
 struct Guest {
@@ -71,6 +76,20 @@ struct Joined {
     shared: Option<Rc<SpaceShared>>,
 }
 
+impl Joined {
+    /// What of it must not be formatted, as far as that is known.
+    fn in_use(&self) -> InUse {
+        match (&self.shared, &self.opened) {
+            (Some(shared), _) => InUse::Joined(Rc::downgrade(shared)),
+            (None, Some((area, file))) => InUse::Found { node: file.node(), area: *area },
+            (None, None) => {
+                let place = &self.request.place;
+                InUse::Opening { path: place.path.clone(), offset: place.offset }
+            }
+        }
+    }
+}
+
 /// The loop and everything it reaches.
 struct Shell {
     parts: Runtime,
@@ -79,7 +98,9 @@ struct Shell {
     guests: BTreeMap<ClientId, Guest>,
     spaces: BTreeMap<SpaceName, Joined>,
     device: Option<Box<dyn Watchdog>>,
+    formats: Formats,
     last_client: u64,
+    reserve: Vec<File>,
     exit: bool,
 }
 
@@ -91,8 +112,8 @@ pub enum RuntimeError {
     State(#[from] crate::state_file::StateFileError),
 }
 
-/// Connections served at once; the descriptors left are for devices.
-const MOST_GUESTS: usize = 1000;
+/// Descriptors kept back so that the state file can be written when no other is to be had.
+const RESERVE: usize = 2;
 
 /// Serves until the supervisor says that the work is done.
 ///
@@ -112,15 +133,18 @@ pub async fn serve(
         guests: BTreeMap::new(),
         spaces: BTreeMap::new(),
         device: None,
+        formats: Formats::default(),
         last_client: 0,
+        reserve: Vec::new(),
         exit: false,
     };
+    shell.keep_reserve();
     shell.begin(at_start)?;
     while !shell.exit {
         let now = shell.parts.clock.now();
         let wake = shell.parts.supervisor.next_wakeup(now);
         let clock = shell.parts.clock.clone();
-        let full = shell.guests.len() >= MOST_GUESTS;
+        let full = shell.is_full() && shell.idle_guest().is_none();
         tokio::select! {
             biased;
             () = clock.sleep_until(wake) => shell.handle(Event::Tick)?,
@@ -158,6 +182,7 @@ impl Shell {
     ) -> Result<(), RuntimeError> {
         match accepted {
             Ok((stream, _)) => {
+                self.make_room()?;
                 self.last_client += 1;
                 let client = ClientId(self.last_client);
                 // A peer that is gone before it is looked at had nothing to say.
@@ -176,6 +201,34 @@ impl Shell {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.guests.len() >= self.parts.most_guests
+    }
+
+    /// The oldest connection that stands for no client and wants nothing at present.
+    fn idle_guest(&self) -> Option<ClientId> {
+        let idle = |(id, guest): &(&ClientId, &Guest)| {
+            !guest.connection.is_busy() && !self.parts.supervisor.is_registered(**id)
+        };
+        self.guests.iter().find(idle).map(|(id, _)| *id)
+    }
+
+    /// Connections that nobody uses must not keep clients and administrators out: where there are too many, the oldest
+    /// of them goes.
+    fn make_room(&mut self) -> Result<(), RuntimeError> {
+        if !self.is_full() {
+            return Ok(());
+        }
+        let Some(client) = self.idle_guest() else { return Ok(()) };
+        tracing::debug!(
+            client = client.0,
+            most = self.parts.most_guests,
+            "too many connections: an idle one is closed"
+        );
+        self.with(client, |g| g.connection.cut());
+        self.handle(Event::Closed { client })
+    }
+
     fn note(&mut self, note: Note) -> Result<(), RuntimeError> {
         match note {
             Note::Event(event) => {
@@ -188,8 +241,9 @@ impl Shell {
                     _ => None,
                 };
                 self.handle(event)?;
-                if let Some(space) = left {
-                    self.spaces.remove(&space);
+                if let Some(shared) = left.and_then(|space| self.spaces.remove(&space)).and_then(|joined| joined.shared)
+                {
+                    spawn_local(async move { shared.give_back_fences().await });
                 }
             }
             Note::Opened { space, area, file } => {
@@ -215,7 +269,7 @@ impl Shell {
         let Some((area, file)) = joined.opened.take() else { return };
         let JoinRequest { host_id, fire, io_timeout, .. } = joined.request;
         let me = Me { term: HostTerm { host_id, generation }, machine: self.parts.machine, fire, io_timeout };
-        let shared = SpaceShared::new(area, file, me, &self.parts.clock);
+        let shared = SpaceShared::new(area, file, me, &self.parts.nodes, &self.parts.clock);
         for view in joined.early.drain(..) {
             shared.hosts.borrow_mut().observe_area(&view);
         }
@@ -242,8 +296,17 @@ impl Shell {
                 self.with(client, |g| g.connection.close());
                 return Ok(Some(Event::Closed { client }));
             }
-            Effect::Forget { client } => drop(self.guests.remove(&client)),
+            Effect::Forget { client } => {
+                if let Some(guest) = self.guests.remove(&client) {
+                    guest.connection.last_words();
+                }
+            }
             Effect::Identify { client } => return Ok(self.identify(client)),
+            Effect::WatchGroup { client } => {
+                if let Some(leader) = self.parts.supervisor.process_of(client) {
+                    spawn_local(group::watch(leader, client, self.notes.clone(), self.parts.clock.clone()));
+                }
+            }
             Effect::Answer { to, request } => self.answer(to, request),
             Effect::AnswerStatus { to } => self.answer_status(to),
             Effect::Save(state) => self.save(&state)?,
@@ -309,8 +372,23 @@ impl Shell {
         Some(Event::Registered { client, process })
     }
 
-    fn save(&self, state: &StateFile) -> Result<(), RuntimeError> {
-        Ok(state.write(&self.parts.run_dir)?)
+    /// The state file is written even if every descriptor is taken: those in reserve are for it alone.
+    fn save(&mut self, state: &StateFile) -> Result<(), RuntimeError> {
+        if let Err(error) = state.write(&self.parts.run_dir) {
+            self.reserve.clear();
+            tracing::warn!(error = crate::codes::chain(&error), "the state file is written again");
+            state.write(&self.parts.run_dir)?;
+        }
+        self.keep_reserve();
+        Ok(())
+    }
+
+    fn keep_reserve(&mut self) {
+        while self.reserve.len() < RESERVE
+            && let Ok(file) = File::open("/dev/null")
+        {
+            self.reserve.push(file);
+        }
     }
 
     fn arm(&mut self, fire: FireTimeout) -> Event<Held> {
@@ -418,13 +496,14 @@ impl Shell {
             _ => None,
         };
         let name = named.and_then(|n| SpaceName::new(n).ok()).filter(|n| self.parts.supervisor.is_active(n));
-        let joined = self.spaces.values().map(|j| (j.request.place.path.clone(), j.request.place.offset)).collect();
+        let used = self.spaces.values().map(Joined::in_use).collect();
         let context = Context {
             clock: self.parts.clock.clone(),
             nodes: Arc::clone(&self.parts.nodes),
             machine: self.parts.machine,
             space: name.and_then(|n| self.spaces.get(&n)).and_then(|j| j.shared.clone()),
-            joined: Rc::new(joined),
+            used: Rc::new(used),
+            formats: self.formats.clone(),
         };
         let closes = matches!(request, Request::GetHosts { .. }) && !self.parts.supervisor.is_registered(to.client);
         let reply = guest.connection.clone();

@@ -196,10 +196,26 @@ pub fn finish(format: Format, result: Result<Output, CommandError>) -> ExitCode 
 /// Says on standard error what went wrong and what can be done.
 pub fn complain(error: &CommandError) {
     eprintln!("holdfast: {error}");
+    let explained = matches!(error, CommandError::Held(refusal) if !refusal.held.is_empty());
+    if let Some(why) = error.code().filter(|_| !explained).and_then(reason) {
+        eprintln!("The daemon says: {why}");
+    }
     if let Some(hint) = error.hint() {
         eprintln!("{hint}");
     }
 }
+
+/// The daemon's own words for the refusal just received: sanlock's protocol carries its number alone.
+fn reason(code: ResultCode) -> Option<String> {
+    let status = status_document().ok()?;
+    let refusals = status["refusals"].as_array()?;
+    let latest = refusals.iter().rev().find(|r| r["code"] == code.number())?;
+    let fresh = latest["ms_ago"].as_u64().is_some_and(|ms| ms < RECENT_MS);
+    latest["why"].as_str().filter(|_| fresh).map(plain)
+}
+
+/// A refusal older than this was somebody else's.
+const RECENT_MS: u64 = 2000;
 
 fn pretty(document: &Value) -> String {
     format!("{document:#}\n")

@@ -80,6 +80,16 @@ pub enum DumpError {
         /// The sector size.
         expected: usize,
     },
+    /// How far to look is no whole number of sectors.
+    #[error("{path}: length {found} is no whole number of the device's sectors of {expected} bytes")]
+    Length {
+        /// The device.
+        path: String,
+        /// As given.
+        found: u64,
+        /// The sector size.
+        expected: usize,
+    },
     /// Where to begin is behind the end.
     #[error("{path}: offset {found} is behind the end at {expected}")]
     BehindEnd {
@@ -113,6 +123,9 @@ async fn report<D: ReadDisk, C: Clock>(
     let from = stretch.offset;
     if !from.is_multiple_of(unit as u64) {
         return Err(DumpError::Misaligned { path, found: from, expected: unit });
+    }
+    if let Some(found) = stretch.length.filter(|len| !len.is_multiple_of(unit as u64)) {
+        return Err(DumpError::Length { path, found, expected: unit });
     }
     if from >= end && end > 0 {
         return Err(DumpError::BehindEnd { path, found: from, expected: end });

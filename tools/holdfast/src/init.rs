@@ -10,7 +10,7 @@
 //! offsets, sizes and paths that cannot be. After 2 nothing was written.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,13 +216,13 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(report) => {
             if args.options.json {
                 match serde_json::to_string_pretty(&report) {
-                    Ok(text) => println!("{text}"),
+                    Ok(text) => say(&format!("{text}\n")),
                     Err(error) => eprintln!("holdfast init: cannot make JSON: {error}"),
                 }
             } else if report.refused.is_some() {
                 eprint!("{}", report.text());
             } else {
-                print!("{}", report.text());
+                say(&report.text());
             }
             ExitCode::from(u8::from(report.refused.is_some()))
         }
@@ -231,6 +231,11 @@ pub fn run(args: &Args) -> ExitCode {
             ExitCode::from(if matches!(error, InitError::Target(_) | InitError::Format(_)) { 2 } else { 1 })
         }
     }
+}
+
+/// The exit status tells of the disk; a reader that has gone (`| true`) changes nothing of that.
+fn say(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 type RealDevice = Device<ThreadsEngine, BootClock>;

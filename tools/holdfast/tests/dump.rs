@@ -276,3 +276,14 @@ fn the_json_has_the_fields_that_the_format_document_names() {
     assert_eq!(keys(&report["areas"][1]["dblocks"][0]), dblock);
     assert_eq!(keys(&report["areas"][1]["owner"]), "generation host_id name since term");
 }
+
+#[test]
+fn a_length_that_is_no_whole_number_of_sectors_is_refused() {
+    let disk = Disk::formatted();
+    let output = holdfast(&["dump", &format!("{}:0:3", disk.name())]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("length 3 is no whole number of the device's sectors of 512 bytes"), "{said}");
+    assert!(output.stdout.is_empty());
+    assert!(holdfast(&["dump", &format!("{}:0:1M", disk.name())]).status.success());
+}

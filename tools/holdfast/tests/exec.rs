@@ -15,6 +15,12 @@ fn a_command_holds_its_lease_and_another_host_is_told_who_has_it_and_until_when(
     assert_ne!(command, first.pid(), "the command is a process of its own");
     assert_eq!(hosts.a.holder("vm1"), Some(i64::from(command)), "and the client itself");
 
+    // A host that has not yet been seen to renew is spoken of with more care.
+    eventually("host B sees host A renew", || {
+        let status: serde_json::Value = serde_json::from_slice(&hosts.b.run(&["status", "--json"]).stdout).ok()?;
+        let hosts = status["hosts"]["LS"].as_array()?.clone();
+        hosts.iter().any(|h| h["name"] == "hostA" && h["state"] == "LIVE").then_some(())
+    });
     let ran = hosts.dir.path().join("ran");
     let (code, said) = hosts.b.refused(&["exec", "-r", &hosts.b.lease("vm1"), "--", "touch", ran.to_str().unwrap()]);
     assert_eq!(code, 69, "{said}");
@@ -33,6 +39,33 @@ fn a_command_holds_its_lease_and_another_host_is_told_who_has_it_and_until_when(
     hosts.a.eventually_has(0, "leases");
     hosts.b.ok(&["exec", "-r", &hosts.b.lease("vm1"), "--", "touch", ran.to_str().unwrap()]);
     assert!(ran.exists());
+}
+
+#[test]
+fn s1_the_lease_stays_while_anything_of_the_commands_group_runs() {
+    let hosts = TwoHosts::start();
+    // The child closes the connection it inherited, and outlives the command.
+    let script = "bash -c 'exec 200>&-; echo $$; exec sleep 300' & exit 0";
+    let mut exec = hosts.a.exec(&["-r", &hosts.a.lease("vm1")], script);
+    let child = exec.line().parse().unwrap();
+    assert_eq!(exec.status(), Some(0));
+    let (code, said) = hosts.b.refused(&["exec", "-r", &hosts.b.lease("vm1"), "--", "true"]);
+    assert_eq!(code, 69, "{said}");
+    assert!(kill(child, Signal::SIGKILL));
+    eventually("the lease is given back", || {
+        hosts.b.run(&["exec", "-r", &hosts.b.lease("vm1"), "--", "true"]).status.success().then_some(())
+    });
+}
+
+#[test]
+fn s1_a_successor_ends_a_commands_whole_group_before_it_serves_anyone() {
+    let mut hosts = TwoHosts::start();
+    let script = "bash -c 'exec 200>&-; trap \"\" TERM; echo $$; while :; do sleep 1; done' & exec sleep 300";
+    let mut exec = hosts.a.exec(&["-r", &hosts.a.lease("vm1")], script);
+    let child = exec.line().parse().unwrap();
+    hosts.a.succeed("hostA");
+    assert!(is_gone(child), "it ignores SIGTERM, and has closed the connection it inherited");
+    assert_eq!(exec.status(), Some(128 + 15));
 }
 
 #[test]

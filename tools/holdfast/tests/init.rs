@@ -327,3 +327,28 @@ fn nothing_outside_the_area_is_written() {
     assert!(bytes[..1 << 20].iter().all(|b| *b == 0xA5) && bytes[3 << 20..].iter().all(|b| *b == 0x5A));
     assert!(Path::new(&disk.path).exists());
 }
+
+#[test]
+fn a_reader_that_has_gone_changes_nothing() {
+    for json in [&["--json"][..], &[]] {
+        let disk = Disk::new(1 << 20);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let target = disk.at("0");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(["init", "lockspace", "LS", &target]).args(json).stdout(writer);
+        let output = command.output().unwrap();
+        assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+        assert!(ok(&["dump", &target]).contains("LS"), "it was formatted all the same");
+    }
+}
+
+#[test]
+fn a_number_of_hosts_is_refused_where_only_lockspaces_are_made() {
+    let disk = Disk::new(2 << 20);
+    let (space, resource) = (format!("LS:0:{}", disk.at("0")), format!("LS:r:{}", disk.at("1M")));
+    let said = ["--max-hosts 3 is for resources"];
+    refused_untouched(&disk, &["init", "-s", &space, "-n", "3"], 2, &said);
+    refused_untouched(&disk, &["init", "lockspace", "LS", &disk.at("0"), "--max-hosts", "3"], 2, &said);
+    ok(&["init", "-s", &space, "-r", &resource, "-n", "3"]);
+}

@@ -206,6 +206,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             "leases": leases,
             "waiting": waiting,
             "clients": clients,
+            "refusals": self.refusals.iter().map(|r| serde_json::json!({
+                "ms_ago": ago(r.at), "about": r.about, "code": r.code.number(), "why": r.why,
+            })).collect::<Vec<_>>(),
         })
     }
 

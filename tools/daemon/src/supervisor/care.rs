@@ -131,6 +131,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if self.spaces.values().any(|s| !s.is_fresh(now)) {
             tracing::error!("a pet came after a lockspace's deadline: this host resets now (W1)");
             self.care.fired = true;
+            self.care.next_pet = LocalInstant::NEVER;
             self.effects.push(Effect::Fire);
         } else {
             self.care.last_pet = Some(now);

@@ -14,6 +14,7 @@ use holdfast_protocol::text::Name48;
 use super::Supervisor;
 use super::event::{ClientId, Effect, ReplyTo};
 use super::leases::Running;
+use crate::procfs::ProcessId;
 use crate::state_file::Guarded;
 
 /// One connection.
@@ -27,6 +28,8 @@ pub struct Client {
     pub process: Option<Guarded>,
     /// The pidfd says that the process has exited.
     pub exited: bool,
+    /// Of the process group that it led, if it led one, nothing runs any more.
+    pub group_gone: bool,
     /// The connection is at its end.
     pub closed: bool,
     /// Display name: pid text, then what ACQUIRE's options say.
@@ -44,10 +47,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// Nothing of it can act any more: process exited and connection at its end.
+    /// Nothing of it can act any more: process exited, with all of its group if it led one, and connection at its end.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.closed && (self.exited || self.process.is_none())
+        self.closed && self.has_ended()
+    }
+
+    /// Its process has exited, with all of its group if it led one.
+    fn has_ended(&self) -> bool {
+        match &self.process {
+            Some(process) => self.exited && (!process.group || self.group_gone),
+            None => true,
+        }
     }
 
     /// The connection outlived its process.
@@ -64,6 +75,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             registered: false,
             process: None,
             exited: false,
+            group_gone: false,
             closed: false,
             name: Name48::EMPTY,
             restrict: RestrictFlags::NONE,
@@ -113,9 +125,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(running) = &ended.running {
             running.stop.set();
         }
-        // What runs under `holdfast exec` is one process from first to last: that it closed a descriptor it never knew it
-        // had does not mean that it no longer uses the disk.
-        let strict = ended.process.as_ref().is_some_and(|p| p.group) && !ended.exited;
+        // What runs under `holdfast exec` is one process group from first to last: that it closed a descriptor it never
+        // knew it had does not mean that it no longer uses the disk.
+        let strict = ended.process.as_ref().is_some_and(|p| p.group) && !ended.has_ended();
         self.drop_waiting(client);
         if !strict {
             self.release_all_of(client);
@@ -126,6 +138,21 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn exited(&mut self, client: ClientId) {
         let Some(ended) = self.clients.get_mut(&client) else { return };
         ended.exited = true;
+        if ended.process.as_ref().is_some_and(|p| p.group) {
+            return self.effects.push(Effect::WatchGroup { client });
+        }
+        self.ended(client);
+    }
+
+    pub(super) fn group_gone(&mut self, client: ClientId) {
+        let Some(ended) = self.clients.get_mut(&client) else { return };
+        ended.group_gone = true;
+        self.ended(client);
+    }
+
+    /// A client's process has ended, with all that ends with it. Its leases go with the later of this and its connection.
+    fn ended(&mut self, client: ClientId) {
+        let Some(ended) = self.clients.get(&client) else { return };
         if ended.closed {
             self.release_all_of(client);
         } else {
@@ -184,10 +211,17 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.clients.get(&client).is_some_and(|c| c.registered)
     }
 
-    /// Whether a client's process leads a process group that ends with it.
+    /// Whether a client's process leads, or led, a process group of which something may still run.
     #[must_use]
     pub fn leads_group(&self, client: ClientId) -> bool {
-        self.clients.get(&client).and_then(|c| c.process.as_ref()).is_some_and(|p| p.group)
+        self.clients.get(&client).is_some_and(|c| !c.group_gone && c.process.as_ref().is_some_and(|p| p.group))
+    }
+
+    /// The process behind a registered connection.
+    #[must_use]
+    pub fn process_of(&self, client: ClientId) -> Option<ProcessId> {
+        let process = self.clients.get(&client)?.process.as_ref()?;
+        Some(ProcessId { pid: process.pid, start_time: process.start_time })
     }
 
     /// The end of a reply after which the connection is closed, unless it is a client's life (spec A 4).

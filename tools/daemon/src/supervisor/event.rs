@@ -118,6 +118,11 @@ pub enum Event<L> {
         /// The connection it registered.
         client: ClientId,
     },
+    /// Nothing is left of the process group that a registered process led.
+    GroupGone {
+        /// The connection it registered.
+        client: ClientId,
+    },
     /// The watchdog is armed, or cannot be.
     Armed {
         /// Whether it keeps what is to be sealed, as read back; or why not.
@@ -288,6 +293,11 @@ pub enum Effect<L> {
     },
     /// Look up the process behind a connection and report [`Event::Registered`]; watch it from now on.
     Identify {
+        /// Which connection.
+        client: ClientId,
+    },
+    /// A registered process has exited that led a process group: report [`Event::GroupGone`] when all of it has.
+    WatchGroup {
         /// Which connection.
         client: ClientId,
     },

@@ -139,6 +139,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(process) = client.process.as_mut().filter(|_| flags.contains(AcquireFlags::GROUP)) {
             process.group = true;
         }
+        // The state file names a guarded process as it now is (P1), also one that already holds something.
+        self.save();
+        let Some(client) = self.clients.get_mut(&target) else { return };
         let wait = flags.contains(AcquireFlags::WAIT);
         let acquire = Acquire { todo: wanted.iter().cloned().collect(), wanted, done: Vec::new(), wait, refused: None };
         client.running = Some(Running { stop: Stop::new(), to, work: Work::Acquire(acquire) });
@@ -233,6 +236,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Ok(fence) => fence,
             Err((code, why)) => {
                 tracing::info!(lease = %key, why, "not acquired: its device cannot be used");
+                self.refused(format!("lease {key}"), code, why, now);
                 self.forget_lease(task, key);
                 return self.refuse_for(target, code, None, now);
             }
@@ -300,6 +304,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                     self.forget_lease(task, key);
                 }
                 let code = if active { code } else { ResultCode::ENOSPC };
+                if !waits {
+                    self.refused(format!("lease {key}"), code, why, now);
+                }
                 self.refuse_for(target, code, may_change.then_some(key), now);
             }
         }

@@ -94,11 +94,25 @@ pub struct Supervisor<L> {
     /// Lockspaces of a predecessor that is proven gone: its fences are ours (P1 b).
     inherited: Vec<SpaceRecord>,
     last_saved: StateFile,
+    /// The latest refusals, with their reasons in words: a result code is all that sanlock's protocol has room for.
+    refusals: VecDeque<Refusal>,
     shutdown: Option<Shutdown>,
     last_task: u64,
     last_res_id: u32,
     effects: Vec<Effect<L>>,
 }
+
+/// Why something was refused.
+#[derive(Debug)]
+struct Refusal {
+    at: LocalInstant,
+    about: String,
+    code: ResultCode,
+    why: String,
+}
+
+/// How many refusals are kept.
+const MOST_REFUSALS: usize = 64;
 
 /// A shutdown that was asked for by force, and who wants to hear of its end.
 #[derive(Debug, Default)]
@@ -121,6 +135,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             care: Care::default(),
             inherited,
             last_saved,
+            refusals: VecDeque::new(),
             shutdown: None,
             last_task: 0,
             last_res_id: 0,
@@ -139,6 +154,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Registered { client, process } => self.registered(client, process),
             Event::Closed { client } => self.closed(client),
             Event::Exited { client } => self.exited(client),
+            Event::GroupGone { client } => self.group_gone(client),
             Event::Armed { result, device_seconds } => self.armed(result, device_seconds, now),
             Event::Petted { result } => self.petted(result, now),
             Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences),
@@ -185,6 +201,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 let named = process.is_some_and(|p| self.last_saved.guarded.contains(p));
                 assert!(named, "P1: {} is held by a process that the state file does not name", lease.key);
             }
+        }
+    }
+
+    fn refused(&mut self, about: String, code: ResultCode, why: String, at: LocalInstant) {
+        self.refusals.push_back(Refusal { at, about, code, why });
+        if self.refusals.len() > MOST_REFUSALS {
+            self.refusals.pop_front();
         }
     }
 

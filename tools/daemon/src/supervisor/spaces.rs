@@ -336,7 +336,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Err((code, why)) => {
                 tracing::error!(lockspace = %name, %why, "not joined");
                 let code = space.veto.unwrap_or(code);
+                let about = format!("lockspace {name}");
                 space.life = Life::Leaving { fail_at: LocalInstant::NEVER };
+                self.refused(about, code, why, now);
                 self.answer_waits(waits, code);
                 self.effects.push(Effect::Leave { space: name, free: false });
             }

@@ -393,9 +393,30 @@ fn a_group_leader_that_closes_its_connection_keeps_its_lease_until_it_exits() {
     w.acquire(1, &["R"], AcquireFlags::GROUP).device_ready().ours().closed(1);
     assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 0);
     w.exited(1);
+    assert_eq!(w.count(|e| matches!(e, Effect::WatchGroup { .. })), 1);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 0, "a member of its group may still write");
+    w.apply(Event::GroupGone { client: ClientId(1) });
     assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 1);
     w.released();
     assert_eq!(w.count(|e| matches!(e, Effect::Forget { .. })), 1);
+}
+
+#[test]
+fn s1_a_lost_lockspace_is_not_left_while_a_member_of_a_guarded_group_runs() {
+    let mut w = World::joined();
+    w.acquire(1, &["R"], AcquireFlags::GROUP).device_ready().ours().pass(8 * IO + 1);
+    w.exited(1).closed(1).pass(GRACE + 1);
+    assert_eq!(w.leaves(), [] as [bool; 0]);
+    assert_eq!(*w.signals(1).last().unwrap(), Signal::SIGKILL, "the ladder goes on for the rest of the group");
+    w.apply(Event::GroupGone { client: ClientId(1) });
+    assert_eq!(w.leaves(), [false]);
+}
+
+#[test]
+fn p1_a_client_that_turns_out_to_lead_a_group_is_named_anew_in_the_state_file() {
+    let mut w = World::joined();
+    w.hold(1, "R").acquire(1, &["S"], AcquireFlags::GROUP);
+    assert!(w.daemon.last_saved.guarded.iter().any(|g| g.pid == 101 && g.group));
 }
 
 #[test]
@@ -656,7 +677,7 @@ proptest! {
         for (what, who, n) in steps {
             w.wait(n / 10);
             let task = TaskId(1 + n % 12);
-            let flags = if n % 3 == 0 { AcquireFlags::WAIT } else { AcquireFlags::NONE };
+            let flags = [AcquireFlags::WAIT, AcquireFlags::NONE, AcquireFlags::GROUP][usize::try_from(n % 3).unwrap()];
             match what {
                 0 | 1 => w.acquire(who, &["R1", "R2"][..1 + usize::try_from(n % 2).unwrap()], flags),
                 2 => w.release_all(who),
@@ -670,6 +691,7 @@ proptest! {
                     code: ResultCode::LOST_BALLOT, why: String::new(), may_change: true, undoing: n % 2 == 0 } }),
                 13 => w.apply(Event::Released { task, code: ResultCode::OK, why: None, done: n % 2 == 0 }),
                 14 => w.apply(Event::TaskDone { task }),
+                15 if n % 2 == 0 => w.apply(Event::GroupGone { client: ClientId(who) }),
                 15 => w.apply(Event::Tick),
                 16 => w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::ASYNC, lockspace: wire_space("LS", 1) }),
                 17 => w.apply(Event::Left { space: name("LS") }),

@@ -218,6 +218,12 @@ pub enum TargetError {
         /// The shape.
         geometry: Geometry,
     },
+    /// A number of hosts, and no resource to take it.
+    #[error("--max-hosts {found} is for resources: a lockspace has a sector for every host id that fits its area")]
+    MaxHostsOfLockspace {
+        /// Asked for.
+        found: u32,
+    },
 }
 
 /// What the command line comes down to.
@@ -234,6 +240,10 @@ pub struct Layout {
 /// # Errors
 /// [`TargetError`], for the first thing that does not fit.
 pub fn lay_out(wanted: &[Wanted], shape: &Shape, create: bool, access: Access) -> Result<Layout, TargetError> {
+    let mut kinds = wanted.iter().flat_map(|group| &group.kinds);
+    if let (Some(found), false) = (shape.hosts, kinds.any(|kind| matches!(kind, Kind::Resource { .. }))) {
+        return Err(TargetError::MaxHostsOfLockspace { found });
+    }
     let mut layout = Layout { media: Vec::new(), targets: Vec::new() };
     for group in wanted {
         let medium = match layout.media.iter().position(|m| m.path == group.path) {

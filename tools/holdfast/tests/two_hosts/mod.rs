@@ -47,15 +47,32 @@ impl Host {
     fn start(dir: &Path, name: &str, host_id: u32) -> Self {
         let run_dir = dir.join(name);
         std::fs::create_dir(&run_dir).unwrap();
-        let daemon = Command::new(env!("CARGO_BIN_EXE_holdfast"))
-            .args(["daemon", "-l", "0", "-e", name, "--watchdog", "none"])
-            .env("SANLOCK_RUN_DIR", &run_dir)
-            .stderr(File::create(dir.join(format!("{name}.log"))).unwrap())
-            .spawn()
-            .unwrap();
+        let daemon = Self::daemon(&run_dir, name);
         let host = Self { run_dir, host_id, disk: dir.join("disk"), daemon };
-        eventually("the daemon answers", || host.run(&["status"]).status.success().then_some(()));
+        host.serves();
         host
+    }
+
+    fn daemon(run_dir: &Path, name: &str) -> Child {
+        let log = File::options().create(true).append(true).open(run_dir.with_extension("log")).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_holdfast"))
+            .args(["daemon", "-l", "0", "-e", name, "--watchdog", "none", "-g", "1"])
+            .env("SANLOCK_RUN_DIR", run_dir)
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn serves(&self) {
+        eventually("the daemon answers", || self.run(&["status"]).status.success().then_some(()));
+    }
+
+    /// Kills the daemon; a successor of the same name takes its place and serves.
+    pub fn succeed(&mut self, name: &str) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        self.daemon = Self::daemon(&self.run_dir, name);
+        self.serves();
     }
 
     /// The lockspace as this host joins it.

@@ -1,0 +1,421 @@
+//! Formatting on behalf of clients: which bytes must not be touched, and formattings that are not over.
+//!
+//! A format is refused where it would reach into a lockspace or a lease that this daemon uses, whatever path it goes by:
+//! nodes and byte ranges are compared, not names. A formatting write that outlived its deadline may land at any time
+//! (I6 orders the writes of one [`Device`] alone), so the bytes it is for take no other format of this daemon until the
+//! kernel has reported its end. Spec A 6.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use delta_lease::DeltaArea;
+use holdfast_io::clock::Clock;
+use holdfast_io::device::{Device, Engine};
+use holdfast_io::disk::Disk;
+use holdfast_io::sys::aligned::AlignedBuf;
+use holdfast_io::sys::linux::NodeId;
+use holdfast_protocol::codes::ResultCode;
+use tokio::task::spawn_local;
+
+use super::{Refused, refuse_io};
+use crate::resource::SpaceShared;
+
+/// How long a formatting write may take: it is long and nobody's lease depends on it (spec D 1.5).
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A stretch of an open device or file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes {
+    node: NodeId,
+    start: u64,
+    end: u64,
+}
+
+impl Bytes {
+    /// `len` bytes from `start` on.
+    #[must_use]
+    pub const fn of(node: NodeId, start: u64, len: u64) -> Self {
+        Bytes { node, start, end: start.saturating_add(len) }
+    }
+
+    fn of_area(node: NodeId, area: &DeltaArea) -> Self {
+        Self::of(node, area.at.0, area.geometry.align().bytes())
+    }
+
+    /// Whether any byte is in both.
+    #[must_use]
+    pub fn touches(&self, other: &Bytes) -> bool {
+        self.node == other.node && self.start < other.end && other.start < self.end
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.start, self.end)
+    }
+}
+
+/// A lockspace of this daemon, as far as its join has come.
+pub enum InUse {
+    /// Its device is not open yet.
+    Opening {
+        /// Its path as given.
+        path: PathBuf,
+        /// Where its area begins.
+        offset: u64,
+    },
+    /// Its area was found.
+    Found {
+        /// Its device.
+        node: NodeId,
+        /// Its area.
+        area: DeltaArea,
+    },
+    /// Joined. Weak: a format that takes long keeps no fence of a lockspace that was left meanwhile.
+    Joined(Weak<SpaceShared>),
+}
+
+impl InUse {
+    /// What of it a format of `new` would hit, right now.
+    #[must_use]
+    pub fn in_the_way_of(&self, new: &Bytes) -> Option<String> {
+        let (node, area, shared) = match self {
+            InUse::Opening { .. } => return None,
+            InUse::Found { node, area } => (*node, *area, None),
+            InUse::Joined(shared) => {
+                let shared = shared.upgrade()?;
+                (shared.file.node(), shared.area, Some(shared))
+            }
+        };
+        let own = Bytes::of_area(node, &area);
+        if own.touches(new) {
+            return Some(format!("lockspace {} (bytes {own}), which is joined here", area.space));
+        }
+        let leases = shared?.leased_areas().into_iter().map(|(node, at, len)| Bytes::of(node, at, len));
+        let lease = leases.into_iter().find(|lease| lease.touches(new))?;
+        Some(format!("a lease of lockspace {} that is in use here (bytes {lease})", area.space))
+    }
+}
+
+/// The formattings of this daemon that are not over.
+#[derive(Clone, Default)]
+pub struct Formats(Rc<RefCell<Open>>);
+
+#[derive(Default)]
+struct Open {
+    last: u64,
+    bytes: BTreeMap<u64, Bytes>,
+}
+
+impl Formats {
+    /// Reserves an area for a format.
+    ///
+    /// # Errors
+    /// The bytes of an older format that is not over and touches it.
+    pub fn begin(&self, area: Bytes) -> Result<Formatting, Bytes> {
+        let mut open = self.0.borrow_mut();
+        if let Some(other) = open.bytes.values().find(|other| other.touches(&area)) {
+            return Err(*other);
+        }
+        open.last += 1;
+        let id = open.last;
+        open.bytes.insert(id, area);
+        Ok(Formatting { of: self.clone(), id, area })
+    }
+}
+
+/// A format that is not over. Dropped, it is.
+pub struct Formatting {
+    of: Formats,
+    id: u64,
+    area: Bytes,
+}
+
+impl Drop for Formatting {
+    fn drop(&mut self) {
+        self.of.0.borrow_mut().bytes.remove(&self.id);
+    }
+}
+
+/// The writes of a formatting, each on the medium before the next begins (a crash in between leaves what neither
+/// program accepts: sector 0 is blank until the last write). After one that failed nothing more is written; while that
+/// one may still land, the area stays reserved and the device open.
+///
+/// # Errors
+/// The first write that did not succeed.
+pub async fn carry_out<E: Engine + 'static, C: Clock + 'static>(
+    disk: Device<E, C>,
+    clock: &C,
+    formatting: Formatting,
+    writes: Vec<(u64, AlignedBuf)>,
+    patience: Duration,
+) -> Result<(), Refused> {
+    let start = formatting.area.start;
+    for (at, bytes) in writes {
+        let at = start.checked_add(at).ok_or((ResultCode::EINVAL, format!("offset {start} is too large")))?;
+        if let Err(e) = disk.write(at, bytes, clock.now().after(patience)).await {
+            if disk.writes_in_flight() > 0 {
+                spawn_local(async move {
+                    disk.reaped().await;
+                    drop(formatting);
+                });
+            }
+            return Err(refuse_io(e));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use delta_lease::format::plan as plan_lockspace;
+    use holdfast_io::clock::{BootClock, LocalInstant};
+    use holdfast_io::device::WriteLimit;
+    use holdfast_io::identity::Machine;
+    use holdfast_io::ids::{Generation, HostId, HostTerm, ResourceName, SpaceName};
+    use holdfast_io::mem::HeldEngine;
+    use holdfast_io::seal::{AreaUuid, SealedFire};
+    use holdfast_io::stop::Stop;
+    use holdfast_io::sys::linux::BlockFile;
+    use holdfast_io::timing::IoTimeout;
+    use holdfast_io::units::{Geometry, LeaseOffset, SectorSize};
+    use holdfast_protocol::command::WriteResourceFlags;
+    use holdfast_protocol::payload::{Disk as WireDisk, Lockspace, Resource, ResourceHead};
+    use holdfast_protocol::request::Request;
+    use holdfast_protocol::text::{DiskPath, Name48};
+    use paxos_lease::Me;
+    use std::os::unix::fs::FileExt;
+    use tokio::task::LocalSet;
+
+    use crate::nodes::Nodes;
+    use crate::note::{Note, Notes};
+    use crate::queries::{Answer, Context, answer};
+    use crate::resource;
+    use crate::supervisor::event::{AcquireEnd, Event, LeaseKey, LeaseRequest, Place, TaskId};
+
+    const MIB: u64 = 1 << 20;
+
+    fn local<T>(run: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, run)
+    }
+
+    fn node(ino: u64) -> NodeId {
+        NodeId { dev: 1, ino }
+    }
+
+    #[test]
+    fn stretches_touch_where_a_byte_of_one_node_is_in_both() {
+        let held = Bytes::of(node(1), MIB, MIB);
+        let touched = |ino, start, len| held.touches(&Bytes::of(node(ino), start, len));
+        assert!(touched(1, MIB, MIB) && touched(1, 5120, MIB) && touched(1, 0, 8 * MIB) && touched(1, MIB + 512, 512));
+        assert!(!touched(1, 0, MIB) && !touched(1, 2 * MIB, MIB) && !touched(2, MIB, MIB));
+        assert!(Bytes::of(node(1), u64::MAX - 1, MIB).touches(&Bytes::of(node(1), u64::MAX - 2, 512)));
+    }
+
+    #[test]
+    fn an_area_whose_formatting_write_may_still_land_takes_no_other_format() {
+        local(async {
+            let (clock, formats) = (BootClock::new().unwrap(), Formats::default());
+            let engine = Arc::new(HeldEngine::new(4096));
+            let disk = Device::new(Arc::clone(&engine), clock.clone(), WriteLimit::none());
+            let area = Bytes::of(node(1), 0, 4096);
+            let formatting = formats.begin(area).unwrap();
+            let writes = vec![(0, AlignedBuf::from_slice(&[7; 512])), (512, AlignedBuf::from_slice(&[7; 512]))];
+            let ended = carry_out(disk, &clock, formatting, writes, Duration::from_millis(20)).await;
+            assert_eq!(ended.unwrap_err().0, ResultCode::IO_TIMEOUT);
+            tokio::task::yield_now().await;
+            assert_eq!(formats.begin(Bytes::of(node(1), 512, 512)).err(), Some(area));
+            assert!(formats.begin(Bytes::of(node(1), 4096, 512)).is_ok(), "its neighbour is free");
+
+            engine.release_all();
+            while formats.begin(area).is_err() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!((engine.byte(0), engine.byte(512)), (7, 0), "late, and nothing after it");
+        });
+    }
+
+    #[test]
+    fn an_area_is_free_again_once_its_format_has_succeeded() {
+        local(async {
+            let (clock, formats) = (BootClock::new().unwrap(), Formats::default());
+            let engine = HeldEngine::new(4096);
+            engine.pass_through();
+            let disk = Device::new(engine, clock.clone(), WriteLimit::none());
+            let area = Bytes::of(node(1), 0, 4096);
+            let formatting = formats.begin(area).unwrap();
+            assert!(formats.begin(area).is_err(), "one format at a time");
+            carry_out(disk, &clock, formatting, vec![(0, AlignedBuf::zeroed(512))], DEADLINE).await.unwrap();
+            assert!(formats.begin(area).is_ok());
+        });
+    }
+
+    /// A file with lockspace LS at 0 and resource LS:r at 1M, and one more name for it.
+    struct Rig {
+        _dir: tempfile::TempDir,
+        link: PathBuf,
+        context: Context,
+        shared: Rc<SpaceShared>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, link) = (dir.path().join("disk"), dir.path().join("link"));
+            let file = std::fs::File::create(&path).unwrap();
+            file.set_len(8 * MIB).unwrap();
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            let geometry = Geometry::default_for(SectorSize::B512);
+            let (clock, nodes) = (BootClock::new().unwrap(), Arc::new(Nodes::default()));
+            let machine = Machine::from_ids("m", "", "b");
+            for write in plan_lockspace(geometry, space(), IoTimeout::DEFAULT, None) {
+                file.write_all_at(&write.bytes, write.offset_in_area).unwrap();
+            }
+            let uuid = AreaUuid::random();
+            let lease =
+                paxos_lease::format::NewLease { geometry, space: space(), resource: name(), num_hosts: None, uuid };
+            let writer = paxos_lease::format::Writer { machine, fire: SealedFire::NoWatchdog };
+            for write in paxos_lease::format::plan(&lease, &writer).unwrap() {
+                file.write_all_at(&write.bytes, MIB + write.offset_in_area).unwrap();
+            }
+            let opened: Arc<BlockFile> = nodes.open(&path).unwrap();
+            let area = DeltaArea { at: LeaseOffset(0), geometry, space: space(), uuid: AreaUuid::NONE };
+            let term = HostTerm { host_id: HostId::new(1).unwrap(), generation: Generation(1) };
+            let me = Me { term, machine, fire: SealedFire::NoWatchdog, io_timeout: IoTimeout::DEFAULT };
+            let shared = Rc::new(SpaceShared::new(area, opened, me, &nodes, &clock));
+            shared.limit.set(LocalInstant::NEVER);
+            let used = Rc::new(vec![InUse::Joined(Rc::downgrade(&shared))]);
+            let context = Context { clock, nodes, machine, space: None, used, formats: Formats::default() };
+            Rig { _dir: dir, link, context, shared }
+        }
+
+        fn disk(&self, offset: u64) -> WireDisk {
+            WireDisk::new(DiskPath::new(self.link.to_str().unwrap()).unwrap(), offset)
+        }
+
+        async fn write_lockspace(&self, offset: u64) -> Answer {
+            let lockspace = Lockspace::new(Name48::new("NEW").unwrap(), 0, self.disk(offset));
+            let request = Request::WriteLockspace { max_hosts: 0, io_timeout: 0, lockspace };
+            answer(self.context.clone(), request).await
+        }
+
+        async fn write_resource(&self, offset: u64) -> Answer {
+            let head = ResourceHead::named(Name48::new("LS").unwrap(), Name48::new("new").unwrap());
+            let resource = Resource::new(head, vec![self.disk(offset)]);
+            let request = Request::WriteResource { flags: WriteResourceFlags::NONE, num_hosts: 0, unused: 0, resource };
+            answer(self.context.clone(), request).await
+        }
+
+        /// Acquires LS:r as the daemon does.
+        async fn acquire(&self) -> paxos_lease::Held {
+            let (notes, mut inbox) = Notes::channel();
+            let (shared, clock) = (Rc::clone(&self.shared), self.context.clock.clone());
+            let request = LeaseRequest {
+                key: key(),
+                place: Place { path: self.link.clone(), offset: MIB },
+                expected_lver: None,
+                num_hosts: None,
+                nowait: true,
+            };
+            resource::prepare(&shared, Arc::clone(&shared.file), &request).await.unwrap();
+            resource::run_acquire(shared, TaskId(1), request, Stop::new(), notes, clock).await;
+            let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
+            match *event {
+                Event::Acquired { end: AcquireEnd::Ours { held, .. }, .. } => held,
+                _ => panic!("not acquired"),
+            }
+        }
+
+        async fn release(&self, held: paxos_lease::Held) {
+            let (notes, _inbox) = Notes::channel();
+            let clock = self.context.clock.clone();
+            resource::run_release(Rc::clone(&self.shared), TaskId(2), key(), held, notes, clock).await;
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            std::fs::read(&self.link).unwrap()
+        }
+    }
+
+    fn key() -> LeaseKey {
+        LeaseKey { space: space(), resource: name() }
+    }
+
+    fn assert_busy(answer: &Answer, said: &str) {
+        assert_eq!(answer.code, ResultCode::EBUSY, "{:?}", answer.why);
+        assert!(answer.why.as_ref().unwrap().contains(said), "{:?}", answer.why);
+    }
+
+    fn space() -> SpaceName {
+        SpaceName::new(b"LS").unwrap()
+    }
+
+    fn name() -> ResourceName {
+        ResourceName::new(b"r").unwrap()
+    }
+    #[test]
+    fn a_joined_area_is_formatted_under_no_name_and_from_no_offset() {
+        local(async {
+            let rig = Rig::new();
+            let before = rig.bytes();
+            for offset in [0, 512, 5120, MIB - 512] {
+                assert_busy(&rig.write_resource(offset).await, "lockspace LS (bytes 0 to 1048576)");
+                assert_busy(&rig.write_lockspace(offset).await, "joined here");
+            }
+            assert!(rig.bytes() == before, "nothing was written");
+            assert_eq!(rig.write_resource(2 * MIB).await.code, ResultCode::OK);
+        });
+    }
+
+    #[test]
+    fn a_lockspace_that_is_only_being_joined_is_not_formatted_either() {
+        local(async {
+            let mut rig = Rig::new();
+            rig.context.used = Rc::new(vec![InUse::Opening { path: rig.link.with_file_name("disk"), offset: 0 }]);
+            assert_busy(&rig.write_resource(512).await, "being joined");
+            let node = rig.shared.file.node();
+            rig.context.used = Rc::new(vec![InUse::Found { node, area: rig.shared.area }]);
+            assert_busy(&rig.write_lockspace(512).await, "lockspace LS");
+            assert_eq!(rig.write_lockspace(MIB).await.code, ResultCode::OK);
+        });
+    }
+
+    #[test]
+    fn a_held_lease_is_formatted_only_once_it_was_given_back() {
+        local(async {
+            let rig = Rig::new();
+            let held = rig.acquire().await;
+            let before = rig.bytes();
+            for offset in [MIB, MIB + 512, 2 * MIB - 512] {
+                assert_busy(&rig.write_resource(offset).await, "a lease of lockspace LS that is in use here");
+                assert_busy(&rig.write_lockspace(offset).await, "bytes 1048576 to 2097152");
+            }
+            assert!(rig.bytes() == before, "nothing was written");
+            rig.release(held).await;
+            assert_eq!(rig.shared.leased_areas(), []);
+            assert_eq!(rig.write_resource(MIB).await.code, ResultCode::OK);
+        });
+    }
+
+    #[test]
+    fn a_format_is_told_to_try_again_while_an_older_one_is_not_over() {
+        local(async {
+            let rig = Rig::new();
+            let area = Bytes::of(rig.shared.file.node(), 2 * MIB, MIB);
+            let older = rig.context.formats.begin(area).unwrap();
+            let refused = rig.write_lockspace(3 * MIB - 512).await;
+            assert_eq!(refused.code, ResultCode::EAGAIN);
+            assert!(refused.why.unwrap().contains("bytes 2097152 to 3145728"));
+            drop(older);
+            assert_eq!(rig.write_lockspace(3 * MIB - 512).await.code, ResultCode::OK);
+        });
+    }
+}
