@@ -111,7 +111,12 @@ impl SpaceShared {
         let engine = engines
             .entry(file.node())
             .or_insert_with(|| Arc::new(ThreadsEngine::new(Arc::clone(file), IO_THREADS, "lease-io")));
-        let disk = Rc::new(Device::new(Arc::clone(engine), self.clock.clone(), self.limit.clone()));
+        // I6: a disk given up with a write in flight on this very device goes on serving it, so that one table of flights
+        // knows both that write and the next.
+        let late =
+            self.retired.borrow().iter().map(|(d, ..)| d).find(|d| d.engine().file().node() == file.node()).cloned();
+        let disk =
+            late.unwrap_or_else(|| Rc::new(Device::new(Arc::clone(engine), self.clock.clone(), self.limit.clone())));
         if let Some(old) = disks.insert(key, Rc::clone(&disk)) {
             let place = self.places.borrow_mut().remove(&key);
             let (at, len) = place.map_or((0, 0), |(at, len, _)| (at, len));
