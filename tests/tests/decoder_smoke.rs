@@ -25,8 +25,8 @@ use holdfast_protocol::{
     AcquireFlags, Command, Disk, Header, Host, KillPath, KillPathFlags, Lockspace, Name48, Options, ReleaseFlags,
     Reply, Request, Resource, ResourceHead, ResultCode, StateRecord, StateText, Target as Client,
 };
+use holdfast_sim::dice::{Dice, Stream};
 use holdfast_tests::decoders::{ALL, MEND_DBLOCK, MEND_DBLOCK_SEAL, MEND_LEADER, MEND_SEAL, Target};
-use holdfast_tests::dice::{Dice, Stream};
 use images::Image;
 
 const SEED: u64 = 0x4846_534C;

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use holdfast_io::bytes::u64_at;
 use holdfast_io::disk::Op;
-use holdfast_tests::cluster::{Cluster, Plan};
-use holdfast_tests::scenario::worst_case;
-use holdfast_tests::sim_daemon::Sabotage;
-use holdfast_tests::sim_disk::{Facts, Fate, HostIndex, PathLoss};
+use holdfast_sim::cluster::{Cluster, Plan};
+use holdfast_sim::daemon::Sabotage;
+use holdfast_sim::disk::{Facts, Fate, HostIndex, PathLoss};
+use holdfast_sim::scenario::worst_case;
 
 const RESOURCE: u64 = 1024 * 1024;
 const LONG: Duration = Duration::from_secs(600);

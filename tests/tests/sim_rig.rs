@@ -17,13 +17,13 @@ use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, RemoteTimestamp, Reso
 use holdfast_io::leader::{LeaderKind, LeaderRecord};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
-use holdfast_tests::checkers::{Area, Checkers, Violation};
-use holdfast_tests::cluster::{Plan, run};
-use holdfast_tests::executor::{Sim, SimClock};
-use holdfast_tests::scenario::worst_case;
-use holdfast_tests::sim_daemon::Sabotage;
-use holdfast_tests::sim_disk::{Fate, HostIndex, SimDisk, SimEngine};
-use holdfast_tests::sim_host::{Process, SimHost};
+use holdfast_sim::checkers::{Area, Checkers, Violation};
+use holdfast_sim::cluster::{Plan, run};
+use holdfast_sim::daemon::Sabotage;
+use holdfast_sim::disk::{Fate, HostIndex, SimDisk, SimEngine};
+use holdfast_sim::executor::{Sim, SimClock};
+use holdfast_sim::host::{Process, SimHost};
+use holdfast_sim::scenario::worst_case;
 
 const MIB: u64 = 1024 * 1024;
 const S: u64 = 1_000_000_000;
@@ -76,7 +76,7 @@ impl Rig {
     fn write(&self, writes: Vec<(usize, u64, Vec<u8>)>) {
         let devices: Vec<_> = (0..2).map(|h| self.device(h)).collect();
         let clock = self.daemons[0].clock.clone();
-        self.sim.spawn(holdfast_tests::executor::Group::RUN, "writes", async move {
+        self.sim.spawn(holdfast_sim::executor::Group::RUN, "writes", async move {
             for (host, at, bytes) in writes {
                 let deadline = clock.now().after(Duration::from_secs(10));
                 devices[host].write(at, AlignedBuf::from_slice(&bytes), deadline).await.unwrap();

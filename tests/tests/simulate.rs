@@ -8,8 +8,8 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use holdfast_tests::checkers::Counts;
-use holdfast_tests::cluster::{Outcome, Plan, run};
+use holdfast_sim::checkers::Counts;
+use holdfast_sim::cluster::{Outcome, Plan, run};
 
 const USUAL: Range<u64> = 0..2000;
 

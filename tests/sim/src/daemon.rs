@@ -31,9 +31,9 @@ use paxos_lease::{Acquired, Gone, HostLiveness, LeaseAt, LivenessError, Me, Opti
 
 use crate::checkers::{Area, Checkers};
 use crate::dice::Dice;
+use crate::disk::{SimDisk, SimEngine};
 use crate::executor::{Sim, SimClock};
-use crate::sim_disk::{SimDisk, SimEngine};
-use crate::sim_host::{Process, SimHost};
+use crate::host::{Process, SimHost};
 
 /// What all hosts of a run share.
 pub struct World {

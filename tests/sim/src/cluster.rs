@@ -18,11 +18,11 @@ use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
 use paxos_lease::LeaseAt;
 
 use crate::checkers::{Area, Checkers, Counts, Violation};
+use crate::daemon::{Daemon, Habits, RunState, Sabotage, Settings, World};
 use crate::dice::{Dice, Stream, nanos};
+use crate::disk::{FaultRates, HostIndex, PathLoss, SimDisk};
 use crate::executor::{Ended, Group, Nanos, Sim};
-use crate::sim_daemon::{Daemon, Habits, RunState, Sabotage, Settings, World};
-use crate::sim_disk::{FaultRates, HostIndex, PathLoss, SimDisk};
-use crate::sim_host::SimHost;
+use crate::host::SimHost;
 
 const MIB: u64 = 1024 * 1024;
 

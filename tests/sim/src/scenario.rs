@@ -7,9 +7,9 @@ use holdfast_io::disk::Op;
 
 use crate::checkers::Violation;
 use crate::cluster::{Cluster, Plan};
+use crate::daemon::Sabotage;
+use crate::disk::{Fate, HostIndex, PathLoss};
 use crate::executor::Nanos;
-use crate::sim_daemon::Sabotage;
-use crate::sim_disk::{Fate, HostIndex, PathLoss};
 
 /// What a takeover looked like.
 #[derive(Clone, Copy, Debug)]

@@ -21,8 +21,8 @@ use holdfast_io::ids::HostId;
 
 use crate::checkers::{Area, Checkers};
 use crate::dice::nanos;
+use crate::disk::{HostIndex, SimDisk, SimEngine, Writer};
 use crate::executor::{ClockRate, Group, Sim, SimClock};
-use crate::sim_disk::{HostIndex, SimDisk, SimEngine, Writer};
 
 /// How far a watchdog's count may lag: almost one step of its counter of seconds.
 const WATCHDOG_LAG: Duration = Duration::from_millis(999);

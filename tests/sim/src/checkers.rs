@@ -28,8 +28,8 @@ use holdfast_io::ids::HostId;
 use holdfast_io::leader::{self, LeaderKind, LeaderRecord};
 use holdfast_io::units::{Geometry, LeaseOffset};
 
+use crate::disk::{Facts, HostIndex, Witness};
 use crate::executor::{ClockRate, Nanos, Sim};
-use crate::sim_disk::{Facts, HostIndex, Witness};
 
 /// How many rows of the past a violation shows.
 const ROWS: usize = 160;
