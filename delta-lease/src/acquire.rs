@@ -87,7 +87,7 @@ pub enum Progress {
         takeover: LocalInstant,
     },
     /// Our sector is about to be written. Whoever keeps a state file notes the generation in it now, before it can be on
-    /// disk; setting the stop from here ends the attempt with nothing written.
+    /// disk, and arms the watchdog: the attempt waits for that. Setting the stop from here ends it with nothing written.
     Taking {
         /// The generation of this join.
         generation: Generation,
@@ -151,7 +151,7 @@ pub async fn acquire<D: Disk, C: Clock>(
     host: &LocalHost,
     predecessor: Option<Generation>,
     stop: &Stop,
-    on_progress: impl FnMut(&Progress),
+    on_progress: impl AsyncFnMut(&Progress),
 ) -> Result<Joined, DeltaError> {
     area.must_have_room_for(host.host_id, disk.path())?;
     let mut join = Join { disk, clock, area, host, stop, on_progress };
@@ -164,7 +164,7 @@ pub async fn acquire<D: Disk, C: Clock>(
             Watched::Stopped => return Ok(Joined::Stopped),
         },
     };
-    let generation = join.announce(&seen)?;
+    let generation = join.announce(&seen).await?;
     if stop.is_set() {
         return Ok(Joined::Stopped);
     }
@@ -211,7 +211,7 @@ struct Join<'a, D, C, P> {
     on_progress: P,
 }
 
-impl<D: Disk, C: Clock, P: FnMut(&Progress)> Join<'_, D, C, P> {
+impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
     async fn read(&self) -> Result<SectorView, DeltaError> {
         let deadline = self.clock.now().after(self.host.timing().io_deadline());
         Ok(read_sector(self.disk, self.clock, self.area, self.host.host_id, deadline).await?)
@@ -241,7 +241,7 @@ impl<D: Disk, C: Clock, P: FnMut(&Progress)> Join<'_, D, C, P> {
         let takeover = silence.ends(needed);
         let pause = first.sector.timing(self.host.io_timeout).io_deadline() / 4;
         loop {
-            self.report_watching(&first.sector, why, &silence, takeover);
+            self.report_watching(&first.sector, why, &silence, takeover).await;
             let next = self.clock.now().after(pause).min(takeover);
             if self.stop.sleep_until(self.clock, next).await == Waited::Stopped {
                 return Ok(Watched::Stopped);
@@ -263,26 +263,33 @@ impl<D: Disk, C: Clock, P: FnMut(&Progress)> Join<'_, D, C, P> {
         }
     }
 
-    fn report_watching(&mut self, held: &DeltaSector, why: WatchReason, silence: &Silence, takeover: LocalInstant) {
-        (self.on_progress)(&Progress::Watching {
+    async fn report_watching(
+        &mut self,
+        held: &DeltaSector,
+        why: WatchReason,
+        silence: &Silence,
+        takeover: LocalInstant,
+    ) {
+        let progress = Progress::Watching {
             holder: HostTerm { host_id: self.host.host_id, generation: held.generation() },
             name: held.host_name(),
             relation: Relation::of(held, &self.host.name, self.host.machine),
             why,
             silent: silence.seen(),
             takeover,
-        });
+        };
+        (self.on_progress)(&progress).await;
     }
 
     /// The generation that we are about to write (P1: always one more), made known before it can be on disk.
-    fn announce(&mut self, seen: &Seen) -> Result<Generation, DeltaError> {
+    async fn announce(&mut self, seen: &Seen) -> Result<Generation, DeltaError> {
         let found = seen.sector.generation();
         let generation = found.next();
         if generation == found {
             let (path, host_id) = (Arc::clone(self.disk.path()), self.host.host_id);
             return Err(DeltaError::Generation { path, offset: self.area.offset_of(host_id), host_id, found });
         }
-        (self.on_progress)(&Progress::Taking { generation });
+        (self.on_progress)(&Progress::Taking { generation }).await;
         Ok(generation)
     }
 
@@ -321,7 +328,7 @@ impl<D: Disk, C: Clock, P: FnMut(&Progress)> Join<'_, D, C, P> {
     async fn settle(&mut self, seen: &Seen, taken: &Taken) -> Waited {
         let stored = seen.sector.leader.stored_io_timeout();
         let until = self.clock.now().after(Timing::settle(stored, self.host.io_timeout));
-        (self.on_progress)(&Progress::Settling { generation: taken.sector.generation(), until });
+        (self.on_progress)(&Progress::Settling { generation: taken.sector.generation(), until }).await;
         let waited = self.stop.sleep_until(self.clock, until).await;
         if waited == Waited::Stopped {
             self.clock.sleep_until(until).await;
@@ -413,7 +420,7 @@ mod tests {
 
     fn join(rig: &Rig, host: &LocalHost, predecessor: Option<u64>, stop: &Stop) -> Result<Joined, DeltaError> {
         let predecessor = predecessor.map(Generation);
-        pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, host, predecessor, stop, |_| ()))
+        pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, host, predecessor, stop, async |_| ()))
     }
 
     fn join_as_me(rig: &Rig) -> Result<Joined, DeltaError> {
@@ -511,7 +518,7 @@ mod tests {
         let rig = rig();
         rig.put_sector(&stranger(4, 500));
         let mut told = Vec::new();
-        let tell = |p: &Progress| told.push(p.clone());
+        let tell = async |p: &Progress| told.push(p.clone());
         let joined = pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, &me(), None, &Stop::new(), tell));
         assert_eq!(ours(joined).generation(), Generation(5));
         let takeover = at(1000).after(silence());
@@ -766,7 +773,7 @@ mod tests {
         let rig = rig();
         rig.put_sector(&stranger(4, 0));
         let (stop, mut told) = (Stop::new(), Vec::new());
-        let veto = |p: &Progress| {
+        let veto = async |p: &Progress| {
             told.push((p.clone(), rig.engine().writes()));
             stop.set();
         };

@@ -388,7 +388,7 @@ mod tests {
             io_timeout: x(10),
             fire: SealedFire::Within(FireTimeout::SANLOCK),
         };
-        match pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, &host, None, &Stop::new(), |_| ()))? {
+        match pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, &host, None, &Stop::new(), async |_| ()))? {
             Joined::Ours(held) => Ok(*held),
             other => panic!("{other:?}"),
         }

@@ -308,7 +308,7 @@ impl Daemon {
         let World { space, .. } = &*self.world;
         let stop = Stop::new();
         let joined =
-            delta_lease::acquire(&self.delta, &self.clock, space, &self.local, predecessor, &stop, |_| {}).await;
+            delta_lease::acquire(&self.delta, &self.clock, space, &self.local, predecessor, &stop, async |_| {}).await;
         match joined {
             Ok(Joined::Ours(held)) => {
                 self.note(format!("joined, generation {}", held.generation()));

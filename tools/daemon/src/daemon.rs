@@ -1,13 +1,13 @@
 //! From settings to a serving daemon, in the order that P1 asks for: lock the run directory, settle what a predecessor
 //! left, only then open the socket. The watchdog is opened later still, right before the first delta write.
 
+use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use holdfast_io::clock::BootClock;
 use holdfast_io::identity::{IdentityError, Machine};
 use holdfast_io::seal::SealedFire;
 use holdfast_io::sys::memory;
+use holdfast_io::timing::FireTimeout;
 use holdfast_protocol::arguments;
 use holdfast_protocol::command::AddLockspaceFlags;
 use holdfast_protocol::request::Request;
@@ -18,14 +18,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::nodes::Nodes;
+use crate::linux::Linux;
+use crate::platform::Platform;
 use crate::procfs::{ProcError, Procfs};
-use crate::restart::Succession;
+use crate::restart::{Inheritance, Succession};
 use crate::rundir::{RunDir, RunDirError};
-use crate::runtime::{Runtime, RuntimeError, serve};
-use crate::state_file::{self, StateFileError};
+use crate::runtime::serve;
+use crate::state_file::{self, SpaceRecord, StateFileError};
 use crate::supervisor::{Report, Settings, Supervisor};
 use crate::watchdog::{Choice, WatchdogError};
+use crate::works::{Works, WorksError};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -65,13 +67,12 @@ pub enum DaemonError {
     #[error(
         "it is not known whether writes of the daemon before this one are still in flight (lockspaces {lockspaces}): \
          the watchdog that it left counting is not touched, and resets this host. Should it not, because it does not \
-         count, then make sure that the devices named in {file} are in order, remove that file and start again."
+         count, then make sure that the devices named in {} are in order, remove that file from the run directory and start again.",
+        state_file::FILE_NAME
     )]
     LeftToFire {
         /// Which.
         lockspaces: String,
-        /// The state file.
-        file: PathBuf,
     },
     /// No threads, no timers, no sockets.
     #[error("cannot start: {0}")]
@@ -86,7 +87,7 @@ pub enum DaemonError {
     },
     /// It ended by itself.
     #[error("the daemon ended; the watchdog is left counting: {0}")]
-    Runtime(#[from] RuntimeError),
+    Runtime(#[from] WorksError),
 }
 
 /// Runs the daemon to its end.
@@ -101,33 +102,10 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let at_start = joins(&options.config)?;
     announce(options, &watchdog);
     let most_guests = most_guests(descriptors());
-    let clock = BootClock::new()?;
-    let nodes = Arc::new(Nodes::default());
+    let linux = Linux::new(watchdog.clone(), options.run_dir.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let succession = Succession {
-            run_dir: run_dir.path(),
-            boot_id: &boot_id,
-            kill_grace: options.config.kill_grace,
-            nodes: &nodes,
-            clock: &clock,
-        };
-        let inheritance = succession.run().await.map_err(DaemonError::State)?;
-        // Until a dead predecessor is gone it also has the watchdog open.
-        run_dir.settle(&clock).await?;
-        if inheritance.unclean {
-            // D3: a write that may still land keeps the host under the watchdog until it is reset. Without a watchdog
-            // there is nothing to leave counting, and other hosts wait for as long as they can.
-            if !inheritance.unproven.is_empty() && !matches!(watchdog, Choice::None) {
-                return Err(DaemonError::LeftToFire {
-                    lockspaces: inheritance.unproven.join(", "),
-                    file: run_dir.path().join(state_file::FILE_NAME),
-                });
-            }
-            stop_predecessors_watchdog(&watchdog, options);
-        }
-        let report = locked_report(options, &watchdog);
         let settings = Settings {
             host_name: options.config.host_name.to_string(),
             io_timeout: options.config.io_timeout,
@@ -137,23 +115,42 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
                 _ => SealedFire::Within(options.config.fire_timeout),
             },
             kill_grace: options.config.kill_grace,
-            boot_id: boot_id.clone(),
-            report,
+            boot_id,
+            report: Report::default(),
         };
+        // Until a dead predecessor is gone it also has the watchdog open.
+        let proven = succeed(&linux, &settings, run_dir.settle(linux.clock())).await?;
+        let settings = Settings { report: locked_report(options, &watchdog), ..settings };
         let listener = UnixListener::from_std(run_dir.listen(options.owner)?)?;
         tracing::info!(run_dir = %run_dir.path().display(), host = %options.config.host_name, "ready");
-        let parts = Runtime {
-            supervisor: Supervisor::new(settings, inheritance.proven),
-            clock: clock.clone(),
-            nodes: Arc::clone(&nodes),
-            machine,
-            name: options.config.host_name,
-            watchdog,
-            run_dir: run_dir.path().to_owned(),
-            most_guests,
-        };
-        serve(parts, listener, shutdown_signals()?, at_start).await.map_err(DaemonError::from)
+        let works = Works::new(Supervisor::new(settings, proven), linux.clone(), machine, options.config.host_name);
+        serve(works, most_guests, listener, shutdown_signals()?, at_start).await.map_err(DaemonError::from)
     })
+}
+
+/// What a daemon does before it does anything else (P1, data flow 6): what a predecessor guarded is ended, its fences are
+/// taken, and only then the watchdog that it left counting is stopped. `settled`: the predecessor is gone from the run
+/// directory, and has the watchdog open no more. The lockspaces that are proven over.
+///
+/// # Errors
+/// [`DaemonError::State`], [`DaemonError::LeftToFire`], or what `settled` says.
+pub async fn succeed<P: Platform>(
+    platform: &P,
+    settings: &Settings,
+    settled: impl Future<Output = Result<(), RunDirError>>,
+) -> Result<Vec<SpaceRecord>, DaemonError> {
+    let succession = Succession { platform, boot_id: &settings.boot_id, kill_grace: settings.kill_grace };
+    let Inheritance { proven, unproven, unclean } = succession.run().await.map_err(DaemonError::State)?;
+    settled.await?;
+    if unclean {
+        // D3: a write that may still land keeps the host under the watchdog until it is reset. Without a watchdog there
+        // is nothing to leave counting, and other hosts wait for as long as they can.
+        if !unproven.is_empty() && settings.sealed != SealedFire::NoWatchdog {
+            return Err(DaemonError::LeftToFire { lockspaces: unproven.join(", ") });
+        }
+        stop_predecessors_watchdog(platform, settings.fire_timeout);
+    }
+    Ok(proven)
 }
 
 /// The lockspaces of the configuration, as requests.
@@ -206,8 +203,8 @@ fn announce(options: &Options, watchdog: &Choice) {
 }
 
 /// Everything that the predecessor guarded is gone and none of its writes is in flight: its watchdog may be stopped.
-fn stop_predecessors_watchdog(watchdog: &Choice, options: &Options) {
-    match watchdog.open(options.config.fire_timeout).and_then(|mut device| device.disarm()) {
+fn stop_predecessors_watchdog<P: Platform>(platform: &P, fire: FireTimeout) {
+    match platform.open_watchdog(fire).and_then(|mut device| device.disarm()) {
         Ok(()) => tracing::info!("the watchdog that a predecessor left counting is stopped"),
         Err(error) => {
             tracing::error!(%error, "the watchdog that a predecessor left counting cannot be stopped: it may fire")

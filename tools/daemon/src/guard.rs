@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
 use crate::note::Notes;
-use crate::procfs::Procfs;
+use crate::procfs::{ProcessId, Procfs};
 use crate::sock_diag;
 use crate::state_file::Guarded;
 use crate::supervisor::event::{ClientId, Event};
@@ -131,5 +131,70 @@ pub fn signal_identity(process: crate::procfs::ProcessId, signal: Signal, procfs
         }
         Ok(None) => {}
         Err(error) => tracing::error!(pid = process.pid, %error, "could not be found"),
+    }
+}
+
+/// Whether a guarded process and everyone who inherited its connection are seen gone. What cannot be seen is not gone.
+///
+/// There are always processes that may not be looked into, pid 1 of a container for one. So the kernel's own table
+/// decides: a socket stays in it until its last descriptor is closed, wherever that is, in a message under way to
+/// another process too. (Inodes are reused after 2^32 sockets; then we wait for a stranger, which is the safe side.)
+/// The look at the processes covers a daemon whose network namespace is not its predecessor's.
+pub fn is_over(guarded: &Guarded, procfs: &Procfs) -> bool {
+    let id = ProcessId { pid: guarded.pid, start_time: guarded.start_time };
+    procfs.is_gone(id).unwrap_or(false)
+        && (!guarded.group || procfs.group_of(id).is_ok_and(|left| left.is_empty()))
+        && is_closed(guarded.connection_inode)
+        && procfs.holders_of_socket(guarded.connection_inode).is_ok_and(|h| h.found.is_empty())
+}
+
+/// Whether the kernel knows no unix socket of this inode.
+fn is_closed(inode: u64) -> bool {
+    std::fs::read_to_string("/proc/self/net/unix").is_ok_and(|table| !lists(&table, inode))
+}
+
+/// `Num RefCount Protocol Flags Type St Inode Path`. The path may hold line breaks; what follows them is no socket.
+fn lists(table: &str, inode: u64) -> bool {
+    let inode_in = |line: &str| line.split_whitespace().nth(6).and_then(|word| word.parse::<u64>().ok());
+    table.lines().any(|line| inode_in(line) == Some(inode))
+}
+
+/// Signals a process that a predecessor guarded, the rest of its group, and everyone who inherited its connection.
+pub fn end(guarded: &Guarded, signal: Signal, procfs: &Procfs) {
+    let id = ProcessId { pid: guarded.pid, start_time: guarded.start_time };
+    let gone = procfs.is_gone(id).unwrap_or(false);
+    tracing::warn!(pid = guarded.pid, %signal, gone, "ending what a predecessor guarded");
+    // One by one, by identity: the group's number may be another's by now.
+    for member in procfs.group_of(id).unwrap_or_default().into_iter().filter(|m| guarded.group && *m != id) {
+        signal_identity(member, signal, procfs);
+    }
+    signal_identity(id, signal, procfs);
+    signal_heirs(guarded.connection_inode, guarded.pid, signal, procfs);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_socket_is_closed_when_its_last_descriptor_is() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let inode = crate::procfs::socket_inode(&theirs).unwrap();
+        let inherited = theirs.try_clone().unwrap();
+        drop(theirs);
+        assert!(!is_closed(inode));
+        drop(inherited);
+        assert!(is_closed(inode));
+        drop(ours);
+    }
+
+    #[test]
+    fn the_table_is_read_by_its_inode_column() {
+        let head = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+        assert!(!lists(head, 7));
+        let line = |inode: &str| format!("{head}0000000000000000: 00000003 00000000 00000000 0001 03 {inode} /run/7\n");
+        assert!(lists(&line("    7"), 7));
+        assert!(!lists(&line("   17"), 7));
     }
 }

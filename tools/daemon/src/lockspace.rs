@@ -3,27 +3,26 @@
 //! Its I/O threads, its clock and its device table are its own; it shares no lock with the request path. What it finds it
 //! tells the main loop; what it is told are two signals, to begin writing and to leave.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use delta_lease::{
     DeltaArea, DeltaError, Held, Joined, LocalHost, Progress, Publication, ReleaseError, RenewError, acquire, read_host,
 };
-use holdfast_io::clock::{BootClock, Clock, LocalInstant};
+use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::Disk;
 use holdfast_io::identity::Machine;
 use holdfast_io::ids::HostName;
 use holdfast_io::stop::{Stop, Waited};
-use holdfast_io::sys::linux::{BlockFile, FenceOutcome, ThreadsEngine};
-use holdfast_io::sys::memory;
+use holdfast_io::sys::linux::FenceOutcome;
 use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::codes::ResultCode;
 
 use crate::codes;
-use crate::nodes::Nodes;
-use crate::note::{LinuxDisk, Note, Notes};
+use crate::note::{Note, Notes};
+use crate::platform::{Disk as LeaseDisk, LeaseFile, Platform};
 use crate::state_file::FenceRecord;
 use crate::supervisor::event::{Event, Join, JoinRequest};
 
@@ -33,11 +32,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const FENCE_POLL: Duration = Duration::from_millis(100);
 /// A fence that is waited for longer than this is worth a word.
 const FENCE_WORD: Duration = Duration::from_secs(1);
-/// Threads for a lockspace's own I/O: one at work, the others for when it hangs.
-const IO_THREADS: usize = 4;
-
-/// The missing priority is said once, not for every lockspace.
-static SAID: Once = Once::new();
+/// A lockspace's own I/Os: one at work, the others for when it hangs.
+const AT_ONCE: usize = 4;
 
 /// What the main loop tells a lockspace's thread.
 #[derive(Clone, Debug, Default)]
@@ -59,24 +55,24 @@ impl Control {
 }
 
 /// Everything the thread starts with.
-pub struct Lockspace {
+pub struct Lockspace<P: Platform> {
     /// What to join.
     pub request: JoinRequest,
     /// As whom.
     pub name: HostName,
     /// On which machine, in which boot.
     pub machine: Machine,
-    /// The daemon's open devices.
-    pub nodes: Arc<Nodes>,
+    /// Where it runs.
+    pub platform: P,
     /// To the main loop.
-    pub notes: Notes,
+    pub notes: Notes<P>,
     /// From the main loop.
     pub control: Control,
 }
 
 /// The fence over our delta sector, to be given back.
-struct Fenced {
-    file: Arc<BlockFile>,
+struct Fenced<F> {
+    file: Arc<F>,
     start: u64,
     len: u64,
 }
@@ -84,26 +80,9 @@ struct Fenced {
 /// Why a join did not succeed: the answer, and words.
 type Refused = (ResultCode, String);
 
-impl Lockspace {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// No thread, no clock.
-    pub fn spawn(self) -> std::io::Result<()> {
-        let clock = BootClock::new()?;
-        let builder = std::thread::Builder::new().name("renewal".into()).stack_size(256 * 1024);
-        builder.spawn(move || {
-            if let Err(error) = memory::realtime_priority(1) {
-                SAID.call_once(
-                    || tracing::warn!(%error, "renewals run at normal priority: under load they may be late"),
-                );
-            }
-            pollster::block_on(self.run(&clock));
-        })?;
-        Ok(())
-    }
-
-    async fn run(self, clock: &BootClock) {
+impl<P: Platform> Lockspace<P> {
+    /// The thread's work, from the join to the end of the last write. `clock`: its own.
+    pub async fn run(self, clock: &P::Clock) {
         let space = self.request.space;
         let mut device = None;
         let mut fenced = None;
@@ -125,20 +104,20 @@ impl Lockspace {
         }
         // Every write of ours under this host_id is reaped, and none follows: the fence has nothing left to say (I6).
         if let Some(fence) = fenced {
-            self.nodes.give_back(&fence.file, fence.start, fence.len);
+            self.platform.nodes().give_back(&fence.file, fence.start, fence.len);
         }
         self.notes.event(Event::Left { space });
     }
 
     async fn join(
         &self,
-        clock: &BootClock,
-        device: &mut Option<Arc<LinuxDisk>>,
-        fenced: &mut Option<Fenced>,
-    ) -> Result<(Box<Held>, Arc<LinuxDisk>), Refused> {
+        clock: &P::Clock,
+        device: &mut Option<Arc<LeaseDisk<P>>>,
+        fenced: &mut Option<Fenced<P::File>>,
+    ) -> Result<(Box<Held>, Arc<LeaseDisk<P>>), Refused> {
         let JoinRequest { space, host_id, place, io_timeout, .. } = &self.request;
-        let file = self.nodes.open(&place.path).map_err(|e| (ResultCode::ENODEV, codes::chain(&e)))?;
-        let engine = ThreadsEngine::new(Arc::clone(&file), IO_THREADS, "renewal-io");
+        let file = self.platform.open(&place.path).map_err(|e| (ResultCode::ENODEV, codes::chain(&e)))?;
+        let engine = self.platform.engine(&file, AT_ONCE, "renewal-io");
         let disk = Arc::new(Device::new(engine, clock.clone(), WriteLimit::none()));
         *device = Some(Arc::clone(&disk));
         let refuse = |e: DeltaError| (codes::of_delta(&e), codes::chain(&e));
@@ -158,9 +137,9 @@ impl Lockspace {
     /// daemon on this machine has our host_id; if not, a dead one's last write is still under way, and is waited for.
     async fn fence(
         &self,
-        clock: &BootClock,
-        file: &BlockFile,
-        disk: &LinuxDisk,
+        clock: &P::Clock,
+        file: &P::File,
+        disk: &LeaseDisk<P>,
         area: &DeltaArea,
     ) -> Result<FenceRecord, Refused> {
         let host_id = self.request.host_id;
@@ -176,7 +155,7 @@ impl Lockspace {
         let mut first = None;
         let mut word = clock.now().after(FENCE_WORD);
         loop {
-            match self.nodes.try_fence(file, start, len) {
+            match self.platform.nodes().try_fence(file, start, len) {
                 Ok(FenceOutcome::Held) => return Ok(record(true)),
                 Ok(FenceOutcome::Impossible) => return Ok(record(false)),
                 Ok(FenceOutcome::Busy) => {}
@@ -213,8 +192,8 @@ impl Lockspace {
     /// armed (P1, D3). Should that take too long, the write is refused by its own deadline.
     async fn acquire(
         &self,
-        clock: &BootClock,
-        disk: &LinuxDisk,
+        clock: &P::Clock,
+        disk: &LeaseDisk<P>,
         area: &DeltaArea,
         fence: FenceRecord,
     ) -> Result<Box<Held>, Refused> {
@@ -227,7 +206,7 @@ impl Lockspace {
             fire: *fire,
         };
         let mut watching = false;
-        let progress = |p: &Progress| match p {
+        let progress = async |p: &Progress| match p {
             Progress::Watching { holder, name, relation, why, takeover, .. } if !watching => {
                 watching = true;
                 tracing::info!(%holder, %name, ?relation, ?why, ?takeover, "waiting out the last holder of our host_id");
@@ -235,7 +214,7 @@ impl Lockspace {
             Progress::Taking { generation } => {
                 let fences = vec![fence.clone()];
                 self.notes.event(Event::JoinFenced { space: *space, generation: *generation, fences });
-                pollster::block_on(self.control.allow.wait());
+                self.control.allow.wait().await;
             }
             other => tracing::debug!(progress = ?other),
         };
@@ -249,7 +228,7 @@ impl Lockspace {
 
     /// D2 counts from the start of the last good write. Where the last holder's io_timeout made us settle for longer than
     /// our own lease lasts, that instant is past: the first renewal follows at once, and nothing is protected before it.
-    async fn confirm(&self, clock: &BootClock, disk: &LinuxDisk, mut held: Box<Held>) -> Result<Box<Held>, Refused> {
+    async fn confirm(&self, clock: &P::Clock, disk: &LeaseDisk<P>, mut held: Box<Held>) -> Result<Box<Held>, Refused> {
         let renewal = held.renew(disk, clock, &Publication::default()).await;
         if let Some(view) = renewal.view {
             self.notes.send(Note::Seen { space: self.request.space, view });
@@ -263,7 +242,7 @@ impl Lockspace {
 
     /// Renews until told to leave. A renewal that comes too late is still attempted: the supervisor has closed the
     /// lockspace by then and nothing revives it (D2), while the record on disk stays ours and frees nobody.
-    async fn renew(&self, clock: &BootClock, mut held: Held, disk: &LinuxDisk) {
+    async fn renew(&self, clock: &P::Clock, mut held: Held, disk: &LeaseDisk<P>) {
         let space = self.request.space;
         let interval = held.host().timing().renewal_interval();
         let mut next = held.started_at().after(interval);
@@ -291,7 +270,7 @@ impl Lockspace {
 }
 
 /// Gives the host_id back while D2 allows it; a read that failed is tried again until then.
-async fn release(mut held: Held, disk: &LinuxDisk, clock: &BootClock) {
+async fn release(mut held: Held, disk: &impl Disk, clock: &impl Clock) {
     loop {
         let until = held.fails_at();
         match held.release(disk, clock).await {

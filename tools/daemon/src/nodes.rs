@@ -13,17 +13,24 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use holdfast_io::sys::linux::{Access, BlockFile, FenceOutcome, NodeId, OpenError};
 
+use crate::platform::LeaseFile;
+
 /// The devices this daemon has open.
-#[derive(Default)]
-pub struct Nodes {
-    inner: Mutex<Inner>,
+pub struct Nodes<F = BlockFile> {
+    inner: Mutex<Inner<F>>,
 }
 
-#[derive(Default)]
-struct Inner {
-    open: BTreeMap<NodeId, Weak<BlockFile>>,
+impl<F> Default for Nodes<F> {
+    fn default() -> Self {
+        let inner = Inner { open: BTreeMap::new(), pinned: Vec::new(), fences: Vec::new(), given_back: Vec::new() };
+        Nodes { inner: Mutex::new(inner) }
+    }
+}
+
+struct Inner<F> {
+    open: BTreeMap<NodeId, Weak<F>>,
     /// Fences taken over from a predecessor stay for as long as this daemon lives.
-    pinned: Vec<Arc<BlockFile>>,
+    pinned: Vec<Arc<F>>,
     /// Fences that lockspaces of this daemon rely on, as often as they do.
     fences: Vec<Range>,
     /// Fences given back that somebody else's lies over still.
@@ -52,22 +59,28 @@ impl Nodes {
     /// See [`OpenError`].
     pub fn open(&self, path: &Path) -> Result<Arc<BlockFile>, OpenError> {
         // Opened outside the lock: a path on a dead server may hang here.
-        let fresh = BlockFile::open(path, Access::ReadWrite)?;
+        Ok(self.known(BlockFile::open(path, Access::ReadWrite)?))
+    }
+}
+
+impl<F: LeaseFile> Nodes<F> {
+    /// The description that serves for the node just opened: the older one, if it is open already.
+    pub fn known(&self, fresh: F) -> Arc<F> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.open.retain(|_, file| file.strong_count() > 0);
         if let Some(known) = inner.open.get(&fresh.node()).and_then(Weak::upgrade) {
-            return Ok(known);
+            return known;
         }
         let file = Arc::new(fresh);
         inner.open.insert(file.node(), Arc::downgrade(&file));
-        Ok(file)
+        file
     }
 
-    /// Tries to take a fence for a lockspace; see [`BlockFile::try_fence`].
+    /// Tries to take a fence for a lockspace; see [`LeaseFile::try_fence`].
     ///
     /// # Errors
     /// The kernel's.
-    pub fn try_fence(&self, file: &BlockFile, start: u64, len: u64) -> std::io::Result<FenceOutcome> {
+    pub fn try_fence(&self, file: &F, start: u64, len: u64) -> std::io::Result<FenceOutcome> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = file.try_fence(start, len)?;
         if outcome == FenceOutcome::Held {
@@ -78,7 +91,7 @@ impl Nodes {
 
     /// Gives back a fence that [`Nodes::try_fence`] took, once every write of its lockspace is reaped (I6). Counted and
     /// unlocked under one lock: nobody takes it to be held in between.
-    pub fn give_back(&self, file: &BlockFile, start: u64, len: u64) {
+    pub fn give_back(&self, file: &F, start: u64, len: u64) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let given = Range { node: file.node(), start, len };
         let Some(at) = inner.fences.iter().position(|f| *f == given) else { return };
@@ -98,7 +111,7 @@ impl Nodes {
     }
 
     /// Keeps a description, and its fences, for the daemon's life.
-    pub fn pin(&self, file: Arc<BlockFile>) {
+    pub fn pin(&self, file: Arc<F>) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).pinned.push(file);
     }
 }

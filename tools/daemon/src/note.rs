@@ -3,20 +3,16 @@
 use std::sync::Arc;
 
 use delta_lease::{AreaView, DeltaArea};
-use holdfast_io::clock::BootClock;
-use holdfast_io::device::Device;
 use holdfast_io::ids::SpaceName;
-use holdfast_io::sys::linux::{BlockFile, ThreadsEngine};
 use paxos_lease::Held;
 use tokio::sync::mpsc;
 
+use crate::linux::Linux;
+use crate::platform::Platform;
 use crate::supervisor::event::Event;
 
-/// A real device under the real clock.
-pub type LinuxDisk = Device<ThreadsEngine, BootClock>;
-
 /// One message.
-pub enum Note {
+pub enum Note<P: Platform = Linux> {
     /// For the supervisor.
     Event(Box<Event<Held>>),
     /// A lockspace's area was found and its device opened.
@@ -26,7 +22,7 @@ pub enum Note {
         /// Its area.
         area: DeltaArea,
         /// Its device.
-        file: Arc<BlockFile>,
+        file: Arc<P::File>,
     },
     /// A renewal has read its area: news of all hosts.
     Seen {
@@ -38,13 +34,18 @@ pub enum Note {
 }
 
 /// Where notes go. Unbounded: each sender has at most a few notes under way (a renewal, a request of one connection).
-#[derive(Clone)]
-pub struct Notes(mpsc::UnboundedSender<Note>);
+pub struct Notes<P: Platform = Linux>(mpsc::UnboundedSender<Note<P>>);
 
-impl Notes {
+impl<P: Platform> Clone for Notes<P> {
+    fn clone(&self) -> Self {
+        Notes(self.0.clone())
+    }
+}
+
+impl<P: Platform> Notes<P> {
     /// A channel for notes.
     #[must_use]
-    pub fn channel() -> (Self, mpsc::UnboundedReceiver<Note>) {
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<Note<P>>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Notes(sender), receiver)
     }
@@ -56,7 +57,7 @@ impl Notes {
     }
 
     /// Sends a note.
-    pub fn send(&self, note: Note) {
+    pub fn send(&self, note: Note<P>) {
         if self.0.send(note).is_err() {
             tracing::debug!("a note came after the main loop's end");
         }

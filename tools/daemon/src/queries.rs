@@ -29,8 +29,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::codes;
+use crate::linux::Linux;
 use crate::nodes::Nodes;
-use crate::note::LinuxDisk;
+use crate::platform::Disk;
 use crate::resource::SpaceShared;
 
 pub mod format;
@@ -138,7 +139,7 @@ impl Context {
         Answer { data2: u32::try_from(rows.len()).unwrap_or(u32::MAX), ..Answer::ok(payload) }
     }
 
-    async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, LinuxDisk), String> {
+    async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, Disk<Linux>), String> {
         let nodes = Arc::clone(&self.nodes);
         let opened = tokio::task::spawn_blocking(move || nodes.open(&path)).await;
         let file = opened.map_err(|e| e.to_string())?.map_err(|e| codes::chain(&e))?;
@@ -274,7 +275,7 @@ impl Context {
     /// this very daemon uses is refused all the same: the daemon would fall over its own client's mistake.
     async fn perform(
         &self,
-        disk: LinuxDisk,
+        disk: Disk<Linux>,
         offset: u64,
         geometry: Geometry,
         writes: Vec<(u64, AlignedBuf)>,

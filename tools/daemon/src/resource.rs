@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use delta_lease::liveness::GoneReason;
 use delta_lease::{DeltaArea, HostTable, OwnerVerdict, read_host};
-use holdfast_io::clock::{BootClock, Clock, LocalInstant};
+use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::{Disk, ReadDisk};
 use holdfast_io::ids::HostTerm;
 use holdfast_io::leader::{self, LeaderRecord};
 use holdfast_io::stop::Stop;
-use holdfast_io::sys::linux::{BlockFile, FenceOutcome, NodeId, ThreadsEngine};
-use holdfast_io::units::LeaseOffset;
+use holdfast_io::sys::linux::{FenceOutcome, NodeId};
+use holdfast_io::units::{LeaseOffset, SectorSize};
 use holdfast_protocol::codes::ResultCode;
 use paxos_lease::{
     Acquired, Gone, Held, HostLiveness, LeaseAt, LivenessError, Me, Options, Refusal, RefusalKind, ReleaseFailed,
@@ -27,25 +27,32 @@ use paxos_lease::{
 };
 
 use crate::codes;
-use crate::nodes::Nodes;
+use crate::linux::Linux;
 use crate::note::Notes;
+use crate::platform::{LeaseFile, Platform, SharedDisk};
 use crate::state_file::FenceRecord;
 use crate::supervisor::event::{AcquireEnd, Event, LeaseKey, LeaseRequest, TaskId};
 
-/// A lease's view of its device.
-pub type LeaseDisk = Device<Arc<ThreadsEngine>, BootClock>;
-
-/// Threads for the leases of one lockspace on one device: so many I/Os are under way at once.
-const IO_THREADS: usize = 32;
+/// I/Os for the leases of one lockspace on one device that are under way at once.
+const AT_ONCE: usize = 32;
 /// Between two attempts to take a fence that somebody holds.
 const FENCE_POLL: Duration = Duration::from_millis(100);
 
+/// A lease's view of its device, and which node that is.
+struct LeaseDisk<P: Platform> {
+    node: NodeId,
+    device: SharedDisk<P>,
+}
+
+/// A disk that its lease has left, with the lease's offset and length there.
+type Retired<P> = (Rc<LeaseDisk<P>>, u64, u64);
+
 /// What the tasks of one joined lockspace share.
-pub struct SpaceShared {
+pub struct SpaceShared<P: Platform = Linux> {
     /// Its area.
     pub area: DeltaArea,
     /// Its device.
-    pub file: Arc<BlockFile>,
+    pub file: Arc<P::File>,
     /// Who we are in it.
     pub me: Me,
     /// Everything seen of its hosts.
@@ -54,37 +61,35 @@ pub struct SpaceShared {
     pub limit: WriteLimit,
     /// Ends waiting tasks when the lockspace is left or lost.
     pub over: Stop,
-    clock: BootClock,
-    look: LeaseDisk,
-    engines: RefCell<BTreeMap<NodeId, Arc<ThreadsEngine>>>,
-    disks: RefCell<BTreeMap<LeaseKey, Rc<LeaseDisk>>>,
+    platform: P,
+    look: SharedDisk<P>,
+    engines: RefCell<BTreeMap<NodeId, Arc<P::Engine>>>,
+    disks: RefCell<BTreeMap<LeaseKey, Rc<LeaseDisk<P>>>>,
     /// Where the leases of `disks` are that an acquire has begun on: offset, length, whether they are over.
     places: RefCell<BTreeMap<LeaseKey, (u64, u64, bool)>>,
-    /// Replaced because their lease is on another device now, until their last write is reaped; with offset and length.
-    retired: RefCell<Vec<(Rc<LeaseDisk>, u64, u64)>>,
-    nodes: Arc<Nodes>,
+    /// Replaced because their lease is on another device now, until their last write is reaped.
+    retired: RefCell<Vec<Retired<P>>>,
     /// Further devices that have their fence. Each stays open for it, whether or not a lease still uses it.
-    fenced: RefCell<Vec<Fenced>>,
+    fenced: RefCell<Vec<Fenced<P::File>>>,
 }
 
-struct Fenced {
-    file: Arc<BlockFile>,
+struct Fenced<F> {
+    file: Arc<F>,
     start: u64,
     len: u64,
     locked: bool,
 }
 
-impl SpaceShared {
+impl<P: Platform> SpaceShared<P> {
     /// For a lockspace whose area was found on `file`.
     #[must_use]
-    pub fn new(area: DeltaArea, file: Arc<BlockFile>, me: Me, nodes: &Arc<Nodes>, clock: &BootClock) -> Self {
-        let engine = Arc::new(ThreadsEngine::new(Arc::clone(&file), IO_THREADS, "lease-io"));
-        let look = Device::new(Arc::clone(&engine), clock.clone(), WriteLimit::none());
+    pub fn new(area: DeltaArea, file: Arc<P::File>, me: Me, platform: &P) -> Self {
+        let engine = Arc::new(platform.engine(&file, AT_ONCE, "lease-io"));
+        let look = Device::new(Arc::clone(&engine), platform.clock().clone(), WriteLimit::none());
         let hosts = RefCell::new(HostTable::new(area, me.io_timeout));
         SpaceShared {
             engines: RefCell::new(BTreeMap::from([(file.node(), engine)])),
             retired: RefCell::default(),
-            nodes: Arc::clone(nodes),
             fenced: RefCell::default(),
             area,
             file,
@@ -93,7 +98,7 @@ impl SpaceShared {
             // Nothing may be written before the supervisor has said until when (D2).
             limit: WriteLimit::until(LocalInstant::EARLIEST),
             over: Stop::new(),
-            clock: clock.clone(),
+            platform: platform.clone(),
             look,
             disks: RefCell::default(),
             places: RefCell::default(),
@@ -101,22 +106,22 @@ impl SpaceShared {
     }
 
     /// A disk for a lease on an open device.
-    fn disk_for(&self, key: LeaseKey, file: &Arc<BlockFile>) -> Rc<LeaseDisk> {
+    fn disk_for(&self, key: LeaseKey, file: &Arc<P::File>) -> Rc<LeaseDisk<P>> {
+        let node = file.node();
         let mut disks = self.disks.borrow_mut();
-        let known = disks.get(&key).filter(|d| d.engine().file().node() == file.node());
+        let known = disks.get(&key).filter(|d| d.node == node);
         if let Some(disk) = known {
             return Rc::clone(disk);
         }
         let mut engines = self.engines.borrow_mut();
-        let engine = engines
-            .entry(file.node())
-            .or_insert_with(|| Arc::new(ThreadsEngine::new(Arc::clone(file), IO_THREADS, "lease-io")));
+        let engine = engines.entry(node).or_insert_with(|| Arc::new(self.platform.engine(file, AT_ONCE, "lease-io")));
         // I6: a disk given up with a write in flight on this very device goes on serving it, so that one table of flights
         // knows both that write and the next.
-        let late =
-            self.retired.borrow().iter().map(|(d, ..)| d).find(|d| d.engine().file().node() == file.node()).cloned();
-        let disk =
-            late.unwrap_or_else(|| Rc::new(Device::new(Arc::clone(engine), self.clock.clone(), self.limit.clone())));
+        let late = self.retired.borrow().iter().map(|(d, ..)| d).find(|d| d.node == node).cloned();
+        let disk = late.unwrap_or_else(|| {
+            let device = Device::new(Arc::clone(engine), self.clock().clone(), self.limit.clone());
+            Rc::new(LeaseDisk { node, device })
+        });
         if let Some(old) = disks.insert(key, Rc::clone(&disk)) {
             let place = self.places.borrow_mut().remove(&key);
             let (at, len) = place.map_or((0, 0), |(at, len, _)| (at, len));
@@ -128,7 +133,7 @@ impl SpaceShared {
     /// A lease is over: its disk goes with it, unless a write is still in flight (I6: the next acquire waits for it).
     fn forget_disk(&self, key: LeaseKey) {
         let mut disks = self.disks.borrow_mut();
-        if disks.get(&key).is_some_and(|disk| disk.writes_in_flight() == 0) {
+        if disks.get(&key).is_some_and(|disk| disk.device.writes_in_flight() == 0) {
             disks.remove(&key);
             self.places.borrow_mut().remove(&key);
         } else if let Some((_, _, over)) = self.places.borrow_mut().get_mut(&key) {
@@ -138,7 +143,7 @@ impl SpaceShared {
 
     /// Ends the I/O threads of devices that no lease uses any more. Their fences stay.
     fn forget_engines(&self) {
-        self.retired.borrow_mut().retain(|(disk, ..)| disk.writes_in_flight() > 0);
+        self.retired.borrow_mut().retain(|(disk, ..)| disk.device.writes_in_flight() > 0);
         self.engines.borrow_mut().retain(|_, engine| Arc::strong_count(engine) > 1);
     }
 
@@ -153,7 +158,7 @@ impl SpaceShared {
         self.over.set();
         self.reaped().await;
         for fence in self.fenced.take().into_iter().filter(|f| f.locked) {
-            self.nodes.give_back(&fence.file, fence.start, fence.len);
+            self.platform.nodes().give_back(&fence.file, fence.start, fence.len);
         }
     }
 
@@ -163,26 +168,34 @@ impl SpaceShared {
         let places = self.places.borrow();
         let used = places.iter().filter_map(|(key, &(at, len, over))| {
             let disk = disks.get(key)?;
-            let used = !over || disk.writes_in_flight() > 0;
-            used.then(|| (disk.engine().file().node(), at, len))
+            let used = !over || disk.device.writes_in_flight() > 0;
+            used.then_some((disk.node, at, len))
         });
         let retired = self.retired.borrow();
-        let late = retired.iter().filter(|(disk, ..)| disk.writes_in_flight() > 0);
-        used.chain(late.map(|(disk, at, len)| (disk.engine().file().node(), *at, *len))).collect()
+        let late = retired.iter().filter(|(disk, ..)| disk.device.writes_in_flight() > 0);
+        used.chain(late.map(|(disk, at, len)| (disk.node, *at, *len))).collect()
     }
 
     /// The disk of a lease that is held or being acquired.
-    fn disk_of(&self, key: LeaseKey) -> Option<Rc<LeaseDisk>> {
+    fn disk_of(&self, key: LeaseKey) -> Option<Rc<LeaseDisk<P>>> {
         self.disks.borrow().get(&key).cloned()
     }
 
     /// Resolves once no lease write of this lockspace is in flight any more.
     pub async fn reaped(&self) {
-        let disks: Vec<Rc<LeaseDisk>> =
+        let disks: Vec<Rc<LeaseDisk<P>>> =
             self.disks.borrow().values().chain(self.retired.borrow().iter().map(|(disk, ..)| disk)).cloned().collect();
         for disk in disks {
-            disk.reaped().await;
+            disk.device.reaped().await;
         }
+    }
+
+    fn clock(&self) -> &P::Clock {
+        self.platform.clock()
+    }
+
+    fn deadline(&self) -> LocalInstant {
+        self.clock().now().after(Duration::from_secs(u64::from(self.me.io_timeout.seconds())))
     }
 
     /// A fresh look at a host, taken into the table.
@@ -190,8 +203,7 @@ impl SpaceShared {
     /// # Errors
     /// The read failed.
     pub async fn look_at(&self, of: HostTerm) -> Result<(), LivenessError> {
-        let deadline = self.clock.now().after(Duration::from_secs(u64::from(self.me.io_timeout.seconds())));
-        match read_host(&self.look, &self.clock, &self.area, of.host_id, deadline).await {
+        match read_host(&self.look, self.clock(), &self.area, of.host_id, self.deadline()).await {
             Ok(view) => {
                 self.hosts.borrow_mut().observe_sector(&view);
                 Ok(())
@@ -202,10 +214,10 @@ impl SpaceShared {
     }
 }
 
-impl HostLiveness for SpaceShared {
+impl<P: Platform> HostLiveness for SpaceShared<P> {
     async fn verdict(&self, of: HostTerm) -> Result<Verdict, LivenessError> {
         self.look_at(of).await?;
-        Ok(match self.hosts.borrow().verdict(of, self.clock.now()) {
+        Ok(match self.hosts.borrow().verdict(of, self.clock().now()) {
             OwnerVerdict::Gone(GoneReason::Free) => Verdict::Gone(Gone::Free),
             OwnerVerdict::Gone(GoneReason::NewerGeneration { .. }) => Verdict::Gone(Gone::NewerGeneration),
             OwnerVerdict::Gone(GoneReason::Silent { .. }) => Verdict::Gone(Gone::Silent),
@@ -220,9 +232,9 @@ impl HostLiveness for SpaceShared {
 ///
 /// # Errors
 /// The answer and the reason.
-pub async fn prepare(
-    shared: &SpaceShared,
-    file: Arc<BlockFile>,
+pub async fn prepare<P: Platform>(
+    shared: &SpaceShared<P>,
+    file: Arc<P::File>,
     request: &LeaseRequest,
 ) -> Result<Option<FenceRecord>, (ResultCode, String)> {
     let node = file.node();
@@ -231,16 +243,16 @@ pub async fn prepare(
     if shared.is_fenced(node) {
         return Ok(None);
     }
-    let (start, len) = own_dblock(shared, &disk, request).await?;
+    let (start, len) = own_dblock(shared, &disk.device, file.sector(), request).await?;
     let record =
         |locked| FenceRecord { path: request.place.path.clone(), dev: node.dev, ino: node.ino, start, len, locked };
-    let until = shared.clock.now().after(Duration::from_secs(u64::from(shared.me.io_timeout.seconds())));
+    let (clock, nodes, until) = (shared.clock(), shared.platform.nodes(), shared.deadline());
     loop {
-        let locked = match shared.nodes.try_fence(&file, start, len) {
+        let locked = match nodes.try_fence(&file, start, len) {
             Ok(FenceOutcome::Held) => true,
             Ok(FenceOutcome::Impossible) => false,
-            Ok(FenceOutcome::Busy) if shared.clock.now() < until => {
-                shared.clock.sleep(FENCE_POLL).await;
+            Ok(FenceOutcome::Busy) if clock.now() < until => {
+                clock.sleep(FENCE_POLL).await;
                 continue;
             }
             Ok(FenceOutcome::Busy) => {
@@ -256,7 +268,7 @@ pub async fn prepare(
         if shared.over.is_set() {
             // Its fences were given back, or are about to be, without this one.
             if locked {
-                shared.nodes.give_back(&file, start, len);
+                nodes.give_back(&file, start, len);
             }
             return Err((ResultCode::ENOSPC, "the lockspace is being left".to_owned()));
         }
@@ -267,32 +279,31 @@ pub async fn prepare(
 }
 
 /// The bytes that only this host_id writes on a further device: its dblock of the resource used first there.
-async fn own_dblock(
-    shared: &SpaceShared,
-    disk: &LeaseDisk,
+async fn own_dblock<P: Platform>(
+    shared: &SpaceShared<P>,
+    disk: &SharedDisk<P>,
+    sector: SectorSize,
     request: &LeaseRequest,
 ) -> Result<(u64, u64), (ResultCode, String)> {
-    let deadline = shared.clock.now().after(Duration::from_secs(u64::from(shared.me.io_timeout.seconds())));
     let at = LeaseOffset(request.place.offset);
-    let first = disk.read(at.0, 4096, deadline).await.map_err(|e| (codes::of_io(&e), codes::chain(&e)))?;
+    let first = disk.read(at.0, 4096, shared.deadline()).await.map_err(|e| (codes::of_io(&e), codes::chain(&e)))?;
     let mut bytes = [0; leader::LEN];
     bytes.copy_from_slice(&first[..leader::LEN]);
     let geometry = LeaderRecord::parse(&bytes).geometry();
     // Without a leader record the acquire will say what is wrong, and write nothing; any sector of ours will do.
-    let size = geometry.map_or(disk.engine().file().sector(), |g| g.sector());
+    let size = geometry.map_or(sector, |g| g.sector());
     Ok((at.sector(layout::dblock_of(shared.me.term.host_id), size), size.bytes() as u64))
 }
 
 /// One acquire, with the undoing of what it leaves behind.
-pub async fn run_acquire(
-    shared: Rc<SpaceShared>,
+pub async fn run_acquire<P: Platform>(
+    shared: Rc<SpaceShared<P>>,
     task: TaskId,
     request: LeaseRequest,
     stop: Stop,
-    notes: Notes,
-    clock: BootClock,
+    notes: Notes<P>,
 ) {
-    let key = request.key;
+    let (key, clock) = (request.key, shared.clock().clone());
     let Some(disk) = shared.disk_of(key) else {
         let why = "its device was closed".to_owned();
         let end = AcquireEnd::Refused { code: ResultCode::EBADF, why, may_change: false, undoing: false };
@@ -312,7 +323,7 @@ pub async fn run_acquire(
         wait_for_silent: !request.nowait,
         backoff_seed: clock.now().as_nanos() ^ shared.me.term.host_id.get(),
     };
-    let ended = acquire(&*disk, &clock, &*shared, &lease, &shared.me, &options, &stop).await;
+    let ended = acquire(&disk.device, &clock, &*shared, &lease, &shared.me, &options, &stop).await;
     let (code, why, may_change, undo) = match ended {
         Ok(Acquired::Ours(held)) => {
             let lver = held.lver();
@@ -331,7 +342,7 @@ pub async fn run_acquire(
     }
     notes.event(Event::Acquired { task, end: AcquireEnd::Refused { code, why, may_change, undoing } });
     if let Some(duty) = undo {
-        finish(&shared, &disk, &clock, duty).await;
+        finish(&shared, &disk.device, duty).await;
         shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
@@ -339,19 +350,18 @@ pub async fn run_acquire(
 
 /// One release. Where the disk does not answer, the client gets its answer and the task goes on until the lease is
 /// given back or D2 forbids it.
-pub async fn run_release(
-    shared: Rc<SpaceShared>,
+pub async fn run_release<P: Platform>(
+    shared: Rc<SpaceShared<P>>,
     task: TaskId,
     key: LeaseKey,
     held: Held,
-    notes: Notes,
-    clock: BootClock,
+    notes: Notes<P>,
 ) {
     let Some(disk) = shared.disk_of(key) else {
         let why = Some("its device was closed: it is left to the end of this lockspace".to_owned());
         return notes.event(Event::Released { task, code: ResultCode::EBADF, why, done: true });
     };
-    let Err(ReleaseFailed { error, undo }) = release(&*disk, &clock, held, &shared.me).await else {
+    let Err(ReleaseFailed { error, undo }) = release(&disk.device, shared.clock(), held, &shared.me).await else {
         shared.forget_disk(key);
         return notes.event(Event::Released { task, code: ResultCode::OK, why: None, done: true });
     };
@@ -361,14 +371,15 @@ pub async fn run_release(
     }
     notes.event(Event::Released { task, code, why, done: undo.is_none() });
     if let Some(duty) = undo {
-        finish(&shared, &disk, &clock, duty).await;
+        finish(&shared, &disk.device, duty).await;
         shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
 }
 
 /// Retracts until done, or until the lockspace is over: then nothing may be written (D2), and host_dead does the rest.
-async fn finish(shared: &SpaceShared, disk: &LeaseDisk, clock: &BootClock, mut duty: Retract) {
+async fn finish<P: Platform>(shared: &SpaceShared<P>, disk: &SharedDisk<P>, mut duty: Retract) {
+    let clock = shared.clock();
     while !shared.over.is_set() {
         duty = match retract(disk, clock, duty, &shared.me).await {
             Ok(()) => return,
@@ -387,7 +398,7 @@ async fn finish(shared: &SpaceShared, disk: &LeaseDisk, clock: &BootClock, mut d
 }
 
 /// A refusal for a person: who, since when, until when.
-fn explain(shared: &SpaceShared, refusal: &Refusal, now: LocalInstant) -> String {
+fn explain<P: Platform>(shared: &SpaceShared<P>, refusal: &Refusal, now: LocalInstant) -> String {
     let Some(owner) = refusal.owner else { return format!("{:?}", refusal.kind) };
     let hosts = shared.hosts.borrow();
     let seen = hosts.observation(owner.host_id);

@@ -13,35 +13,28 @@
 //! lists nothing that can still run, and proves nothing either: P1 (a) has its own way.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_io::clock::{BootClock, Clock, LocalInstant};
+use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::ReadDisk;
 use holdfast_io::sys::aligned::AlignedBuf;
-use holdfast_io::sys::linux::{BlockFile, FenceOutcome, NodeId, ThreadsEngine};
+use holdfast_io::sys::linux::{FenceOutcome, NodeId};
 use nix::sys::signal::Signal;
 
 use crate::codes;
-use crate::guard::{signal_heirs, signal_identity};
-use crate::nodes::Nodes;
-use crate::procfs::{ProcessId, Procfs};
-use crate::state_file::{FenceRecord, Guarded, SpaceRecord, StateFile, StateFileError};
+use crate::platform::{Disk, LeaseFile, Platform};
+use crate::state_file::{FenceRecord, Guarded, SpaceRecord, StateFileError};
 
 /// How the successor goes about it.
-pub struct Succession<'a> {
-    /// The run directory.
-    pub run_dir: &'a Path,
+pub struct Succession<'a, P> {
+    /// The machine: its run directory has the state file, and the fences stay with its open devices.
+    pub platform: &'a P,
     /// The kernel's boot id.
     pub boot_id: &'a str,
     /// From SIGTERM to SIGKILL.
     pub kill_grace: Duration,
-    /// The daemon's open devices: the fences stay with them.
-    pub nodes: &'a Nodes,
-    /// The clock.
-    pub clock: &'a BootClock,
 }
 
 /// What a predecessor left.
@@ -62,14 +55,14 @@ const WORD: Duration = Duration::from_secs(10);
 /// Before the first.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 
-impl Succession<'_> {
+impl<P: Platform> Succession<'_, P> {
     /// Runs to its end, however long that takes: until everything is seen gone, or the host is reset.
     ///
     /// # Errors
     /// The state file is there and cannot be understood. Then it is not known what may still run, and starting would be a
     /// guess: the error says so.
     pub async fn run(&self) -> Result<Inheritance, StateFileError> {
-        let Some(state) = StateFile::read(self.run_dir)? else { return Ok(Inheritance::default()) };
+        let Some(state) = self.platform.read_state()? else { return Ok(Inheritance::default()) };
         if state.boot_id != self.boot_id {
             tracing::info!("the state file is of another boot: nothing it names can still run");
             return Ok(Inheritance::default());
@@ -97,19 +90,19 @@ impl Succession<'_> {
 
     /// The ladder, for processes that are known by their identity alone.
     async fn end_all(&self, guarded: &[Guarded]) {
-        let procfs = Procfs::default();
-        let kill_at = self.clock.now().after(self.kill_grace);
+        let clock = self.platform.clock();
+        let kill_at = clock.now().after(self.kill_grace);
         let mut said = BTreeMap::new();
         let mut next_signal = LocalInstant::EARLIEST;
         loop {
-            let left: Vec<&Guarded> = guarded.iter().filter(|g| !is_over(g, &procfs)).collect();
+            let left: Vec<&Guarded> = guarded.iter().filter(|g| !self.platform.is_over(g)).collect();
             if left.is_empty() {
                 return;
             }
-            let now = self.clock.now();
+            let now = clock.now();
             if now >= next_signal {
                 let signal = if now >= kill_at { Signal::SIGKILL } else { Signal::SIGTERM };
-                left.iter().for_each(|g| end(g, signal, &procfs));
+                left.iter().for_each(|g| self.platform.end(g, signal));
                 next_signal = now.after(Duration::from_secs(1));
                 if now < kill_at {
                     next_signal = next_signal.min(kill_at);
@@ -125,7 +118,7 @@ impl Succession<'_> {
                     );
                 }
             }
-            self.clock.sleep(POLL).await;
+            clock.sleep(POLL).await;
         }
     }
 
@@ -136,20 +129,21 @@ impl Succession<'_> {
             if !fence.locked {
                 return Err(format!("no lock can stand for the end of I/O on {}", fence.path.display()));
             }
-            let file = self.nodes.open(&fence.path).map_err(|e| codes::chain(&e))?;
+            let file = self.platform.open(&fence.path).map_err(|e| codes::chain(&e))?;
             if file.node() != (NodeId { dev: fence.dev, ino: fence.ino }) {
                 return Err(format!("{} is another node now than the one that was fenced", fence.path.display()));
             }
             self.take_fence(&file, fence, space).await?;
             files.push(file);
         }
-        files.into_iter().for_each(|file| self.nodes.pin(file));
+        files.into_iter().for_each(|file| self.platform.nodes().pin(file));
         Ok(())
     }
 
-    async fn take_fence(&self, file: &Arc<BlockFile>, fence: &FenceRecord, space: &SpaceRecord) -> Result<(), String> {
-        let mut watch = Watch::new(self, space);
-        let mut word = self.clock.now().after(FIRST_WORD);
+    async fn take_fence(&self, file: &Arc<P::File>, fence: &FenceRecord, space: &SpaceRecord) -> Result<(), String> {
+        let mut watch = Watch::new(self.platform, space);
+        let clock = self.platform.clock();
+        let mut word = clock.now().after(FIRST_WORD);
         loop {
             match file.try_fence(fence.start, fence.len) {
                 Ok(FenceOutcome::Held) => return Ok(()),
@@ -157,112 +151,48 @@ impl Succession<'_> {
                 Ok(FenceOutcome::Busy) => {}
                 Err(e) => return Err(format!("cannot lock {}: {e}", file.path())),
             }
-            if self.clock.now() >= word {
-                word = self.clock.now().after(WORD);
+            if clock.now() >= word {
+                word = clock.now().after(WORD);
                 tracing::warn!(
                     path = %file.path(),
                     offset = fence.start,
                     "a predecessor's write is still in flight; its host_id is not taken before it has landed"
                 );
             }
-            if watch.saw_a_change(self.clock).await {
+            if watch.saw_a_change(clock).await {
                 return Err(format!(
                     "host_id {} of lockspace {} is renewed by a living daemon",
                     space.host_id, space.name
                 ));
             }
-            self.clock.sleep(POLL).await;
+            clock.sleep(POLL).await;
         }
     }
 }
 
 /// The delta sector of a predecessor, watched while its fence is held by somebody.
-#[derive(Default)]
-struct Watch {
+struct Watch<P: Platform> {
     /// Its device, and where it lies. One engine for all looks: a read that hangs must not cost a thread each.
-    sector: Option<(Device<ThreadsEngine, BootClock>, u64, usize)>,
+    sector: Option<(Disk<P>, u64, usize)>,
     first: Option<AlignedBuf>,
 }
 
-impl Watch {
-    fn new(by: &Succession<'_>, space: &SpaceRecord) -> Self {
-        let Some(fence) = space.fences.first() else { return Watch::default() };
-        let (Ok(file), Ok(len)) = (by.nodes.open(&fence.path), usize::try_from(fence.len)) else {
-            return Watch::default();
+impl<P: Platform> Watch<P> {
+    fn new(platform: &P, space: &SpaceRecord) -> Self {
+        let disk = |fence: &FenceRecord| {
+            let file = platform.open(&fence.path).ok()?;
+            let engine = platform.engine(&file, 1, "restart-io");
+            let disk = Device::new(engine, platform.clock().clone(), WriteLimit::none());
+            Some((disk, fence.start, usize::try_from(fence.len).ok()?))
         };
-        let disk = Device::new(ThreadsEngine::new(file, 1, "restart-io"), by.clock.clone(), WriteLimit::none());
-        Watch { sector: Some((disk, fence.start, len)), first: None }
+        Watch { sector: space.fences.first().and_then(disk), first: None }
     }
 
-    async fn saw_a_change(&mut self, clock: &BootClock) -> bool {
+    async fn saw_a_change(&mut self, clock: &P::Clock) -> bool {
         let Some((disk, start, len)) = &self.sector else { return false };
         let deadline = clock.now().after(Duration::from_secs(1));
         // A read that fails or hangs shows no life.
         let Ok(bytes) = disk.read(*start, *len, deadline).await else { return false };
         *self.first.get_or_insert_with(|| bytes.clone()) != bytes
-    }
-}
-
-/// Whether a guarded process and everyone who inherited its connection are seen gone. What cannot be seen is not gone.
-///
-/// There are always processes that may not be looked into, pid 1 of a container for one. So the kernel's own table
-/// decides: a socket stays in it until its last descriptor is closed, wherever that is, in a message under way to
-/// another process too. (Inodes are reused after 2^32 sockets; then we wait for a stranger, which is the safe side.)
-/// The look at the processes covers a daemon whose network namespace is not its predecessor's.
-fn is_over(guarded: &Guarded, procfs: &Procfs) -> bool {
-    let id = ProcessId { pid: guarded.pid, start_time: guarded.start_time };
-    procfs.is_gone(id).unwrap_or(false)
-        && (!guarded.group || procfs.group_of(id).is_ok_and(|left| left.is_empty()))
-        && is_closed(guarded.connection_inode)
-        && procfs.holders_of_socket(guarded.connection_inode).is_ok_and(|h| h.found.is_empty())
-}
-
-/// Whether the kernel knows no unix socket of this inode.
-fn is_closed(inode: u64) -> bool {
-    std::fs::read_to_string("/proc/self/net/unix").is_ok_and(|table| !lists(&table, inode))
-}
-
-/// `Num RefCount Protocol Flags Type St Inode Path`. The path may hold line breaks; what follows them is no socket.
-fn lists(table: &str, inode: u64) -> bool {
-    let inode_in = |line: &str| line.split_whitespace().nth(6).and_then(|word| word.parse::<u64>().ok());
-    table.lines().any(|line| inode_in(line) == Some(inode))
-}
-
-fn end(guarded: &Guarded, signal: Signal, procfs: &Procfs) {
-    let id = ProcessId { pid: guarded.pid, start_time: guarded.start_time };
-    let gone = procfs.is_gone(id).unwrap_or(false);
-    tracing::warn!(pid = guarded.pid, %signal, gone, "ending what a predecessor guarded");
-    // One by one, by identity: the group's number may be another's by now.
-    for member in procfs.group_of(id).unwrap_or_default().into_iter().filter(|m| guarded.group && *m != id) {
-        signal_identity(member, signal, procfs);
-    }
-    signal_identity(id, signal, procfs);
-    signal_heirs(guarded.connection_inode, guarded.pid, signal, procfs);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn a_socket_is_closed_when_its_last_descriptor_is() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let inode = crate::procfs::socket_inode(&theirs).unwrap();
-        let inherited = theirs.try_clone().unwrap();
-        drop(theirs);
-        assert!(!is_closed(inode));
-        drop(inherited);
-        assert!(is_closed(inode));
-        drop(ours);
-    }
-
-    #[test]
-    fn the_table_is_read_by_its_inode_column() {
-        let head = "Num       RefCount Protocol Flags    Type St Inode Path\n";
-        assert!(!lists(head, 7));
-        let line = |inode: &str| format!("{head}0000000000000000: 00000003 00000000 00000000 0001 03 {inode} /run/7\n");
-        assert!(lists(&line("    7"), 7));
-        assert!(!lists(&line("   17"), 7));
     }
 }

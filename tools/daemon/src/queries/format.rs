@@ -22,6 +22,8 @@ use holdfast_protocol::codes::ResultCode;
 use tokio::task::spawn_local;
 
 use super::{Refused, refuse_io};
+use crate::linux::Linux;
+use crate::platform::{LeaseFile, Platform};
 use crate::resource::SpaceShared;
 
 /// How long a formatting write may take: it is long and nobody's lease depends on it (spec D 1.5).
@@ -60,7 +62,7 @@ impl fmt::Display for Bytes {
 }
 
 /// A lockspace of this daemon, as far as its join has come.
-pub enum InUse {
+pub enum InUse<P: Platform = Linux> {
     /// Its device is not open yet.
     Opening {
         /// Its path as given.
@@ -76,10 +78,10 @@ pub enum InUse {
         area: DeltaArea,
     },
     /// Joined. Weak: a format that takes long keeps no fence of a lockspace that was left meanwhile.
-    Joined(Weak<SpaceShared>),
+    Joined(Weak<SpaceShared<P>>),
 }
 
-impl InUse {
+impl<P: Platform> InUse<P> {
     /// What of it a format of `new` would hit, right now.
     #[must_use]
     pub fn in_the_way_of(&self, new: &Bytes) -> Option<String> {
@@ -194,11 +196,11 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use tokio::task::LocalSet;
 
-    use crate::nodes::Nodes;
     use crate::note::{Note, Notes};
     use crate::queries::{Answer, Context, answer};
     use crate::resource;
     use crate::supervisor::event::{AcquireEnd, Event, LeaseKey, LeaseRequest, Place, TaskId};
+    use crate::watchdog::Choice;
 
     const MIB: u64 = 1 << 20;
 
@@ -274,7 +276,8 @@ mod tests {
             file.set_len(8 * MIB).unwrap();
             std::os::unix::fs::symlink(&path, &link).unwrap();
             let geometry = Geometry::default_for(SectorSize::B512);
-            let (clock, nodes) = (BootClock::new().unwrap(), Arc::new(Nodes::default()));
+            let linux = Linux::new(Choice::None, dir.path().to_owned()).unwrap();
+            let (clock, nodes) = (linux.clock().clone(), linux.shared_nodes());
             let machine = Machine::from_ids("m", "", "b");
             for write in plan_lockspace(geometry, space(), IoTimeout::DEFAULT, None) {
                 file.write_all_at(&write.bytes, write.offset_in_area).unwrap();
@@ -290,7 +293,7 @@ mod tests {
             let area = DeltaArea { at: LeaseOffset(0), geometry, space: space(), uuid: AreaUuid::NONE };
             let term = HostTerm { host_id: HostId::new(1).unwrap(), generation: Generation(1) };
             let me = Me { term, machine, fire: SealedFire::NoWatchdog, io_timeout: IoTimeout::DEFAULT };
-            let shared = Rc::new(SpaceShared::new(area, opened, me, &nodes, &clock));
+            let shared = Rc::new(SpaceShared::new(area, opened, me, &linux));
             shared.limit.set(LocalInstant::NEVER);
             let used = Rc::new(vec![InUse::Joined(Rc::downgrade(&shared))]);
             let context = Context { clock, nodes, machine, space: None, used, formats: Formats::default() };
@@ -317,7 +320,7 @@ mod tests {
         /// Acquires LS:r as the daemon does.
         async fn acquire(&self) -> paxos_lease::Held {
             let (notes, mut inbox) = Notes::channel();
-            let (shared, clock) = (Rc::clone(&self.shared), self.context.clock.clone());
+            let shared = Rc::clone(&self.shared);
             let request = LeaseRequest {
                 key: key(),
                 place: Place { path: self.link.clone(), offset: MIB },
@@ -326,7 +329,7 @@ mod tests {
                 nowait: true,
             };
             resource::prepare(&shared, Arc::clone(&shared.file), &request).await.unwrap();
-            resource::run_acquire(shared, TaskId(1), request, Stop::new(), notes, clock).await;
+            resource::run_acquire(shared, TaskId(1), request, Stop::new(), notes).await;
             let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
             match *event {
                 Event::Acquired { end: AcquireEnd::Ours { held, .. }, .. } => held,
@@ -336,8 +339,7 @@ mod tests {
 
         async fn release(&self, held: paxos_lease::Held) {
             let (notes, _inbox) = Notes::channel();
-            let clock = self.context.clock.clone();
-            resource::run_release(Rc::clone(&self.shared), TaskId(2), key(), held, notes, clock).await;
+            resource::run_release(Rc::clone(&self.shared), TaskId(2), key(), held, notes).await;
         }
 
         fn bytes(&self) -> Vec<u8> {

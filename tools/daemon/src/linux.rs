@@ -1,0 +1,161 @@
+//! The real machine: files and block devices, threads, `/dev/watchdog`, the run directory, processes.
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+
+use holdfast_io::clock::BootClock;
+use holdfast_io::sys::linux::{BlockFile, FenceOutcome, NodeId, OpenError, ThreadsEngine};
+use holdfast_io::sys::memory;
+use holdfast_io::timing::FireTimeout;
+use holdfast_io::units::SectorSize;
+use nix::sys::signal::Signal;
+
+use crate::codes;
+use crate::guard;
+use crate::lockspace::Lockspace;
+use crate::nodes::Nodes;
+use crate::platform::{LeaseFile, Platform};
+use crate::procfs::Procfs;
+use crate::state_file::{Guarded, StateFile, StateFileError};
+use crate::watchdog::{Choice, Watchdog, WatchdogError};
+
+/// Descriptors kept back so that the state file can be written when no other is to be had.
+const RESERVE: usize = 2;
+
+/// The missing priority is said once, not for every lockspace.
+static SAID: Once = Once::new();
+
+impl LeaseFile for BlockFile {
+    fn path(&self) -> &Arc<str> {
+        self.path()
+    }
+    fn node(&self) -> NodeId {
+        self.node()
+    }
+    fn sector(&self) -> SectorSize {
+        self.sector()
+    }
+    fn try_fence(&self, start: u64, len: u64) -> io::Result<FenceOutcome> {
+        self.try_fence(start, len)
+    }
+    fn release_fence(&self, start: u64, len: u64) -> io::Result<()> {
+        self.release_fence(start, len)
+    }
+}
+
+/// This machine.
+#[derive(Clone)]
+pub struct Linux {
+    clock: BootClock,
+    nodes: Arc<Nodes>,
+    watchdog: Choice,
+    run_dir: PathBuf,
+    reserve: Arc<Mutex<Vec<File>>>,
+}
+
+impl Linux {
+    /// This machine, with the run directory and the watchdog that the administrator chose.
+    ///
+    /// # Errors
+    /// No timer or no thread for it.
+    pub fn new(watchdog: Choice, run_dir: PathBuf) -> io::Result<Self> {
+        let linux =
+            Linux { clock: BootClock::new()?, nodes: Arc::default(), watchdog, run_dir, reserve: Arc::default() };
+        linux.keep_reserve();
+        Ok(linux)
+    }
+
+    /// The devices, to be shared with tasks that answer clients.
+    #[must_use]
+    pub fn shared_nodes(&self) -> Arc<Nodes> {
+        Arc::clone(&self.nodes)
+    }
+
+    fn keep_reserve(&self) {
+        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        while reserve.len() < RESERVE
+            && let Ok(file) = File::open("/dev/null")
+        {
+            reserve.push(file);
+        }
+    }
+}
+
+impl Platform for Linux {
+    type Clock = BootClock;
+    type File = BlockFile;
+    type Engine = ThreadsEngine;
+
+    fn clock(&self) -> &BootClock {
+        &self.clock
+    }
+
+    fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    fn open(&self, path: &Path) -> Result<Arc<BlockFile>, OpenError> {
+        self.nodes.open(path)
+    }
+
+    /// On a thread of its own: a path on a dead server may hang in open(2).
+    async fn open_apart(&self, path: &Path) -> Result<Result<Arc<BlockFile>, OpenError>, String> {
+        let (nodes, path) = (Arc::clone(&self.nodes), path.to_owned());
+        tokio::task::spawn_blocking(move || nodes.open(&path)).await.map_err(|e| e.to_string())
+    }
+
+    fn engine(&self, file: &Arc<BlockFile>, at_once: usize, name: &'static str) -> ThreadsEngine {
+        ThreadsEngine::new(Arc::clone(file), at_once, name)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(task);
+    }
+
+    /// A thread and a clock of its own: no lock is shared with the request path.
+    fn start_lockspace(&self, lockspace: Lockspace<Self>) -> io::Result<()> {
+        let clock = BootClock::new()?;
+        let builder = std::thread::Builder::new().name("renewal".into()).stack_size(256 * 1024);
+        builder.spawn(move || {
+            if let Err(error) = memory::realtime_priority(1) {
+                SAID.call_once(
+                    || tracing::warn!(%error, "renewals run at normal priority: under load they may be late"),
+                );
+            }
+            pollster::block_on(lockspace.run(&clock));
+        })?;
+        Ok(())
+    }
+
+    fn open_watchdog(&self, sealed: FireTimeout) -> Result<Box<dyn Watchdog>, WatchdogError> {
+        self.watchdog.open(sealed)
+    }
+
+    fn read_state(&self) -> Result<Option<StateFile>, StateFileError> {
+        StateFile::read(&self.run_dir)
+    }
+
+    /// Written even if every descriptor is taken: those in reserve are for this alone.
+    fn write_state(&self, state: &StateFile) -> Result<(), StateFileError> {
+        if let Err(error) = state.write(&self.run_dir) {
+            self.reserve.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            tracing::warn!(error = codes::chain(&error), "the state file is written again");
+            state.write(&self.run_dir)?;
+        }
+        self.keep_reserve();
+        Ok(())
+    }
+
+    fn is_over(&self, guarded: &Guarded) -> bool {
+        guard::is_over(guarded, &Procfs::default())
+    }
+
+    fn end(&self, guarded: &Guarded, signal: Signal) {
+        guard::end(guarded, signal, &Procfs::default());
+    }
+
+    async fn between_effects(&self) {}
+}

@@ -1,0 +1,348 @@
+//! The daemon's works: what the supervisor says about lockspaces, leases, the watchdog and the state file is done here,
+//! on whatever machine the [`Platform`] is. What it says about clients goes to a [`Front`].
+//!
+//! One loop owns all of it. Disks are waited for by other threads and tasks; nothing here blocks but the state file (in
+//! the run directory, which is memory) and the watchdog's ioctls.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use delta_lease::{AreaView, DeltaArea};
+use holdfast_io::clock::{Clock, First, first_of};
+use holdfast_io::identity::Machine;
+use holdfast_io::ids::{Generation, HostName, HostTerm, SpaceName};
+use holdfast_io::timing::FireTimeout;
+use holdfast_protocol::codes::ResultCode;
+use paxos_lease::{Held, Me};
+use tokio::sync::mpsc;
+
+use crate::codes;
+use crate::lockspace::{Control, Lockspace};
+use crate::note::{Note, Notes};
+use crate::platform::{LeaseFile, Platform};
+use crate::queries::format::InUse;
+use crate::resource::{self, SpaceShared};
+use crate::state_file::StateFileError;
+use crate::supervisor::Supervisor;
+use crate::supervisor::event::{Effect, Event, JoinRequest, LeaseRequest, TaskId};
+use crate::watchdog::Watchdog;
+
+/// Who serves clients: their connections and their processes.
+pub trait Front<P: Platform> {
+    /// Does one thing that concerns clients. What is known at once comes back as an event, to be applied before anything
+    /// else.
+    fn perform(&mut self, works: &mut Works<P>, effect: Effect<Held>) -> Option<Event<Held>>;
+}
+
+/// Why the daemon ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum WorksError {
+    /// The state file could not be written: what it must name before the fact cannot be named (P1), so nothing may follow.
+    #[error(transparent)]
+    State(#[from] StateFileError),
+}
+
+/// What the loop goes on with.
+pub enum Turn<P: Platform> {
+    /// Time has passed.
+    Tick,
+    /// A thread or a task has something to tell.
+    Note(Note<P>),
+}
+
+/// A lockspace from the start of its join.
+pub(crate) struct Joined<P: Platform> {
+    request: JoinRequest,
+    control: Control,
+    /// Found by the join, before our generation is known.
+    opened: Option<(DeltaArea, Arc<P::File>)>,
+    /// The first looks at the area, taken before there was a table for them.
+    early: Vec<AreaView>,
+    /// Once joined.
+    pub(crate) shared: Option<Rc<SpaceShared<P>>>,
+}
+
+impl<P: Platform> Joined<P> {
+    /// What of it must not be formatted, as far as that is known.
+    pub(crate) fn in_use(&self) -> InUse<P> {
+        match (&self.shared, &self.opened) {
+            (Some(shared), _) => InUse::Joined(Rc::downgrade(shared)),
+            (None, Some((area, file))) => InUse::Found { node: file.node(), area: *area },
+            (None, None) => {
+                let place = &self.request.place;
+                InUse::Opening { path: place.path.clone(), offset: place.offset }
+            }
+        }
+    }
+}
+
+/// The supervisor and everything it reaches but clients.
+pub struct Works<P: Platform> {
+    /// The rules and all state.
+    pub supervisor: Supervisor<Held>,
+    pub(crate) spaces: BTreeMap<SpaceName, Joined<P>>,
+    platform: P,
+    machine: Machine,
+    name: HostName,
+    notes: Notes<P>,
+    inbox: mpsc::UnboundedReceiver<Note<P>>,
+    device: Option<Box<dyn Watchdog>>,
+}
+
+impl<P: Platform> Works<P> {
+    /// Works of a daemon called `name`, on `machine`.
+    #[must_use]
+    pub fn new(supervisor: Supervisor<Held>, platform: P, machine: Machine, name: HostName) -> Self {
+        let (notes, inbox) = Notes::channel();
+        Works { supervisor, spaces: BTreeMap::new(), platform, machine, name, notes, inbox, device: None }
+    }
+
+    /// Where it runs.
+    pub const fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// Which machine that is.
+    pub const fn machine(&self) -> Machine {
+        self.machine
+    }
+
+    /// How to reach the loop.
+    pub const fn notes(&self) -> &Notes<P> {
+        &self.notes
+    }
+
+    /// Waits for what is next. Nothing is lost if this is dropped before it is done.
+    pub async fn next(&mut self) -> Turn<P> {
+        let clock = self.platform.clock();
+        let wake = self.supervisor.next_wakeup(clock.now());
+        match first_of(clock.sleep_until(wake), self.inbox.recv()).await {
+            // We hold a sender ourselves: the inbox never ends.
+            First::A(()) | First::B(None) => Turn::Tick,
+            First::B(Some(note)) => Turn::Note(note),
+        }
+    }
+
+    /// Goes on with it.
+    ///
+    /// # Errors
+    /// [`WorksError`].
+    pub async fn take(&mut self, front: &mut impl Front<P>, turn: Turn<P>) -> Result<(), WorksError> {
+        match turn {
+            Turn::Tick => self.handle(front, Event::Tick).await,
+            Turn::Note(note) => self.note(front, note).await,
+        }
+    }
+
+    async fn note(&mut self, front: &mut impl Front<P>, note: Note<P>) -> Result<(), WorksError> {
+        match note {
+            Note::Event(event) => {
+                let event = *event;
+                if let Event::Joined { space, result: Ok(join) } = &event {
+                    self.share(*space, join.generation);
+                }
+                let left = match &event {
+                    Event::Left { space } => Some(*space),
+                    _ => None,
+                };
+                self.handle(front, event).await?;
+                if let Some(shared) = left.and_then(|space| self.spaces.remove(&space)).and_then(|joined| joined.shared)
+                {
+                    self.platform.spawn(async move { shared.give_back_fences().await });
+                }
+            }
+            Note::Opened { space, area, file } => {
+                if let Some(joined) = self.spaces.get_mut(&space) {
+                    joined.opened = Some((area, file));
+                }
+            }
+            Note::Seen { space, view } => {
+                if let Some(joined) = self.spaces.get_mut(&space) {
+                    match &joined.shared {
+                        Some(shared) => shared.hosts.borrow_mut().observe_area(&view),
+                        None => joined.early.push(view),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A lockspace is joined at this generation: what its lease tasks share is put together.
+    fn share(&mut self, space: SpaceName, generation: Generation) {
+        let Some(joined) = self.spaces.get_mut(&space) else { return };
+        let Some((area, file)) = joined.opened.take() else { return };
+        let JoinRequest { host_id, fire, io_timeout, .. } = joined.request;
+        let me = Me { term: HostTerm { host_id, generation }, machine: self.machine, fire, io_timeout };
+        let shared = SpaceShared::new(area, file, me, &self.platform);
+        for view in joined.early.drain(..) {
+            shared.hosts.borrow_mut().observe_area(&view);
+        }
+        joined.shared = Some(Rc::new(shared));
+    }
+
+    /// One event, and all that follows from it at once.
+    ///
+    /// # Errors
+    /// [`WorksError`].
+    pub async fn handle(&mut self, front: &mut impl Front<P>, event: Event<Held>) -> Result<(), WorksError> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for effect in self.supervisor.apply(event, self.platform.clock().now()) {
+                self.platform.between_effects().await;
+                events.extend(self.perform(front, effect)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, front: &mut impl Front<P>, effect: Effect<Held>) -> Result<Option<Event<Held>>, WorksError> {
+        match effect {
+            Effect::Save(state) => self.platform.write_state(&state)?,
+            Effect::Arm(fire) => return Ok(Some(self.arm(fire))),
+            Effect::Pet => return Ok(Some(self.pet())),
+            Effect::Fire => self.fire(),
+            Effect::Disarm => self.disarm(),
+            Effect::StartJoin(request) => self.start_join(request),
+            Effect::AllowJoin { space } => self.with_space(space, |j| j.control.allow.set()),
+            Effect::SetLimit { space, until } => self.with_shared(space, |s| s.limit.set(until)),
+            Effect::CloseLimit { space } => self.with_shared(space, |s| {
+                s.limit.close();
+                // Tasks that would go on undoing what may no longer be written come to their end.
+                s.over.set();
+            }),
+            Effect::Leave { space, free } => self.leave(space, free),
+            Effect::OpenDevice { task, request } => self.open_device(task, request),
+            Effect::StartAcquire { task, request, stop } => {
+                if let Some(shared) = self.shared(request.key.space) {
+                    self.platform.spawn(resource::run_acquire(shared, task, request, stop, self.notes.clone()));
+                }
+            }
+            Effect::StartRelease { task, key, held, .. } => {
+                if let Some(shared) = self.shared(key.space) {
+                    self.platform.spawn(resource::run_release(shared, task, key, held, self.notes.clone()));
+                }
+            }
+            of_clients @ (Effect::Reply { .. }
+            | Effect::Next { .. }
+            | Effect::Close { .. }
+            | Effect::Forget { .. }
+            | Effect::Identify { .. }
+            | Effect::WatchGroup { .. }
+            | Effect::Answer { .. }
+            | Effect::AnswerStatus { .. }
+            | Effect::Kill(_)
+            | Effect::Exit) => return Ok(front.perform(self, of_clients)),
+        }
+        Ok(None)
+    }
+
+    fn with_space(&self, space: SpaceName, act: impl FnOnce(&Joined<P>)) {
+        if let Some(joined) = self.spaces.get(&space) {
+            act(joined);
+        }
+    }
+
+    fn with_shared(&self, space: SpaceName, act: impl FnOnce(&SpaceShared<P>)) {
+        if let Some(shared) = self.spaces.get(&space).and_then(|j| j.shared.as_ref()) {
+            act(shared);
+        }
+    }
+
+    /// What tasks of a lockspace share, once its generation is known.
+    #[must_use]
+    pub fn shared(&self, space: SpaceName) -> Option<Rc<SpaceShared<P>>> {
+        self.spaces.get(&space).and_then(|j| j.shared.clone())
+    }
+
+    fn arm(&mut self, fire: FireTimeout) -> Event<Held> {
+        match self.platform.open_watchdog(fire) {
+            Ok(device) => {
+                let device_seconds = device.timeout().map(|s| s.0);
+                tracing::info!(watchdog = device.describe(), "armed");
+                self.device = Some(device);
+                Event::Armed { result: Ok(()), device_seconds }
+            }
+            Err(e) => Event::Armed { result: Err(codes::chain(&e)), device_seconds: None },
+        }
+    }
+
+    fn pet(&mut self) -> Event<Held> {
+        let result = match &mut self.device {
+            Some(device) => device.pet().map_err(|e| codes::chain(&e)),
+            None => Err("no watchdog is open".to_owned()),
+        };
+        Event::Petted { result }
+    }
+
+    fn fire(&mut self) {
+        if let Some(device) = &mut self.device
+            && let Err(error) = device.fire_at_once()
+        {
+            tracing::error!(%error, "the watchdog takes no shorter timeout: it fires at its own");
+        }
+    }
+
+    fn disarm(&mut self) {
+        if let Some(mut device) = self.device.take()
+            && let Err(error) = device.disarm()
+        {
+            tracing::error!(%error, "the watchdog could not be stopped");
+        }
+    }
+
+    fn start_join(&mut self, request: JoinRequest) {
+        let control = Control::default();
+        let space = request.space;
+        let lockspace = Lockspace {
+            request: request.clone(),
+            name: self.name,
+            machine: self.machine,
+            platform: self.platform.clone(),
+            notes: self.notes.clone(),
+            control: control.clone(),
+        };
+        if let Err(e) = self.platform.start_lockspace(lockspace) {
+            let result = Err((ResultCode::EAGAIN, format!("no thread for the lockspace: {e}")));
+            self.notes.event(Event::Joined { space, result });
+            self.notes.event(Event::Left { space });
+        }
+        self.spaces.insert(space, Joined { request, control, opened: None, early: Vec::new(), shared: None });
+    }
+
+    /// First every lease write is reaped, then the delta lease is given back: it frees all leases at once.
+    fn leave(&self, space: SpaceName, free: bool) {
+        let Some(joined) = self.spaces.get(&space) else { return };
+        let (control, shared, notes) = (joined.control.clone(), joined.shared.clone(), self.notes.clone());
+        self.platform.spawn(async move {
+            if let Some(shared) = shared {
+                shared.over.set();
+                shared.reaped().await;
+            }
+            if !free {
+                notes.event(Event::Reaped { space });
+            }
+            control.leave(free);
+        });
+    }
+
+    fn open_device(&mut self, task: TaskId, request: LeaseRequest) {
+        let Some(shared) = self.shared(request.key.space) else {
+            let result = Err((ResultCode::ENOSPC, "the lockspace is not joined".to_owned()));
+            return self.notes.event(Event::DeviceReady { task, result });
+        };
+        let (platform, notes) = (self.platform.clone(), self.notes.clone());
+        self.platform.spawn(async move {
+            let result = match platform.open_apart(&request.place.path).await {
+                Ok(Ok(file)) => resource::prepare(&shared, file, &request).await,
+                Ok(Err(e)) => {
+                    let errno = e.errno().unwrap_or(nix::libc::ENODEV);
+                    Err((ResultCode::from_errno(errno), codes::chain(&e)))
+                }
+                Err(e) => Err((ResultCode::EIO, e)),
+            };
+            notes.event(Event::DeviceReady { task, result });
+        });
+    }
+}
