@@ -15,12 +15,12 @@
 //! | Dead | silence *seen* for D1's time: its leases may be taken |
 //! | Damaged | its sector cannot be believed now |
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, HostName, HostTerm, RemoteTimestamp};
 use holdfast_io::seal::Seal;
+use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::timing::{IoTimeout, Timing};
 
 use crate::error::SectorError;
@@ -175,6 +175,15 @@ impl Observation {
         }
     }
 
+    /// The very bytes of the latest look once more.
+    fn look_again(&mut self, look: Look) {
+        self.last_check = self.last_check.max(look.ended);
+        match &mut self.last_good {
+            Some(good) if self.damage.is_none() => good.silence.confirm(look.started),
+            _ => self.damaged_looks += 1,
+        }
+    }
+
     fn state(&self, now: LocalInstant) -> HostState {
         let Some(good) = self.last_good.as_ref().filter(|_| self.damage.is_none()) else { return HostState::Damaged };
         if good.sector.leader.is_free() {
@@ -297,15 +306,19 @@ pub enum UnknownReason {
 pub struct HostTable {
     area: DeltaArea,
     own_io_timeout: IoTimeout,
-    hosts: BTreeMap<HostId, Observation>,
+    /// By slot.
+    hosts: Vec<Option<Observation>>,
+    /// Each sector as it was last looked at: most of them are the same at every look, and need no decoding then.
+    image: AlignedBuf,
     last_scan: Option<LocalInstant>,
 }
 
 impl HostTable {
     /// An empty table. `own_io_timeout` stands in for hosts that store none.
     #[must_use]
-    pub const fn new(area: DeltaArea, own_io_timeout: IoTimeout) -> Self {
-        HostTable { area, own_io_timeout, hosts: BTreeMap::new(), last_scan: None }
+    pub fn new(area: DeltaArea, own_io_timeout: IoTimeout) -> Self {
+        let image = AlignedBuf::zeroed(area.geometry.area_len());
+        HostTable { area, own_io_timeout, hosts: Vec::new(), image, last_scan: None }
     }
 
     /// Takes in a look at the whole area.
@@ -323,9 +336,24 @@ impl HostTable {
 
     fn observe(&mut self, host: HostId, bytes: &[u8], look: Look) {
         assert!(look.started <= look.ended, "D1: a look ends after it starts");
-        let sector = self.area.decode(host, bytes);
-        let seen = self.hosts.entry(host).or_insert_with(|| Observation::new(look.ended));
-        seen.look(sector, look, self.own_io_timeout);
+        let Ok(slot) = usize::try_from(host.slot()) else { return };
+        if self.hosts.len() <= slot {
+            self.hosts.resize(slot + 1, None);
+        }
+        let at = slot * bytes.len();
+        let image = &mut self.image[at..at + bytes.len()];
+        let seen = match &mut self.hosts[slot] {
+            Some(seen) if image == bytes => {
+                seen.look_again(look);
+                seen
+            }
+            seen => {
+                image.copy_from_slice(bytes);
+                let seen = seen.get_or_insert_with(|| Observation::new(look.ended));
+                seen.look(self.area.decode(host, bytes), look, self.own_io_timeout);
+                seen
+            }
+        };
         if let Some(error) = seen.damage.as_ref().filter(|_| seen.damaged_looks % 100 == 1) {
             let (host_id, looks, offset) = (host.get(), seen.damaged_looks, self.area.offset_of(host));
             tracing::warn!(host_id, offset, looks, %error, "delta sector is damaged");
@@ -340,25 +368,26 @@ impl HostTable {
 
     /// Every host looked at, in order.
     pub fn hosts(&self) -> impl Iterator<Item = (HostId, &Observation)> {
-        self.hosts.iter().map(|(id, seen)| (*id, seen))
+        let ids = (0u32..).map_while(HostId::from_slot);
+        ids.zip(&self.hosts).filter_map(|(id, seen)| Some((id, seen.as_ref()?)))
     }
 
     /// What is known about a host.
     #[must_use]
     pub fn observation(&self, host: HostId) -> Option<&Observation> {
-        self.hosts.get(&host)
+        self.hosts.get(usize::try_from(host.slot()).ok()?)?.as_ref()
     }
 
     /// How a host stands; `None` before the first look.
     #[must_use]
     pub fn state(&self, host: HostId, now: LocalInstant) -> Option<HostState> {
-        self.hosts.get(&host).map(|seen| seen.state(now))
+        self.observation(host).map(|seen| seen.state(now))
     }
 
     /// D1's computed instant for a host that holds its lease.
     #[must_use]
     pub fn earliest_takeover(&self, host: HostId) -> Option<LocalInstant> {
-        self.hosts.get(&host).and_then(Observation::earliest_takeover)
+        self.observation(host).and_then(Observation::earliest_takeover)
     }
 
     /// Whether the owner of a lease is over. The generation is looked at first: a freed record of an older one says
@@ -366,7 +395,7 @@ impl HostTable {
     #[must_use]
     pub fn verdict(&self, owner: HostTerm, now: LocalInstant) -> OwnerVerdict {
         use OwnerVerdict::{Alive, Gone, Silent, Unknown};
-        let Some(seen) = self.hosts.get(&owner.host_id) else { return Unknown(UnknownReason::NotSeen) };
+        let Some(seen) = self.observation(owner.host_id) else { return Unknown(UnknownReason::NotSeen) };
         let Some(good) = seen.last_good.as_ref().filter(|_| seen.damage.is_none()) else {
             return Unknown(UnknownReason::Damaged);
         };

@@ -104,24 +104,16 @@ impl<E: Engine, C: Clock> Device<E, C> {
     }
 
     /// Issues one I/O and waits for its end or its deadline.
-    async fn run(&self, op: Op, at: u64, buf: AlignedBuf, deadline: LocalInstant) -> Result<AlignedBuf, IoErrorKind> {
-        let range = at..at.saturating_add(buf.len() as u64);
-        let len = buf.len();
+    async fn run(&self, what: Move, at: u64, deadline: LocalInstant) -> Result<AlignedBuf, IoErrorKind> {
+        let (op, len) = (what.op(), what.len());
+        let range = at..at.saturating_add(len as u64);
         let enter = poll_fn(|cx| self.table.enter(op, &range, cx));
         let flight = match first_of(enter, self.clock.sleep_until(deadline)).await {
             First::A(id) => Flight { table: &self.table, id },
             First::B(()) => return Err(IoErrorKind::NotIssued),
         };
         let limit = if op == Op::Write { self.limit.clone() } else { WriteLimit::none() };
-        self.engine.submit(Io {
-            table: Arc::clone(&self.table),
-            id: flight.id,
-            op,
-            at,
-            buf,
-            not_after: deadline,
-            limit,
-        });
+        self.engine.submit(Io { table: Arc::clone(&self.table), id: flight.id, what, at, not_after: deadline, limit });
         let landed = poll_fn(|cx| self.table.poll_end(flight.id, cx));
         let end = match first_of(landed, self.clock.sleep_until(deadline)).await {
             First::A(end) => end,
@@ -144,7 +136,7 @@ impl<E: Engine, C: Clock> ReadDisk for Device<E, C> {
     }
 
     async fn read(&self, at: u64, len: usize, deadline: LocalInstant) -> Result<AlignedBuf, IoError> {
-        let read = self.run(Op::Read, at, AlignedBuf::zeroed(len), deadline).await;
+        let read = self.run(Move::Read { len, buf: None }, at, deadline).await;
         read.map_err(|kind| self.error(Op::Read, at, len, kind))
     }
 }
@@ -152,7 +144,7 @@ impl<E: Engine, C: Clock> ReadDisk for Device<E, C> {
 impl<E: Engine, C: Clock> Disk for Device<E, C> {
     async fn write(&self, at: u64, data: AlignedBuf, deadline: LocalInstant) -> Result<(), IoError> {
         let len = data.len();
-        let written = self.run(Op::Write, at, data, deadline).await;
+        let written = self.run(Move::Write(data), at, deadline).await;
         written.map(drop).map_err(|kind| self.error(Op::Write, at, len, kind))
     }
 
@@ -307,13 +299,34 @@ impl Drop for Flight<'_> {
     }
 }
 
+/// What an I/O moves. A read has its buffer from when it begins: one that waits in a queue holds no memory.
+enum Move {
+    Read { len: usize, buf: Option<AlignedBuf> },
+    Write(AlignedBuf),
+}
+
+impl Move {
+    const fn op(&self) -> Op {
+        match self {
+            Move::Read { .. } => Op::Read,
+            Move::Write(_) => Op::Write,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Move::Read { len, .. } => *len,
+            Move::Write(data) => data.len(),
+        }
+    }
+}
+
 /// An I/O on its way to an engine.
 pub struct Io {
     table: Arc<Table>,
     id: u64,
-    op: Op,
+    what: Move,
     at: u64,
-    buf: AlignedBuf,
     not_after: LocalInstant,
     limit: WriteLimit,
 }
@@ -322,7 +335,7 @@ impl Io {
     /// Read or write.
     #[must_use]
     pub const fn op(&self) -> Op {
-        self.op
+        self.what.op()
     }
 
     /// Byte offset on the device.
@@ -334,13 +347,13 @@ impl Io {
     /// Bytes to move.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.buf.len()
+        self.what.len()
     }
 
     /// Whether there is nothing to move: never (an I/O moves at least one byte).
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.buf.is_empty()
+        self.len() == 0
     }
 
     /// Must be called right before the device is touched. `None`: the caller took the I/O back, its deadline or D2's
@@ -366,7 +379,19 @@ impl Started {
     /// Read or write.
     #[must_use]
     pub const fn op(&self) -> Op {
-        self.0.op
+        self.0.what.op()
+    }
+
+    /// Bytes to move.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.what.len()
+    }
+
+    /// Whether there is nothing to move: never (an I/O moves at least one byte).
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Byte offset on the device.
@@ -377,12 +402,20 @@ impl Started {
 
     /// The bytes: to be filled by a read, to be written by a write.
     pub fn buf(&mut self) -> &mut AlignedBuf {
-        &mut self.0.buf
+        match &mut self.0.what {
+            Move::Read { len, buf } => buf.get_or_insert_with(|| AlignedBuf::zeroed(*len)),
+            Move::Write(data) => data,
+        }
     }
 
     /// The device is done with the buffer: bytes moved, or the kernel's error.
     pub fn complete(self, result: Result<usize, Errno>) {
-        let Io { table, id, buf, .. } = self.0;
+        let Io { table, id, what, .. } = self.0;
+        let buf = match what {
+            Move::Write(buf) | Move::Read { buf: Some(buf), .. } => buf,
+            // Nobody filled it: it can only have failed, or moved nothing.
+            Move::Read { len, buf: None } => AlignedBuf::zeroed(len),
+        };
         table.lock().end(id, End::Done(result, buf));
     }
 }
