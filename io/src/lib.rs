@@ -27,6 +27,7 @@ pub mod identity;
 pub mod ids;
 pub mod leader;
 pub mod mem;
+pub mod planted;
 pub mod seal;
 pub mod stop;
 pub mod sys;

@@ -13,8 +13,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 pub enum Stream {
     /// Which task, completion or timer is next.
     Schedule,
-    /// Latencies and faults of the disks.
-    Disk,
+    /// Latencies and faults of one disk.
+    Disk(u8),
     /// Crashes, pauses, arrivals: the scenario.
     Scenario,
     /// What a host itself draws (back-off).
@@ -31,7 +31,7 @@ impl Dice {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(match stream {
             Stream::Schedule => 0,
-            Stream::Disk => 1,
+            Stream::Disk(n) => 272 + u64::from(n),
             Stream::Scenario => 2,
             Stream::Host(n) => 16 + u64::from(n),
         });
@@ -89,13 +89,13 @@ mod tests {
         let first = [dice.bits(), dice.bits()];
         let mut again = Dice::new(7, Stream::Schedule);
         assert_eq!(first, [again.bits(), again.bits()]);
-        assert_ne!(first[0], Dice::new(7, Stream::Disk).bits());
+        assert_ne!(first[0], Dice::new(7, Stream::Disk(0)).bits());
         assert_eq!(first[0], 2_910_824_217_569_608_635);
     }
 
     #[test]
     fn durations_stay_in_their_bounds() {
-        let mut dice = Dice::new(1, Stream::Disk);
+        let mut dice = Dice::new(1, Stream::Disk(0));
         let (low, high) = (Duration::from_micros(50), Duration::from_secs(300));
         for _ in 0..10_000 {
             let d = dice.skewed(low, high);

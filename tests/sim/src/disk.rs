@@ -12,20 +12,25 @@
 //!   so although its process has died. It is over only when it is acknowledged or its host is reset: what had not
 //!   landed by then never does.
 //! - **Path loss**, for one host: everything fails at once, or hangs until the path is back.
+//! - **Damage**: a bit of a sector reads wrong, once, or until the sector is written anew. The checksums must find it.
 //!
-//! Not in the model: wrong data, a misplaced sector, an acknowledged write that is lost, a write after a reset.
+//! Not in the model: a misplaced or outdated sector, an acknowledged write that is lost, a write after a reset.
+//!
+//! A lock on a range of bytes belongs to the open file description that took it, and stays held until that is closed *and*
+//! the last I/O issued through it is over: what the fence relies on. Locks of other hosts are other kernels' business.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use holdfast_io::clock::Clock;
 use holdfast_io::device::{Engine, Io, Started};
 use holdfast_io::disk::Op;
+use holdfast_io::ids::HostId;
+use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::SectorSize;
 use nix::errno::Errno;
 
@@ -45,11 +50,15 @@ pub struct Writer {
     pub boot: u32,
     /// Its processes are counted from 1, over all boots.
     pub process: u32,
+    /// The host_id whose sectors it may write.
+    pub host_id: HostId,
 }
 
 /// An I/O as those who watch the disk see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
+    /// Which disk of the run, from 0.
+    pub disk: usize,
     /// Number of the I/O on this disk.
     pub id: u64,
     /// Who issued it.
@@ -76,6 +85,10 @@ impl Facts {
 pub trait Witness {
     /// An I/O begins. `beside` is another write of the same host in flight on one of its sectors, if it is a write.
     fn begins(&self, io: &Facts, beside: Option<&Facts>);
+    /// What a write that begins is about to put there.
+    fn writes(&self, io: &Facts, data: &[u8]);
+    /// What a read brought. `damaged`: not what is on the medium.
+    fn read(&self, io: &Facts, bytes: &[u8], damaged: bool);
     /// A sector of a write landed.
     fn landed(&self, io: &Facts, sector_at: u64, old: &[u8], new: &[u8]);
     /// An I/O is over; `how` in a word or two.
@@ -128,6 +141,8 @@ pub struct FaultRates {
     pub torn: u32,
     /// I/Os that wait long in their process's queue.
     pub queued: u32,
+    /// Reads in which a bit is wrong.
+    pub damaged: u32,
 }
 
 impl FaultRates {
@@ -140,6 +155,7 @@ impl FaultRates {
         never: 0,
         torn: 300,
         queued: 0,
+        damaged: 0,
     };
 }
 
@@ -160,9 +176,16 @@ type Script = Box<dyn FnMut(&Facts) -> Option<Fate>>;
 
 struct Medium {
     sim: Sim,
+    index: usize,
     path: Arc<str>,
     sector: SectorSize,
-    bytes: RefCell<Vec<u8>>,
+    /// The true bytes, in pieces of [`PIECE`]. A read of a whole piece shares it.
+    pieces: RefCell<Vec<AlignedBuf>>,
+    /// Sectors that landed since a piece was last handed out whole to a read that moves its sectors at several instants.
+    landings: RefCell<Vec<u64>>,
+    /// Sectors that read wrong until they are written anew: which byte, and which bits of it.
+    damage: RefCell<BTreeMap<u64, (usize, u8)>>,
+    locks: RefCell<Vec<Lock>>,
     dice: RefCell<Dice>,
     rates: Cell<FaultRates>,
     lost: RefCell<BTreeMap<HostIndex, PathLoss>>,
@@ -170,12 +193,27 @@ struct Medium {
     witness: RefCell<Option<Rc<dyn Witness>>>,
     flights: RefCell<BTreeMap<u64, Flight>>,
     last_id: Cell<u64>,
-    waiting: RefCell<Vec<Waker>>,
 }
+
+/// A range locked by a description.
+struct Lock {
+    host: HostIndex,
+    description: u64,
+    range: Range<u64>,
+    closed: bool,
+}
+
+/// Bytes in a piece: the length of the smallest lease area.
+const PIECE: usize = 1024 * 1024;
 
 struct Flight {
     facts: Facts,
     started: Started,
+    /// The description through which it was issued; 0: none that carries locks.
+    description: u64,
+    /// How many landings a read of a whole piece has seen.
+    seen: usize,
+    damaged: bool,
     /// Waits for a release or for its path.
     held: bool,
     /// Sectors that have moved.
@@ -185,20 +223,29 @@ struct Flight {
 impl SimDisk {
     /// A disk with this content, which works until [`SimDisk::set_rates`] says otherwise.
     #[must_use]
-    pub fn new(sim: &Sim, path: &str, sector: SectorSize, bytes: Vec<u8>) -> Self {
+    pub fn new(sim: &Sim, path: &str, sector: SectorSize, bytes: &[u8]) -> Self {
+        Self::of_pieces(sim, 0, path, sector, bytes.chunks(PIECE).map(AlignedBuf::from_slice).collect())
+    }
+
+    /// Disk number `index` of a run, with content in pieces of a MiB, the last of which may be shorter.
+    #[must_use]
+    pub fn of_pieces(sim: &Sim, index: usize, path: &str, sector: SectorSize, pieces: Vec<AlignedBuf>) -> Self {
         SimDisk(Rc::new(Medium {
             sim: sim.clone(),
+            index,
             path: Arc::from(path),
             sector,
-            bytes: RefCell::new(bytes),
-            dice: RefCell::new(Dice::new(sim.seed(), Stream::Disk)),
+            pieces: RefCell::new(pieces),
+            landings: RefCell::default(),
+            damage: RefCell::default(),
+            locks: RefCell::default(),
+            dice: RefCell::new(Dice::new(sim.seed(), Stream::Disk(u8::try_from(index).unwrap_or(u8::MAX)))),
             rates: Cell::new(FaultRates::NONE),
             lost: RefCell::default(),
             script: RefCell::default(),
             witness: RefCell::default(),
             flights: RefCell::default(),
             last_id: Cell::new(0),
-            waiting: RefCell::default(),
         }))
     }
 
@@ -234,10 +281,65 @@ impl SimDisk {
         }
     }
 
-    /// A copy of the true bytes.
+    /// What it is called.
+    #[must_use]
+    pub fn path(&self) -> &Arc<str> {
+        &self.0.path
+    }
+
+    /// Which disk of the run it is.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.0.index
+    }
+
+    /// Its sector size.
+    #[must_use]
+    pub fn sector(&self) -> SectorSize {
+        self.0.sector
+    }
+
+    /// A copy of the true bytes, which lie within one piece.
     #[must_use]
     pub fn bytes(&self, range: Range<usize>) -> Vec<u8> {
-        self.0.bytes.borrow().get(range).map(<[u8]>::to_vec).unwrap_or_default()
+        let (piece, from) = (range.start / PIECE, range.start % PIECE);
+        let pieces = self.0.pieces.borrow();
+        let bytes = pieces.get(piece).and_then(|p| p.get(from..from + range.len()));
+        bytes.map(<[u8]>::to_vec).unwrap_or_default()
+    }
+
+    /// From now on, and until it is written anew, the sector at `at` reads with these bits of its byte `byte` turned.
+    pub fn damage(&self, at: u64, byte: usize, bits: u8) {
+        self.0.damage.borrow_mut().insert(at, (byte, bits));
+    }
+
+    /// All damage is gone.
+    pub fn repair(&self) {
+        self.0.damage.borrow_mut().clear();
+    }
+
+    /// Tries to lock a range for an open file description of a host.
+    #[must_use]
+    pub fn try_lock(&self, host: HostIndex, description: u64, range: Range<u64>) -> bool {
+        let mut locks = self.0.locks.borrow_mut();
+        let flights = self.0.flights.borrow();
+        locks.retain(|l| !l.closed || flights.values().any(|f| f.description == l.description));
+        let other = |l: &&Lock| l.host == host && l.description != description;
+        if locks.iter().filter(other).any(|l| l.range.start < range.end && range.start < l.range.end) {
+            return false;
+        }
+        locks.push(Lock { host, description, range, closed: false });
+        true
+    }
+
+    /// Gives a range back.
+    pub fn unlock(&self, description: u64, range: &Range<u64>) {
+        self.0.locks.borrow_mut().retain(|l| l.description != description || l.range != *range);
+    }
+
+    /// A description is closed: its locks go with the last I/O issued through it.
+    pub fn close(&self, description: u64) {
+        self.0.locks.borrow_mut().iter_mut().filter(|l| l.description == description).for_each(|l| l.closed = true);
     }
 
     /// I/Os in flight that `choose` chooses.
@@ -265,32 +367,14 @@ impl SimDisk {
             .into_iter()
             .partition(|(_, f)| f.facts.writer.host == host);
         *self.0.flights.borrow_mut() = kept;
+        self.0.locks.borrow_mut().retain(|l| l.host != host);
         drop(gone);
-        self.wake_waiting();
     }
 
-    /// The fence: resolves once no write of an earlier process of this host is in flight.
-    pub async fn predecessors_reaped(&self, me: Writer) {
-        std::future::poll_fn(|cx| {
-            let earlier = |f: &Facts| f.op == Op::Write && f.writer.host == me.host && f.writer.process < me.process;
-            if self.0.flights.borrow().values().any(|f| earlier(&f.facts)) {
-                self.0.waiting.borrow_mut().push(cx.waker().clone());
-                return Poll::Pending;
-            }
-            Poll::Ready(())
-        })
-        .await;
-    }
-
-    /// The disk as one process reaches it.
+    /// The disk as one process reaches it through one open file description (0: one that carries no locks).
     #[must_use]
-    pub fn engine(&self, writer: Writer, group: Group, clock: SimClock) -> SimEngine {
-        SimEngine { disk: self.clone(), writer, group, clock }
-    }
-
-    fn wake_waiting(&self) {
-        let waiting = std::mem::take(&mut *self.0.waiting.borrow_mut());
-        waiting.into_iter().for_each(Waker::wake);
+    pub fn engine(&self, writer: Writer, description: u64, group: Group, clock: SimClock) -> SimEngine {
+        SimEngine { disk: self.clone(), writer, description, group, clock }
     }
 
     fn latency(&self) -> Duration {
@@ -301,14 +385,18 @@ impl SimDisk {
     /// The I/O is taken up by its process: from here on it is the device's.
     fn begin(&self, io: Io, engine: &SimEngine) {
         let (op, at, len) = (io.op(), io.at(), io.len());
-        let Some(started) = io.start(engine.clock.now()) else { return };
+        let Some(mut started) = io.start(engine.clock.now()) else { return };
         self.0.last_id.set(self.0.last_id.get() + 1);
         let id = self.0.last_id.get();
-        let facts = Facts { id, writer: engine.writer, op, at, len, began: self.0.sim.now() };
+        let facts = Facts { disk: self.0.index, id, writer: engine.writer, op, at, len, began: self.0.sim.now() };
         let beside = self.write_beside(&facts);
-        let flight = Flight { facts, started, held: false, moved: 0 };
-        self.0.flights.borrow_mut().insert(id, flight);
         self.tell(|w| w.begins(&facts, beside.as_ref()));
+        if op == Op::Write {
+            self.tell(|w| w.writes(&facts, started.buf()));
+        }
+        let description = engine.description;
+        let flight = Flight { facts, started, description, seen: 0, damaged: false, held: false, moved: 0 };
+        self.0.flights.borrow_mut().insert(id, flight);
         let fate = self.fate(&facts);
         self.schedule(&facts, fate);
     }
@@ -395,44 +483,99 @@ impl SimDisk {
     /// Moves those sectors of an I/O that belong to part `part` of `parts`.
     fn move_part(&self, id: u64, salt: u64, part: usize, parts: usize) {
         let size = self.0.sector.bytes();
-        let mut landed = Vec::new();
-        let facts = {
-            let mut flights = self.0.flights.borrow_mut();
-            let Some(flight) = flights.get_mut(&id) else { return };
-            let mut bytes = self.0.bytes.borrow_mut();
-            let Flight { facts, started, moved, .. } = flight;
-            if parts == 1 && facts.op == Op::Read && Self::read_whole(facts.at, started, &bytes) {
-                *moved = facts.len / size;
-                return;
+        let mut flights = self.0.flights.borrow_mut();
+        let Some(flight) = flights.get_mut(&id) else { return };
+        let (facts, sectors) = (flight.facts, flight.facts.len / size);
+        let mine = |sector: &usize| part_of(*sector, salt, parts) == part;
+        if facts.op == Op::Read {
+            if facts.len == PIECE {
+                self.read_piece(flight, &mine);
+            } else {
+                flight.moved += (0..sectors).filter(mine).filter(|s| self.read_sector(flight, *s)).count();
             }
-            for sector in (0..facts.len / size).filter(|s| part_of(*s, salt, parts) == part) {
-                let Ok(from) = usize::try_from(facts.at) else { return };
-                let from = from.saturating_add(sector * size);
-                let Some(medium) = bytes.get_mut(from..from.saturating_add(size)) else { continue };
-                let buf = &mut started.buf()[sector * size..(sector + 1) * size];
-                match facts.op {
-                    Op::Read => buf.copy_from_slice(medium),
-                    Op::Write => {
-                        landed.push((from as u64, medium.to_vec(), buf.to_vec()));
-                        medium.copy_from_slice(buf);
-                    }
-                }
-                *moved += 1;
-            }
-            *facts
-        };
+            return;
+        }
+        let landed: Vec<_> = (0..sectors).filter(mine).filter_map(|s| self.land(flight, s)).collect();
+        flight.moved += landed.len();
+        drop(flights);
         for (at, old, new) in landed {
             self.tell(|w| w.landed(&facts, at, &old, &new));
         }
     }
 
-    /// The plain case of a large read, in one go. `false`: the device ends before it does.
-    fn read_whole(at: u64, started: &mut Started, bytes: &[u8]) -> bool {
-        let Ok(from) = usize::try_from(at) else { return false };
-        let buf = started.buf();
-        let Some(source) = bytes.get(from..from.saturating_add(buf.len())) else { return false };
-        buf.copy_from_slice(source);
+    /// A read of a whole piece shares the medium's memory with its first part; of the later ones only what has landed
+    /// since is fetched.
+    fn read_piece(&self, flight: &mut Flight, mine: &impl Fn(&usize) -> bool) {
+        let (at, size) = (flight.facts.at, self.0.sector.bytes());
+        let landings = self.0.landings.borrow();
+        if flight.moved == 0 {
+            let pieces = self.0.pieces.borrow();
+            let piece = usize::try_from(at).ok().filter(|at| at % PIECE == 0).and_then(|at| pieces.get(at / PIECE));
+            let Some(piece) = piece.filter(|p| p.len() == PIECE) else { return };
+            *flight.started.buf() = piece.clone();
+            flight.seen = landings.len();
+            flight.moved = PIECE / size;
+            return;
+        }
+        let since: Vec<usize> = landings[flight.seen..]
+            .iter()
+            .filter_map(|landed| usize::try_from(landed.checked_sub(at)?).ok().map(|from| from / size))
+            .filter(|sector| *sector < PIECE / size && mine(sector))
+            .collect();
+        drop(landings);
+        for sector in since {
+            self.read_sector(flight, sector);
+        }
+    }
+
+    /// `false`: the device ends before it.
+    fn read_sector(&self, flight: &mut Flight, sector: usize) -> bool {
+        let size = self.0.sector.bytes();
+        let Some((piece, from)) = self.place(flight.facts.at, sector) else { return false };
+        let pieces = self.0.pieces.borrow();
+        let Some(medium) = pieces.get(piece).and_then(|p| p.get(from..from + size)) else { return false };
+        flight.started.buf()[sector * size..(sector + 1) * size].copy_from_slice(medium);
         true
+    }
+
+    /// Puts a sector of a write on the medium: where, what was there, what is there now.
+    fn land(&self, flight: &mut Flight, sector: usize) -> Option<(u64, Vec<u8>, Vec<u8>)> {
+        let size = self.0.sector.bytes();
+        let (piece, from) = self.place(flight.facts.at, sector)?;
+        let mut pieces = self.0.pieces.borrow_mut();
+        let medium = pieces.get_mut(piece)?;
+        let old = medium.get(from..from + size)?.to_vec();
+        let new = flight.started.buf()[sector * size..(sector + 1) * size].to_vec();
+        medium[from..from + size].copy_from_slice(&new);
+        let at = (piece * PIECE + from) as u64;
+        self.0.landings.borrow_mut().push(at);
+        self.0.damage.borrow_mut().remove(&at);
+        Some((at, old, new))
+    }
+
+    fn place(&self, at: u64, sector: usize) -> Option<(usize, usize)> {
+        let at = usize::try_from(at).ok()?.checked_add(sector * self.0.sector.bytes())?;
+        Some((at / PIECE, at % PIECE))
+    }
+
+    /// What of a finished read is wrong: for good as long as the medium is damaged, and once by chance.
+    fn spoil(&self, flight: &mut Flight) {
+        let size = self.0.sector.bytes();
+        let range = flight.facts.range();
+        let damage: Vec<_> = self.0.damage.borrow().range(range.clone()).map(|(at, how)| (*at, *how)).collect();
+        for (at, (byte, bits)) in damage {
+            let at = usize::try_from(at - range.start).unwrap_or(usize::MAX);
+            flight.started.buf()[at + byte] ^= bits;
+            flight.damaged = true;
+        }
+        let mut dice = self.0.dice.borrow_mut();
+        if dice.chance(self.0.rates.get().damaged) {
+            // Among the first sectors, where everything is that anybody uses.
+            let sector = dice.index((flight.facts.len / size).min(8));
+            let (byte, bit) = (dice.index(if dice.chance(500) { 256 } else { size }), dice.index(8));
+            flight.started.buf()[sector * size + byte] ^= 1 << bit;
+            flight.damaged = true;
+        }
     }
 
     /// The device is done with an I/O and says so.
@@ -447,16 +590,20 @@ impl SimDisk {
             let disk = self.clone();
             return self.0.sim.call_at(Group::RUN, self.0.sim.now() + 1, move || disk.end(id, result));
         }
-        let Some(flight) = self.0.flights.borrow_mut().remove(&id) else { return };
+        let Some(mut flight) = self.0.flights.borrow_mut().remove(&id) else { return };
         let moved = result.map(|_| flight.moved * self.0.sector.bytes());
+        if flight.facts.op == Op::Read && moved.is_ok() {
+            self.spoil(&mut flight);
+            let (facts, damaged) = (flight.facts, flight.damaged);
+            self.tell(|w| w.read(&facts, flight.started.buf(), damaged));
+        }
         self.tell(|w| w.over(&flight.facts, if moved.is_ok() { "done" } else { "failed" }));
         flight.started.complete(moved);
-        self.wake_waiting();
     }
 
     /// Sectors of an I/O that exist: the device may end before it.
     fn on_device(&self, facts: &Facts) -> usize {
-        let len = self.0.bytes.borrow().len();
+        let len: usize = self.0.pieces.borrow().iter().map(|p| p.len()).sum();
         let from = usize::try_from(facts.at).unwrap_or(usize::MAX).min(len);
         facts.len.min(len - from) / self.0.sector.bytes()
     }
@@ -477,6 +624,7 @@ fn part_of(sector: usize, salt: u64, parts: usize) -> usize {
 pub struct SimEngine {
     disk: SimDisk,
     writer: Writer,
+    description: u64,
     group: Group,
     clock: SimClock,
 }
@@ -524,11 +672,11 @@ mod tests {
 
     fn rig(seed: u64) -> Rig {
         let sim = Sim::new(seed);
-        let disk = SimDisk::new(&sim, "disk", SectorSize::B512, vec![0; 8192]);
+        let disk = SimDisk::new(&sim, "disk", SectorSize::B512, &[0; 8192]);
         let group = sim.new_group();
         let clock = SimClock::new(&sim, RATE);
-        let writer = Writer { host: HostIndex(0), boot: 1, process: 1 };
-        let device = Device::new(disk.engine(writer, group, clock.clone()), clock, WriteLimit::none());
+        let writer = Writer { host: HostIndex(0), boot: 1, process: 1, host_id: HostId::new(1).unwrap() };
+        let device = Device::new(disk.engine(writer, 7, group, clock.clone()), clock, WriteLimit::none());
         Rig { sim, disk, group, device: Rc::new(device) }
     }
 
@@ -639,24 +787,66 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_waits_at_the_fence_for_its_predecessors_write() {
+    fn a_lock_is_held_until_its_description_is_closed_and_its_last_write_is_over() {
         let rig = rig(6);
         rig.disk.set_script(|_| Some(Fate::Held));
+        let (host, range) = (HostIndex(0), 0..512);
+        assert!(rig.disk.try_lock(host, 7, range.clone()));
         let _end = write(&rig, 7, 1);
         rig.sim.run_until(S);
+        assert!(!rig.disk.try_lock(host, 8, 0..4096), "held by a living process");
+        assert!(rig.disk.try_lock(HostIndex(1), 9, range.clone()), "another host's kernel knows nothing of it");
         rig.sim.kill(rig.group);
-        let through = Rc::new(Cell::new(false));
-        let (disk, seen) = (rig.disk.clone(), Rc::clone(&through));
-        let successor = Writer { host: HostIndex(0), boot: 1, process: 2 };
-        rig.sim.spawn(Group::RUN, "successor", async move {
-            disk.predecessors_reaped(successor).await;
-            assert_eq!(disk.bytes(0..1), [7], "the fence opens after the write landed");
-            seen.set(true);
-        });
-        rig.sim.run_until(50 * S);
-        assert!(!through.get());
+        rig.disk.close(7);
+        assert!(!rig.disk.try_lock(host, 8, range.clone()), "its write is still in flight");
         rig.disk.release(|_| true);
-        rig.sim.run_until(51 * S);
-        assert!(through.get());
+        rig.sim.run_until(2 * S);
+        assert!(rig.disk.try_lock(host, 8, range));
+    }
+
+    #[test]
+    fn a_read_of_a_whole_piece_shows_each_sector_at_its_own_instant() {
+        let sim = Sim::new(1);
+        let disk = SimDisk::new(&sim, "disk", SectorSize::B512, &vec![0; PIECE]);
+        let (group, clock) = (sim.new_group(), SimClock::new(&sim, RATE));
+        let writer = Writer { host: HostIndex(0), boot: 1, process: 1, host_id: HostId::new(1).unwrap() };
+        let device = Rc::new(Device::new(disk.engine(writer, 0, group, clock.clone()), clock, WriteLimit::none()));
+        let mut mixed = 0;
+        for byte in 1..=100u8 {
+            let (reader, seen) = (Rc::clone(&device), Rc::new(RefCell::new(None)));
+            let (writer, result) = (Rc::clone(&device), Rc::clone(&seen));
+            let deadline = LocalInstant::NEVER;
+            sim.spawn(group, "reader", async move {
+                *result.borrow_mut() = reader.read(0, PIECE, deadline).await.ok();
+            });
+            sim.spawn(group, "writer", async move {
+                let _ = writer.write(0, AlignedBuf::from_slice(&[byte; 32 * 512]), deadline).await;
+            });
+            sim.run_until(sim.now() + S);
+            let bytes = seen.take().unwrap();
+            let firsts: Vec<u8> = bytes[..32 * 512].chunks(512).map(|s| s[0]).collect();
+            assert!(firsts.iter().all(|b| *b == byte || *b == byte - 1), "{firsts:?}");
+            mixed += usize::from(firsts.contains(&byte) && firsts.contains(&(byte - 1)));
+        }
+        assert!(mixed > 5, "{mixed}");
+    }
+
+    #[test]
+    fn damage_is_read_until_the_sector_is_written_anew() {
+        let rig = rig(1);
+        let read = |rig: &Rig| {
+            let (device, seen) = (Rc::clone(&rig.device), Rc::new(RefCell::new(None)));
+            let result = Rc::clone(&seen);
+            rig.sim.spawn(rig.group, "reader", async move {
+                *result.borrow_mut() = device.read(0, 512, LocalInstant::NEVER).await.ok();
+            });
+            rig.sim.run_until(rig.sim.now() + S);
+            seen.take().unwrap()[3]
+        };
+        rig.disk.damage(0, 3, 0x10);
+        assert_eq!((read(&rig), rig.disk.bytes(3..4)), (0x10, vec![0]));
+        let _end = write(&rig, 7, 1);
+        rig.sim.run_until(rig.sim.now() + S);
+        assert_eq!(read(&rig), 7);
     }
 }

@@ -21,6 +21,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use holdfast_io::clock::{Clock, LocalInstant};
+use holdfast_io::planted::{Bug, planted};
 
 use crate::dice::{Dice, Stream, nanos};
 
@@ -74,9 +75,13 @@ struct Inner {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Life {
-    Running,
-    Frozen,
+    /// So many reasons keep it from running.
+    Frozen(u32),
     Dead,
+}
+
+impl Life {
+    const RUNNING: Life = Life::Frozen(0);
 }
 
 struct Task {
@@ -138,7 +143,7 @@ impl Sim {
             awake: Arc::default(),
             timers: RefCell::default(),
             due: RefCell::default(),
-            groups: RefCell::new(BTreeMap::from([(Group::RUN, Life::Running)])),
+            groups: RefCell::new(BTreeMap::from([(Group::RUN, Life::RUNNING)])),
         }))
     }
 
@@ -174,18 +179,28 @@ impl Sim {
     #[must_use]
     pub fn new_group(&self) -> Group {
         let group = Group(u32::try_from(self.0.groups.borrow().len()).unwrap_or(u32::MAX));
-        self.0.groups.borrow_mut().insert(group, Life::Running);
+        self.0.groups.borrow_mut().insert(group, Life::RUNNING);
         group
     }
 
-    /// Nothing of this process runs until it is thawed.
+    /// Nothing of this process runs until it is thawed as often as it was frozen.
     pub fn freeze(&self, group: Group) {
-        self.change(group, Life::Running, Life::Frozen);
+        if let Some(Life::Frozen(reasons)) = self.0.groups.borrow_mut().get_mut(&group) {
+            *reasons += 1;
+        }
     }
 
-    /// The process goes on.
+    /// One reason less for the process not to run.
     pub fn thaw(&self, group: Group) {
-        self.change(group, Life::Frozen, Life::Running);
+        if let Some(Life::Frozen(reasons)) = self.0.groups.borrow_mut().get_mut(&group) {
+            *reasons = reasons.saturating_sub(1);
+        }
+    }
+
+    /// Whether it is frozen.
+    #[must_use]
+    pub fn is_frozen(&self, group: Group) -> bool {
+        matches!(self.life(group), Life::Frozen(1..))
     }
 
     /// The process is gone: what it was doing is dropped where it stood.
@@ -207,12 +222,6 @@ impl Sim {
         drop((gone, dead, dead_due));
     }
 
-    fn change(&self, group: Group, from: Life, to: Life) {
-        if let Some(life) = self.0.groups.borrow_mut().get_mut(&group).filter(|life| **life == from) {
-            *life = to;
-        }
-    }
-
     fn life(&self, group: Group) -> Life {
         self.0.groups.borrow().get(&group).copied().unwrap_or(Life::Dead)
     }
@@ -224,7 +233,7 @@ impl Sim {
     }
 
     fn runs(&self, group: Group) -> bool {
-        self.life(group) == Life::Running
+        self.life(group) == Life::RUNNING
     }
 
     /// Starts a task; nothing happens if `group` is dead.
@@ -359,7 +368,7 @@ impl Sim {
     /// No task is awake and no timer is set. A frozen process may still be thawed; otherwise this is the end.
     fn nothing_left(&self) -> Ended {
         let waiting: Vec<String> = self.0.tasks.borrow().values().map(|t| t.label.clone()).collect();
-        if self.0.groups.borrow().values().any(|life| *life == Life::Frozen) {
+        if self.0.groups.borrow().values().any(|life| matches!(life, Life::Frozen(1..))) {
             Ended::TimeUp
         } else if waiting.is_empty() {
             Ended::Idle
@@ -451,39 +460,63 @@ impl ClockRate {
     }
 }
 
-/// A host's clock: what lease code waits on.
+/// A host's clock: what lease code waits on. Clones are the same one.
 #[derive(Clone)]
 pub struct SimClock {
     sim: Sim,
-    rate: ClockRate,
+    dial: Rc<Dial>,
+}
+
+struct Dial {
+    rate: Cell<ClockRate>,
+    /// How long the host slept in this boot: a clock that counts through suspend counts it, another does not.
+    suspended: Cell<Duration>,
 }
 
 impl SimClock {
     /// The clock of a host that runs at `rate`.
     #[must_use]
     pub fn new(sim: &Sim, rate: ClockRate) -> Self {
-        SimClock { sim: sim.clone(), rate }
+        SimClock { sim: sim.clone(), dial: Rc::new(Dial { rate: Cell::new(rate), suspended: Cell::default() }) }
     }
 
     /// Offset and drift.
     #[must_use]
-    pub const fn rate(&self) -> ClockRate {
-        self.rate
+    pub fn rate(&self) -> ClockRate {
+        self.dial.rate.get()
+    }
+
+    /// The clock stood still for `pause`: its host was stopped from outside.
+    pub fn stood_still(&self, pause: Duration) {
+        let rate = self.rate();
+        self.dial.rate.set(ClockRate { true_at: rate.true_at + nanos(pause), ..rate });
+    }
+
+    /// The host slept for `sleep`, and this clock counted on.
+    pub fn slept(&self, sleep: Duration) {
+        self.dial.suspended.set(self.dial.suspended.get() + sleep);
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> LocalInstant {
-        self.rate.local(self.sim.now())
+        let now = self.rate().local(self.sim.now());
+        if planted(Bug::ClockStopsInSuspend) { now.before(self.dial.suspended.get()) } else { now }
     }
 
     /// Ends up to a millisecond late as a rule, now and then up to a fifth of a second: a busy host.
-    fn sleep_until(&self, at: LocalInstant) -> impl Future<Output = ()> {
-        let mut dice = self.sim.0.dice.borrow_mut();
-        let most = if dice.chance(20) { 200 } else { 1 };
-        let late = nanos(dice.between(Duration::ZERO, Duration::from_millis(most)));
-        drop(dice);
-        self.sim.sleep_until(self.rate.true_time(at).saturating_add(late))
+    async fn sleep_until(&self, at: LocalInstant) {
+        let late = {
+            let mut dice = self.sim.0.dice.borrow_mut();
+            let most = if dice.chance(20) { 200 } else { 1 };
+            nanos(dice.between(Duration::ZERO, Duration::from_millis(most)))
+        };
+        self.sim.sleep_until(self.rate().true_time(at).saturating_add(late)).await;
+        // Never early: the clock may have stood still meanwhile.
+        while self.now() < at {
+            let short = at.since(self.now()).max(Duration::from_nanos(1));
+            self.sim.sleep(self.rate().true_wait(short) + Duration::from_nanos(1)).await;
+        }
     }
 }
 

@@ -1,31 +1,39 @@
-//! A host: a clock with an offset and a drift, processes that crash, a watchdog that resets it.
+//! A host: a clock with an offset and a drift, processes, watchdog devices, run directories; it boots, stands still,
+//! sleeps, and is reset.
 //!
-//! - **Clock**: runs up to 500 ppm fast or slow, begins anew at each boot, counts while the host is frozen.
-//! - **Process**: the daemon. When it crashes its tasks are gone, its I/O in flight is not, nor are its clients.
-//! - **Freeze**: nothing of the host runs, or nothing of the daemon alone; time passes, and the watchdog counts.
-//! - **Watchdog**: armed with a timeout and petted. The last holder's end of its descriptor, by a crash, pets it once more.
-//!   It fires at the last instant that is allowed: its timeout on the host's own clock, and almost a second (its tick) on
-//!   top. Firing resets the host.
-//! - **Reset**: every process is gone, every client, every I/O in flight on every disk. Then the host is down until
-//!   [`SimHost::boot`].
-//! - **Client**: a process that writes under an exclusive lease, as an interval of true time: it begins and ends where the
-//!   daemon's code says so, or with the host. It outlives the daemon.
+//! - **Seats**: a host has room for several daemons, each with a run directory and a watchdog device of its own. A seat's
+//!   daemon has a host_id, and its successor in the same seat finds what it left.
+//! - **Clock**: runs fast or slow, begins anew at each boot, counts while processes are frozen.
+//! - **Freeze**: a daemon stands still (SIGSTOP, a page that cannot be read); time passes and its watchdog counts.
+//! - **Pause**: the host as a whole is stopped from outside; its clock and its watchdogs stand still with it.
+//! - **Sleep** (suspend): as a pause, but the clock counts on.
+//! - **Watchdog**: armed by opening it, petted, and by its last holder's end petted once more - when that end is seen by
+//!   the kernel, which can be long after the kill. It fires at the last instant that is allowed: its timeout on the
+//!   host's own clock, and almost a second (its tick) on top. Firing resets the host.
+//! - **Reset**: every process is gone, every I/O in flight on every disk. Then the host is down until it boots.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use holdfast_daemon::state_file::StateFile;
+use holdfast_io::clock::Clock;
+use holdfast_io::identity::{BootHash, Machine, MachineHash};
 use holdfast_io::ids::HostId;
 
-use crate::checkers::{Area, Checkers};
-use crate::dice::nanos;
-use crate::disk::{HostIndex, SimDisk, SimEngine, Writer};
-use crate::executor::{ClockRate, Group, Sim, SimClock};
+use crate::checkers::Checkers;
+use crate::dice::{Dice, nanos};
+use crate::disk::{HostIndex, SimDisk, Writer};
+use crate::executor::{ClockRate, Group, Nanos, Sim, SimClock};
+use crate::guests::{Guests, Port};
 
 /// How far a watchdog's count may lag: almost one step of its counter of seconds.
-const WATCHDOG_LAG: Duration = Duration::from_millis(999);
+pub const WATCHDOG_LAG: Duration = Duration::from_millis(999);
+
+/// A place for a daemon on a host: its run directory and its watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seat(pub u8);
 
 /// A host. Clones are the same one.
 #[derive(Clone)]
@@ -36,9 +44,13 @@ struct Inner {
     checkers: Rc<Checkers>,
     disks: Vec<SimDisk>,
     index: HostIndex,
-    host_id: HostId,
+    machine: MachineHash,
     ppm: i32,
+    guests: Guests,
+    dice: RefCell<Dice>,
     state: RefCell<State>,
+    /// Whether a watchdog fires at the last instant that is allowed or anywhere in its last second.
+    punctual: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -46,39 +58,54 @@ struct State {
     up: bool,
     boot: u32,
     process: u32,
-    had_daemon: bool,
-    rate: Option<ClockRate>,
-    daemon: Option<Group>,
-    /// The timeout while armed.
-    watchdog: Option<Duration>,
-    /// Counts pets: a firing that was timed before the latest is void.
-    pets: u64,
-    watchdog_broken: bool,
-    clients: BTreeMap<u64, Area>,
-    unkillable: BTreeSet<u64>,
-    /// Whoever waits for the end of a client.
-    waiting: Vec<Waker>,
+    last_pid: i32,
+    last_description: u64,
+    clock: Option<SimClock>,
+    /// Since when it stands still, and whether its clock does too.
+    still: Option<(Nanos, bool)>,
+    daemons: BTreeMap<Seat, Running>,
+    watchdogs: BTreeMap<Seat, Dog>,
+    run_dirs: BTreeMap<Seat, StateFile>,
 }
 
-/// The daemon's process, as its tasks need it.
+struct Running {
+    group: Group,
+    writer: Writer,
+    port: Rc<Port>,
+}
+
+/// A watchdog device.
+#[derive(Default)]
+struct Dog {
+    /// The steps in which it counts, in seconds; 0 and 1: it takes every second.
+    steps: u32,
+    /// It never fires, whatever it is told: a broken rule, for runs that must fail.
+    broken: bool,
+    /// The process that has it open.
+    open_by: Option<u32>,
+    /// The timeout while it counts.
+    counting: Option<Duration>,
+    /// When it fires, in true time.
+    fires_at: Nanos,
+    /// Counts what moved that instant: a firing that was timed before the latest is void.
+    moves: u64,
+}
+
+/// A daemon's process, as its tasks need it.
 #[derive(Clone)]
 pub struct Process {
+    /// The host it runs on.
+    pub host: SimHost,
+    /// Its seat there.
+    pub seat: Seat,
     /// What its tasks belong to.
     pub group: Group,
     /// Its name on the disk.
     pub writer: Writer,
-    /// Whether there was a daemon before it in this boot.
-    pub has_predecessor: bool,
     /// The host's clock in this boot.
     pub clock: SimClock,
-}
-
-impl Process {
-    /// A disk as this process reaches it.
-    #[must_use]
-    pub fn engine(&self, disk: &SimDisk) -> SimEngine {
-        disk.engine(self.writer, self.group, self.clock.clone())
-    }
+    /// Where clients connect.
+    pub port: Rc<Port>,
 }
 
 impl SimHost {
@@ -89,18 +116,21 @@ impl SimHost {
         checkers: &Rc<Checkers>,
         disks: &[SimDisk],
         index: HostIndex,
-        host_id: HostId,
+        machine: MachineHash,
         ppm: i32,
+        dice: Dice,
     ) -> Self {
-        checkers.is_host_id(index, host_id);
         SimHost(Rc::new(Inner {
             sim: sim.clone(),
             checkers: Rc::clone(checkers),
             disks: disks.to_vec(),
             index,
-            host_id,
+            machine,
             ppm,
+            guests: Guests::new(sim, checkers, index),
+            dice: RefCell::new(dice),
             state: RefCell::default(),
+            punctual: Cell::new(true),
         }))
     }
 
@@ -110,14 +140,44 @@ impl SimHost {
         self.0.index
     }
 
-    /// Its host_id.
+    /// The run.
     #[must_use]
-    pub fn host_id(&self) -> HostId {
-        self.0.host_id
+    pub fn sim(&self) -> &Sim {
+        &self.0.sim
+    }
+
+    /// Who watches.
+    #[must_use]
+    pub fn checkers(&self) -> &Rc<Checkers> {
+        &self.0.checkers
+    }
+
+    /// The disk at a path, as every host sees it.
+    #[must_use]
+    pub fn disk(&self, path: &str) -> Option<&SimDisk> {
+        self.0.disks.iter().find(|d| &**d.path() == path)
+    }
+
+    /// Its processes but daemons.
+    #[must_use]
+    pub fn guests(&self) -> &Guests {
+        &self.0.guests
+    }
+
+    /// Chance, for what this host does by itself.
+    #[must_use]
+    pub fn within(&self, least: Duration, most: Duration) -> Duration {
+        self.0.dice.borrow_mut().skewed(least.max(Duration::from_nanos(1)), most.max(least))
+    }
+
+    /// Chance, in parts per thousand.
+    #[must_use]
+    pub fn chance(&self, per_mille: u32) -> bool {
+        self.0.dice.borrow_mut().chance(per_mille)
     }
 
     /// A line in its column of the timeline.
-    pub fn note(&self, text: impl Into<String>) {
+    pub fn note(&self, text: impl FnOnce() -> String) {
         self.0.checkers.note(Some(self.0.index), text);
     }
 
@@ -133,10 +193,23 @@ impl SimHost {
         self.0.state.borrow().boot
     }
 
-    /// Whether a daemon runs on it.
+    /// Who it says it is, in this boot.
     #[must_use]
-    pub fn has_daemon(&self) -> bool {
-        self.0.state.borrow().daemon.is_some()
+    pub fn machine(&self) -> Machine {
+        let boot = u64::from(self.boot_number()) + 1000 * self.0.index.0 as u64;
+        Machine { machine: self.0.machine, boot: BootHash(boot) }
+    }
+
+    /// The boot id, as the state file names it.
+    #[must_use]
+    pub fn boot_id(&self) -> String {
+        format!("boot {} of host {}", self.boot_number(), self.0.index.0)
+    }
+
+    /// Its clock, while it is up.
+    #[must_use]
+    pub fn clock(&self) -> Option<SimClock> {
+        self.0.state.borrow().clock.clone()
     }
 
     /// Comes up, with a clock that says `uptime`.
@@ -145,224 +218,319 @@ impl SimHost {
         assert!(!state.up, "a host that is up does not boot");
         state.up = true;
         state.boot += 1;
-        state.had_daemon = false;
-        state.rate = Some(ClockRate { true_at: self.0.sim.now(), host_at: nanos(uptime), ppm: self.0.ppm });
-        let text = format!("boot {}", state.boot);
+        // Run directories are memory.
+        state.run_dirs.clear();
+        let rate = ClockRate { true_at: self.0.sim.now(), host_at: nanos(uptime), ppm: self.0.ppm };
+        state.clock = Some(SimClock::new(&self.0.sim, rate));
+        let boot = state.boot;
         drop(state);
-        self.note(text);
-    }
-
-    /// Starts the daemon's process; `None` while the host is down or has one.
-    #[must_use]
-    pub fn start_daemon(&self) -> Option<Process> {
-        let mut state = self.0.state.borrow_mut();
-        let rate = state.rate.filter(|_| state.up && state.daemon.is_none())?;
-        state.process += 1;
-        let has_predecessor = std::mem::replace(&mut state.had_daemon, true);
-        let group = self.0.sim.new_group();
-        state.daemon = Some(group);
-        let writer = Writer { host: self.0.index, boot: state.boot, process: state.process };
-        drop(state);
-        self.note(format!("daemon {} starts", writer.process));
-        Some(Process { group, writer, has_predecessor, clock: SimClock::new(&self.0.sim, rate) })
-    }
-
-    /// The daemon is gone at whatever it was doing. Its I/O in flight and its clients are not, and the closing of its
-    /// watchdog descriptor pets the device.
-    pub fn crash_daemon(&self) {
-        let Some(group) = self.0.state.borrow_mut().daemon.take() else { return };
-        self.note("daemon CRASHES");
-        self.0.checkers.count(|c| c.crashes += 1);
-        self.0.sim.kill(group);
-        self.pet();
-    }
-
-    /// The daemon stands still; its clients do not.
-    pub fn freeze(&self) {
-        let group = self.0.state.borrow().daemon;
-        if let Some(group) = group {
-            self.note("FROZEN");
-            self.0.sim.freeze(group);
-        }
-    }
-
-    /// It goes on.
-    pub fn thaw(&self) {
-        let group = self.0.state.borrow().daemon;
-        if let Some(group) = group {
-            self.note("thawed");
-            self.0.sim.thaw(group);
-        }
+        self.note(|| format!("boot {boot}"));
     }
 
     /// Power off: nothing of this host writes any more.
     pub fn reset(&self) {
-        let group = {
+        let gone = {
             let mut state = self.0.state.borrow_mut();
             if !state.up {
                 return;
             }
             state.up = false;
-            state.watchdog = None;
-            state.pets += 1;
-            state.rate = None;
-            state.clients.clear();
-            state.daemon.take()
+            state.clock = None;
+            state.still = None;
+            for dog in state.watchdogs.values_mut() {
+                (dog.open_by, dog.counting) = (None, None);
+                dog.moves += 1;
+            }
+            std::mem::take(&mut state.daemons)
         };
-        self.note("RESET");
-        if let Some(group) = group {
-            self.0.sim.kill(group);
-        }
+        self.note(|| "RESET".into());
         self.0.disks.iter().for_each(|disk| disk.host_reset(self.0.index));
+        self.0.guests.reset();
         self.0.checkers.host_reset(self.0.index);
+        for running in gone.into_values() {
+            self.0.sim.kill(running.group);
+        }
     }
 
-    /// The watchdog no longer fires, whatever it is told: a broken rule, for runs that must fail.
-    pub fn break_watchdog(&self) {
-        self.0.state.borrow_mut().watchdog_broken = true;
-    }
+    // --- daemons -------------------------------------------------------------------------------------------------
 
-    /// Arms the watchdog, or changes its timeout; pets it.
-    pub fn arm(&self, timeout: Duration) {
-        self.0.state.borrow_mut().watchdog = Some(timeout);
-        self.pet();
-    }
-
-    /// Whether it is armed.
+    /// Starts a daemon's process; `None` while the host is down or the seat is taken.
     #[must_use]
-    pub fn is_armed(&self) -> bool {
-        self.0.state.borrow().watchdog.is_some()
-    }
-
-    /// Switches it off.
-    pub fn disarm(&self) {
+    pub fn start_daemon(&self, seat: Seat, host_id: HostId) -> Option<Process> {
         let mut state = self.0.state.borrow_mut();
-        state.watchdog = None;
-        state.pets += 1;
-    }
-
-    /// Begins its count anew, if it is armed.
-    pub fn pet(&self) {
-        let mut state = self.0.state.borrow_mut();
-        let (Some(timeout), Some(rate)) = (state.watchdog, state.rate) else { return };
-        state.pets += 1;
-        let pets = state.pets;
+        let clock = state.clock.clone().filter(|_| state.up && !state.daemons.contains_key(&seat))?;
+        state.process += 1;
+        let group = self.0.sim.new_group();
+        let writer = Writer { host: self.0.index, boot: state.boot, process: state.process, host_id };
+        let port = Rc::new(Port::default());
+        if state.still.is_some() {
+            self.0.sim.freeze(group);
+        }
+        state.daemons.insert(seat, Running { group, writer, port: Rc::clone(&port) });
         drop(state);
-        let host = self.clone();
-        self.0.sim.call_after(Group::RUN, rate.true_wait(timeout) + WATCHDOG_LAG, move || host.fire(pets));
+        self.note(|| format!("daemon {} starts", writer.process));
+        Some(Process { host: self.clone(), seat, group, writer, clock, port })
     }
 
-    fn fire(&self, pets: u64) {
+    /// Whether a daemon runs in a seat.
+    #[must_use]
+    pub fn has_daemon(&self, seat: Seat) -> bool {
+        self.0.state.borrow().daemons.contains_key(&seat)
+    }
+
+    /// Where the clients of a seat's daemon connect.
+    #[must_use]
+    pub fn port(&self, seat: Seat) -> Option<Rc<Port>> {
+        self.0.state.borrow().daemons.get(&seat).map(|d| Rc::clone(&d.port))
+    }
+
+    /// The daemon is gone at whatever it was doing. Its I/O in flight and its clients are not.
+    pub fn crash_daemon(&self, seat: Seat) {
+        if let Some(running) = self.0.state.borrow_mut().daemons.remove(&seat) {
+            self.note(|| format!("daemon {} CRASHES", running.writer.process));
+            self.0.checkers.count(|c| c.crashes += 1);
+            self.ended(running);
+        }
+    }
+
+    /// The daemon's process has come to its end by itself. Called from one of its tasks, which ends with it.
+    pub fn daemon_exits(&self, process: &Process, why: &str) {
+        let mut state = self.0.state.borrow_mut();
+        if state.daemons.get(&process.seat).is_some_and(|d| d.writer == process.writer)
+            && let Some(running) = state.daemons.remove(&process.seat)
+        {
+            drop(state);
+            self.note(|| format!("daemon {} ends: {why}", running.writer.process));
+            let host = self.clone();
+            self.0.sim.call_at(Group::RUN, self.0.sim.now(), move || host.ended(running));
+        }
+    }
+
+    fn ended(&self, running: Running) {
+        self.0.sim.kill(running.group);
+        self.0.checkers.process_gone(running.writer);
+        running.port.hang_up();
+    }
+
+    /// The daemon stands still; its clients do not.
+    pub fn freeze(&self, seat: Seat) {
+        if let Some(running) = self.0.state.borrow().daemons.get(&seat) {
+            self.0.sim.freeze(running.group);
+        }
+        self.note(|| "FROZEN".into());
+    }
+
+    /// It goes on.
+    pub fn thaw(&self, seat: Seat) {
+        if let Some(running) = self.0.state.borrow().daemons.get(&seat)
+            && self.0.sim.is_frozen(running.group)
+        {
+            self.0.sim.thaw(running.group);
+            self.note(|| "thawed".into());
+        }
+    }
+
+    /// Whether a seat's daemon stands still.
+    #[must_use]
+    pub fn is_frozen(&self, seat: Seat) -> bool {
+        self.0.state.borrow().daemons.get(&seat).is_some_and(|d| self.0.sim.is_frozen(d.group))
+    }
+
+    /// A pid that nobody had in this boot.
+    #[must_use]
+    pub fn next_pid(&self) -> i32 {
+        let mut state = self.0.state.borrow_mut();
+        state.last_pid += 1;
+        state.last_pid
+    }
+
+    /// The number of a new open file description.
+    #[must_use]
+    pub fn next_description(&self) -> u64 {
+        let mut state = self.0.state.borrow_mut();
+        state.last_description += 1;
+        // Unique over all hosts of the run: the disks know nothing of hosts' own numbers.
+        state.last_description * 64 + self.0.index.0 as u64
+    }
+
+    // --- standing still ------------------------------------------------------------------------------------------
+
+    /// The host stands still as a whole: nothing of it runs and no watchdog counts. `clock_too`: its clock stands still
+    /// (paused by a hypervisor), or counts on (asleep).
+    pub fn stand_still(&self, clock_too: bool) {
+        let mut state = self.0.state.borrow_mut();
+        if !state.up || state.still.is_some() {
+            return;
+        }
+        state.still = Some((self.0.sim.now(), clock_too));
+        state.daemons.values().for_each(|d| self.0.sim.freeze(d.group));
+        self.0.guests.stand_still();
+        state.watchdogs.values_mut().for_each(|dog| dog.moves += 1);
+        drop(state);
+        self.note(|| if clock_too { "PAUSED".into() } else { "ASLEEP".into() });
+    }
+
+    /// It goes on. Its daemons have their first turn before any other process of it (A7).
+    pub fn go_on(&self) {
+        let mut state = self.0.state.borrow_mut();
+        let Some((since, clock_too)) = state.still.take() else { return };
+        let still = Duration::from_nanos(self.0.sim.now() - since);
+        if let Some(clock) = &state.clock {
+            if clock_too { clock.stood_still(still) } else { clock.slept(still) }
+        }
+        state.daemons.values().for_each(|d| self.0.sim.thaw(d.group));
+        let dogs: Vec<Seat> = state.watchdogs.iter().filter(|(_, d)| d.counting.is_some()).map(|(s, _)| *s).collect();
+        for dog in state.watchdogs.values_mut() {
+            dog.fires_at += nanos(still);
+        }
+        drop(state);
+        self.0.checkers.stood_still(self.0.index, still, clock_too);
+        dogs.into_iter().for_each(|seat| self.time_firing(seat));
+        let host = self.clone();
+        self.0.sim.call_after(Group::RUN, Duration::from_millis(300), move || host.0.guests.go_on());
+        self.note(|| format!("goes on after {still:?}"));
+    }
+
+    /// Since when it stands still.
+    #[must_use]
+    pub fn still_since(&self) -> Option<Nanos> {
+        self.0.state.borrow().still.map(|(since, _)| since)
+    }
+
+    // --- watchdogs -----------------------------------------------------------------------------------------------
+
+    /// How a seat's watchdog is made: it counts in steps of so many seconds, or, broken, never fires.
+    pub fn make_watchdog(&self, seat: Seat, steps: u32, broken: bool) {
+        self.0.state.borrow_mut().watchdogs.insert(seat, Dog { steps, broken, ..Dog::default() });
+    }
+
+    /// Watchdogs fire anywhere in the second in which they may.
+    pub fn fire_at_any_time(&self) {
+        self.0.punctual.set(false);
+    }
+
+    /// Opens a seat's watchdog, which pets it and makes it count. `false`: another process has it open.
+    #[must_use]
+    pub fn open_watchdog(&self, process: &Process) -> bool {
+        let mut state = self.0.state.borrow_mut();
+        let dog = state.watchdogs.entry(process.seat).or_default();
+        if dog.open_by.is_some() {
+            return false;
+        }
+        dog.open_by = Some(process.writer.process);
+        // What it was set to last, or what such devices begin with.
+        dog.counting.get_or_insert(Duration::from_secs(60));
+        drop(state);
+        self.0.checkers.watchdog_opened(process.writer);
+        self.pet(process.seat);
+        true
+    }
+
+    /// Sets the timeout of a device that `process` has open; what it counts from now on, beginning anew.
+    #[must_use]
+    pub fn set_watchdog(&self, seat: Seat, seconds: u32) -> u32 {
+        let set = {
+            let mut state = self.0.state.borrow_mut();
+            let dog = state.watchdogs.entry(seat).or_default();
+            let set = seconds.next_multiple_of(dog.steps.max(1));
+            dog.counting = Some(Duration::from_secs(u64::from(set)));
+            set
+        };
+        self.pet(seat);
+        set
+    }
+
+    /// Stops a device and closes it.
+    pub fn stop_watchdog(&self, process: &Process) {
+        let mut state = self.0.state.borrow_mut();
+        let dog = state.watchdogs.entry(process.seat).or_default();
+        (dog.counting, dog.open_by) = (None, None);
+        dog.moves += 1;
+        drop(state);
+        self.0.checkers.watchdog_stopped(process.writer);
+    }
+
+    /// The process that has a device open is gone. The kernel closes the descriptor with its last thread, which may have
+    /// to wait for an I/O; closing pets.
+    pub fn close_watchdog(&self, process: &Process) {
+        self.0.checkers.watchdog_stopped(process.writer);
+        let (host, seat, number) = (self.clone(), process.seat, process.writer.process);
+        let stuck = self.0.disks.iter().any(|d| !d.in_flight(|io| io.writer == process.writer).is_empty());
+        let after = if stuck { self.within(Duration::from_millis(1), Duration::from_secs(40)) } else { Duration::ZERO };
+        self.0.sim.call_after(Group::RUN, after, move || {
+            let mut state = host.0.state.borrow_mut();
+            let Some(dog) = state.watchdogs.get_mut(&seat).filter(|d| d.open_by == Some(number)) else { return };
+            dog.open_by = None;
+            drop(state);
+            host.pet(seat);
+        });
+    }
+
+    /// Whether the process before has a seat's watchdog open still.
+    #[must_use]
+    pub fn watchdog_is_open(&self, seat: Seat) -> bool {
+        self.0.state.borrow().watchdogs.get(&seat).is_some_and(|d| d.open_by.is_some())
+    }
+
+    /// Begins a device's count anew, if it counts.
+    pub fn pet(&self, seat: Seat) {
+        let mut state = self.0.state.borrow_mut();
+        let (now, still) = (self.0.sim.now(), state.still.is_some());
+        let Some(clock) = state.clock.clone() else { return };
+        let Some(dog) = state.watchdogs.get_mut(&seat) else { return };
+        let Some(timeout) = dog.counting else { return };
+        let lag =
+            if self.0.punctual.get() { WATCHDOG_LAG } else { self.within(Duration::from_millis(1), WATCHDOG_LAG) };
+        dog.fires_at = now + nanos(clock.rate().true_wait(timeout) + lag);
+        dog.moves += 1;
+        drop(state);
+        if !still {
+            self.time_firing(seat);
+        }
+    }
+
+    fn time_firing(&self, seat: Seat) {
+        let mut state = self.0.state.borrow_mut();
+        let Some(dog) = state.watchdogs.get_mut(&seat) else { return };
+        dog.moves += 1;
+        let (moves, at, host) = (dog.moves, dog.fires_at, self.clone());
+        drop(state);
+        self.0.sim.call_at(Group::RUN, at, move || host.fire(seat, moves));
+    }
+
+    fn fire(&self, seat: Seat, moves: u64) {
         let state = self.0.state.borrow();
-        if state.pets != pets || state.watchdog.is_none() || state.watchdog_broken {
+        let dog = state.watchdogs.get(&seat);
+        if dog.is_none_or(|d| d.moves != moves || d.counting.is_none() || d.broken) {
             return;
         }
         drop(state);
-        self.note("WATCHDOG FIRES");
+        self.note(|| "WATCHDOG FIRES".into());
         self.0.checkers.count(|c| c.resets += 1);
         self.reset();
     }
 
-    /// A client of this host may write under the exclusive lease of `area` from now on.
+    // --- run directories -----------------------------------------------------------------------------------------
+
+    /// The state file of a seat.
     #[must_use]
-    pub fn client_begins(&self, area: Area) -> u64 {
-        let number = self.0.checkers.holds(self.0.index, area);
-        self.0.state.borrow_mut().clients.insert(number, area);
-        number
+    pub fn state_file(&self, seat: Seat) -> Option<StateFile> {
+        self.0.state.borrow().run_dirs.get(&seat).cloned()
     }
 
-    /// That client is over: it ended, or was seen gone.
-    pub fn client_over(&self, number: u64) {
-        let mut state = self.0.state.borrow_mut();
-        let ran = state.clients.remove(&number).is_some();
-        let waiting = std::mem::take(&mut state.waiting);
-        drop(state);
-        waiting.into_iter().for_each(Waker::wake);
-        if ran {
-            self.0.checkers.holds_no_more(number);
-        }
+    /// Replaces it.
+    pub fn write_state_file(&self, seat: Seat, state: &StateFile) {
+        self.0.state.borrow_mut().run_dirs.insert(seat, state.clone());
     }
 
-    /// Resolves once that client is over.
-    pub async fn client_gone(&self, number: u64) {
-        std::future::poll_fn(|cx| {
-            let mut state = self.0.state.borrow_mut();
-            if !state.clients.contains_key(&number) {
-                return Poll::Ready(());
-            }
-            state.waiting.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+    /// Somebody removes it.
+    pub fn lose_state_file(&self, seat: Seat) {
+        self.0.state.borrow_mut().run_dirs.remove(&seat);
     }
 
-    /// Nothing but a reset ends this client.
-    pub fn set_unkillable(&self, number: u64) {
-        self.0.state.borrow_mut().unkillable.insert(number);
-    }
-
-    /// Whether it is such a client.
+    /// What the clock says now.
     #[must_use]
-    pub fn is_unkillable(&self, number: u64) -> bool {
-        self.0.state.borrow().unkillable.contains(&number)
-    }
-
-    /// The clients that run.
-    #[must_use]
-    pub fn clients(&self) -> Vec<u64> {
-        self.0.state.borrow().clients.keys().copied().collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::executor::Ended;
-
-    const S: u64 = 1_000_000_000;
-
-    fn host(sim: &Sim) -> SimHost {
-        let checkers = Checkers::new(sim);
-        let host = SimHost::new(sim, &checkers, &[], HostIndex(0), HostId::new(1).unwrap(), -500);
-        host.boot(Duration::from_secs(100));
-        host
-    }
-
-    #[test]
-    fn an_unpetted_watchdog_resets_its_host_at_the_last_allowed_instant() {
-        let sim = Sim::new(1);
-        let host = host(&sim);
-        host.arm(Duration::from_secs(30));
-        sim.run_until(30 * S + 900_000_000);
-        assert!(host.is_up());
-        sim.run_until(31 * S + 100_000_000);
-        assert!(!host.is_up());
-    }
-
-    #[test]
-    fn a_crash_pets_the_watchdog_once_more() {
-        let sim = Sim::new(1);
-        let host = host(&sim);
-        assert!(host.start_daemon().is_some());
-        host.arm(Duration::from_secs(30));
-        sim.run_until(29 * S);
-        host.crash_daemon();
-        sim.run_until(59 * S);
-        assert!(host.is_up());
-        assert_eq!(sim.run_until(61 * S), Ended::Idle);
-        assert!(!host.is_up());
-    }
-
-    #[test]
-    fn a_petted_or_disarmed_watchdog_does_not_fire() {
-        let sim = Sim::new(1);
-        let host = host(&sim);
-        host.arm(Duration::from_secs(30));
-        sim.run_until(29 * S);
-        host.pet();
-        sim.run_until(58 * S);
-        host.disarm();
-        sim.run_until(600 * S);
-        assert!(host.is_up());
+    pub fn now(&self) -> Option<holdfast_io::clock::LocalInstant> {
+        self.clock().map(|c| c.now())
     }
 }

@@ -192,6 +192,8 @@ impl Front<Linux> for Guests {
                     spawn_local(group::watch(leader, client, notes, clock));
                 }
             }
+            // With blocking writes and with libaio a process has exited only when its last write is over.
+            Effect::WatchWrites { client } => return Some(Event::WritesOver { client }),
             Effect::Answer { to, request } => self.answer(works, to, request),
             Effect::AnswerStatus { to } => self.answer_status(works, to),
             Effect::Kill(kill) => self.kill(works, kill),

@@ -230,6 +230,7 @@ impl<P: Platform> Works<P> {
             | Effect::Forget { .. }
             | Effect::Identify { .. }
             | Effect::WatchGroup { .. }
+            | Effect::WatchWrites { .. }
             | Effect::Answer { .. }
             | Effect::AnswerStatus { .. }
             | Effect::Kill(_)

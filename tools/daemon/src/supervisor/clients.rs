@@ -30,6 +30,8 @@ pub struct Client {
     pub exited: bool,
     /// Of the process group that it led, if it led one, nothing runs any more.
     pub group_gone: bool,
+    /// Nothing that it wrote is in flight any more.
+    pub writes_over: bool,
     /// The connection is at its end.
     pub closed: bool,
     /// Display name: pid text, then what ACQUIRE's options say.
@@ -53,12 +55,20 @@ impl Client {
         self.closed && self.has_ended()
     }
 
-    /// Its process has exited, with all of its group if it led one.
+    /// Its process has exited, with all of its group if it led one, and what they wrote has landed (S1: a write in flight
+    /// is a write).
     fn has_ended(&self) -> bool {
-        match &self.process {
-            Some(process) => self.exited && (!process.group || self.group_gone),
-            None => true,
-        }
+        self.process.is_none() || (self.writes_over && self.has_exited())
+    }
+
+    /// What runs under `holdfast exec` is one process group from first to last: that it closed a descriptor it never knew
+    /// it had does not mean that it no longer uses the disk.
+    fn is_strict(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| p.group) && !self.has_ended()
+    }
+
+    fn has_exited(&self) -> bool {
+        self.process.as_ref().is_none_or(|process| self.exited && (!process.group || self.group_gone))
     }
 
     /// The connection outlived its process.
@@ -76,6 +86,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             process: None,
             exited: false,
             group_gone: false,
+            writes_over: false,
             closed: false,
             name: Name48::EMPTY,
             restrict: RestrictFlags::NONE,
@@ -125,12 +136,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(running) = &ended.running {
             running.stop.set();
         }
-        // What runs under `holdfast exec` is one process group from first to last: that it closed a descriptor it never
-        // knew it had does not mean that it no longer uses the disk.
-        let strict = ended.process.as_ref().is_some_and(|p| p.group) && !ended.has_ended();
+        let (over, strict) = (ended.has_ended(), ended.is_strict());
         self.drop_waiting(client);
-        if !strict {
+        if over {
             self.release_all_of(client);
+        } else if !strict {
+            // What it wrote before must have landed (S1).
+            self.effects.push(Effect::WatchWrites { client });
         }
         self.forget_if_over(client);
     }
@@ -141,21 +153,22 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if ended.process.as_ref().is_some_and(|p| p.group) {
             return self.effects.push(Effect::WatchGroup { client });
         }
-        self.ended(client);
+        self.effects.push(Effect::WatchWrites { client });
     }
 
     pub(super) fn group_gone(&mut self, client: ClientId) {
         let Some(ended) = self.clients.get_mut(&client) else { return };
         ended.group_gone = true;
-        self.ended(client);
+        self.effects.push(Effect::WatchWrites { client });
     }
 
-    /// A client's process has ended, with all that ends with it. Its leases go with the later of this and its connection.
-    fn ended(&mut self, client: ClientId) {
-        let Some(ended) = self.clients.get(&client) else { return };
-        if ended.closed {
+    /// Nothing of a client is in flight. Its leases go with the later of this and the end of its connection.
+    pub(super) fn writes_over(&mut self, client: ClientId) {
+        let Some(ended) = self.clients.get_mut(&client) else { return };
+        ended.writes_over = ended.has_exited();
+        if ended.closed && !ended.is_strict() {
             self.release_all_of(client);
-        } else {
+        } else if ended.is_inherited() {
             tracing::warn!(
                 pid = ended.pid,
                 name = %ended.name,

@@ -123,6 +123,11 @@ pub enum Event<L> {
         /// The connection it registered.
         client: ClientId,
     },
+    /// Nothing that a registered process, or its group, has written is in flight any more. Comes after its end.
+    WritesOver {
+        /// The connection it registered.
+        client: ClientId,
+    },
     /// The watchdog is armed, or cannot be.
     Armed {
         /// Whether it keeps what is to be sealed, as read back; or why not.
@@ -298,6 +303,12 @@ pub enum Effect<L> {
     },
     /// A registered process has exited that led a process group: report [`Event::GroupGone`] when all of it has.
     WatchGroup {
+        /// Which connection.
+        client: ClientId,
+    },
+    /// A registered process has ended, with its group if it led one: report [`Event::WritesOver`] when nothing that it
+    /// wrote is in flight any more.
+    WatchWrites {
         /// Which connection.
         client: ClientId,
     },

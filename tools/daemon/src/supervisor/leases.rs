@@ -60,6 +60,19 @@ pub enum Phase<L> {
     Releasing,
 }
 
+impl<L> Phase<L> {
+    /// The word for people and logs.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Phase::Acquiring => "acquiring",
+            Phase::Held { .. } => "held",
+            Phase::Opening(_) => "opening",
+            Phase::Releasing => "releasing",
+        }
+    }
+}
+
 /// A command that runs for a target.
 #[derive(Debug)]
 pub struct Running {

@@ -33,7 +33,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
-use holdfast_io::ids::SpaceName;
+use holdfast_io::ids::{Generation, SpaceName};
 use holdfast_io::seal::SealedFire;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
 use holdfast_protocol::codes::ResultCode;
@@ -155,6 +155,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Closed { client } => self.closed(client),
             Event::Exited { client } => self.exited(client),
             Event::GroupGone { client } => self.group_gone(client),
+            Event::WritesOver { client } => self.writes_over(client),
             Event::Armed { result, device_seconds } => self.armed(result, device_seconds, now),
             Event::Petted { result } => self.petted(result, now),
             Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences),
@@ -175,6 +176,22 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.step_shutdown();
         self.check(now);
         std::mem::take(&mut self.effects)
+    }
+
+    /// Our generation in a lockspace that is active.
+    #[must_use]
+    pub fn generation_in(&self, space: &SpaceName) -> Option<Generation> {
+        match self.spaces.get(space)?.life {
+            Life::Active { generation, .. } => Some(generation),
+            _ => None,
+        }
+    }
+
+    /// Where a lockspace stands, in a word, and what is done with its leases: the most delicate of it.
+    #[must_use]
+    pub fn standing(&self, space: &SpaceName) -> (Option<&'static str>, Option<&'static str>) {
+        let phase = self.leases.values().filter(|l| l.key.space == *space).map(|l| l.phase.word()).max();
+        (self.spaces.get(space).map(|s| s.life.word()), phase)
     }
 
     /// When [`Event::Tick`] is due at the latest.

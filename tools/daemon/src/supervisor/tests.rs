@@ -41,6 +41,8 @@ struct World {
     now: LocalInstant,
     log: Vec<Effect<u32>>,
     unanswered_pets: usize,
+    /// What clients have written does not land at once.
+    writes_in_flight: bool,
 }
 
 fn name(text: &str) -> SpaceName {
@@ -77,6 +79,7 @@ impl World {
             now: LocalInstant::from_nanos(1_000_000_000_000),
             log: Vec::new(),
             unanswered_pets: 0,
+            writes_in_flight: false,
         }
     }
 
@@ -92,7 +95,15 @@ impl World {
     fn apply(&mut self, event: Event<u32>) -> &mut Self {
         let effects = self.daemon.apply(event, self.now);
         self.unanswered_pets += effects.iter().filter(|e| matches!(e, Effect::Pet)).count();
+        let over = |e: &Effect<u32>| match e {
+            Effect::WatchWrites { client } if !self.writes_in_flight => Some(*client),
+            _ => None,
+        };
+        let over: Vec<ClientId> = effects.iter().filter_map(over).collect();
         self.log.extend(effects);
+        for client in over {
+            self.apply(Event::WritesOver { client });
+        }
         self
     }
 
@@ -409,6 +420,23 @@ fn s1_a_lost_lockspace_is_not_left_while_a_member_of_a_guarded_group_runs() {
     assert_eq!(w.leaves(), [] as [bool; 0]);
     assert_eq!(*w.signals(1).last().unwrap(), Signal::SIGKILL, "the ladder goes on for the rest of the group");
     w.apply(Event::GroupGone { client: ClientId(1) });
+    assert_eq!(w.leaves(), [false]);
+}
+
+#[test]
+fn s1_what_a_client_has_written_lands_before_its_lease_is_given_back_or_its_lockspace_left() {
+    let mut w = World::joined();
+    w.writes_in_flight = true;
+    w.hold(1, "R").closed(1).exited(1);
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 0);
+    w.apply(Event::WritesOver { client: ClientId(1) });
+    assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 1);
+
+    let mut w = World::joined();
+    w.writes_in_flight = true;
+    w.hold(1, "R").pass(8 * IO + 1).closed(1).exited(1).pass(1);
+    assert_eq!(w.leaves(), [] as [bool; 0]);
+    w.apply(Event::WritesOver { client: ClientId(1) });
     assert_eq!(w.leaves(), [false]);
 }
 
