@@ -356,6 +356,12 @@ impl Io {
         self.len() == 0
     }
 
+    /// When its caller stops waiting for it.
+    #[must_use]
+    pub const fn not_after(&self) -> LocalInstant {
+        self.not_after
+    }
+
     /// Must be called right before the device is touched. `None`: the caller took the I/O back, its deadline or D2's
     /// instant has passed; the device must not be touched. A freeze between this check and the system call is what
     /// the watchdog is for: frozen for longer than D3 allows, the host is reset.

@@ -1,208 +1,71 @@
-//! A cluster made up by a seed: two or three hosts, one lockspace, one resource, and everything that can go wrong.
+//! A cluster, made from a plan: hosts, disks, daemons, clients, and everything that goes wrong.
 //!
-//! **Safety phase**: the disk is faulty, daemons crash and come back under the same or a new name, with or without their
-//! state file, freeze and go on; hosts are reset and boot again; paths are lost. The checkers watch every landed write.
+//! **Safety phase**: the disks are faulty, daemons die and come back, stand still and go on; hosts are reset, paused, put to
+//! sleep; paths are lost, sectors damaged, clients killed. The checkers watch every I/O, every watchdog and every client.
 //! **Liveness phase**: the faults end, whatever hangs for ever is swept away by a reset, and within a bound that the
-//! timing of the hosts gives somebody must hold the lease.
+//! timing of the hosts gives a client must get a lease.
 
 use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use delta_lease::DeltaArea;
-use holdfast_io::identity::{BootHash, Machine, MachineHash};
-use holdfast_io::ids::{HostId, HostName, NameError, ResourceName, SpaceName};
-use holdfast_io::seal::{AreaUuid, SealedFire};
-use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
-use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
-use paxos_lease::LeaseAt;
+use holdfast_io::identity::MachineHash;
+use holdfast_io::ids::{HostName, NameError, SpaceName};
+use holdfast_io::units::LeaseOffset;
 
-use crate::checkers::{Area, Checkers, Counts, Violation};
-use crate::daemon::{Daemon, Habits, RunState, Sabotage, Settings, World};
+use crate::areas;
+use crate::checkers::{Area, Checkers, Counts, Row, Violation};
+use crate::clients;
+use crate::coverage::{Coverage, Fault};
+use crate::daemon::{self, Config, Habits, ResourceAt, World};
 use crate::dice::{Dice, Stream, nanos};
-use crate::disk::{FaultRates, HostIndex, PathLoss, SimDisk};
+use crate::disk::{FaultRates, HostIndex, SimDisk};
 use crate::executor::{Ended, Group, Nanos, Sim};
-use crate::host::SimHost;
+use crate::host::{Seat, SimHost};
+use crate::machine::SimMachine;
+use crate::plan::{Mishap, Plan, Trouble, Whom, seconds};
 
-const MIB: u64 = 1024 * 1024;
-
-/// What a run is made of.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Sizes of both areas.
-    pub geometry: Geometry,
-    /// io_timeout and fire timeout of each host.
-    pub hosts: Vec<Settings>,
-    /// What the hosts' clocks gain, in parts per million.
-    pub ppm: Vec<i32>,
-    /// How hosts behave.
-    pub habits: Habits,
-    /// How the disk behaves while it is faulty.
-    pub rates: FaultRates,
-    /// Length of the safety phase.
-    pub safety: Duration,
-    /// The mean time between two mishaps.
-    pub mishaps: Duration,
-    /// Rules broken on purpose.
-    pub sabotage: Sabotage,
-}
+/// The name of the lockspace.
+pub const SPACE: &str = "space";
 
 /// What came of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// What happened in it.
     pub counts: Counts,
+    /// Which fault struck in which phase.
+    pub coverage: Coverage,
     /// Steps of the executor: equal for equal seeds.
     pub steps: u64,
     /// Virtual time.
     pub end: Nanos,
 }
 
-/// One host with what it keeps.
+/// One daemon, over all its processes.
 pub struct Member {
-    /// The host.
+    /// Its host.
     pub host: SimHost,
-    settings: Settings,
-    run_state: Rc<RefCell<RunState>>,
+    /// Its seat there.
+    pub seat: Seat,
+    config: Config,
+    name: RefCell<String>,
+    machine: RefCell<Option<SimMachine>>,
     dice: RefCell<Dice>,
-    /// How often it was given a new name.
-    names: Cell<u32>,
 }
 
-/// Hosts, disk and areas of a run.
+/// Hosts, disks and areas of a run.
 pub struct Cluster {
     /// The run.
     pub sim: Sim,
     /// What its hosts share.
     pub world: Rc<World>,
     /// Its hosts.
+    pub hosts: Vec<SimHost>,
+    /// Its daemons.
     pub members: Vec<Rc<Member>>,
+    rates: FaultRates,
     mishaps: Group,
-}
-
-fn pick<T: Copy>(dice: &mut Dice, from: &[T]) -> T {
-    from[dice.index(from.len())]
-}
-
-fn seconds(s: u64) -> Duration {
-    Duration::from_secs(s)
-}
-
-impl Plan {
-    /// The plan that a seed makes.
-    #[must_use]
-    pub fn of_seed(seed: u64) -> Self {
-        let mut dice = Dice::new(seed, Stream::Scenario);
-        let small = Geometry::new(SectorSize::B4096, AlignSize::M1);
-        let classic = Geometry::new(SectorSize::B512, AlignSize::M1);
-        let geometry = if dice.chance(100) { classic } else { small };
-        let count = 2 + dice.index(2);
-        let same =
-            Settings { io_timeout: x(pick(&mut dice, &[5, 10, 10, 20])), fire: fire(pick(&mut dice, &[10, 20, 60])) };
-        let mixed = dice.chance(300);
-        let hosts: Vec<Settings> = (0..count)
-            .map(|_| match mixed {
-                false => same,
-                true => Settings {
-                    io_timeout: x(pick(&mut dice, &[3, 5, 10, 20])),
-                    fire: fire(pick(&mut dice, &[10, 30, 60])),
-                },
-            })
-            .collect();
-        let ppm = (0..count).map(|_| pick(&mut dice, &[-500, -80, 0, 30, 500])).collect();
-        let longest = hosts.iter().map(|s| s.timing().host_dead()).max().unwrap_or_default();
-        let habits = Habits {
-            longest_run: pick(&mut dice, &[seconds(2), seconds(20), longest]),
-            longest_pause: pick(&mut dice, &[seconds(1), seconds(10), seconds(40)]),
-            unkillable: pick(&mut dice, &[0, 100, 500]),
-            leaves: pick(&mut dice, &[0, 300]),
-            waits: 500,
-            wants: u64::MAX,
-            absence: longest * 2,
-        };
-        let plan_x = same.io_timeout.seconds();
-        // A short run in which all hosts want the lease all the time: ballots meet.
-        let hot = dice.chance(150);
-        let habits = match hot {
-            true => {
-                Habits { longest_run: Duration::from_millis(50), longest_pause: Duration::from_millis(100), ..habits }
-            }
-            false => habits,
-        };
-        Plan {
-            geometry: geometry.unwrap_or_else(|e| unreachable!("{e}")),
-            rates: rates(&mut dice, seconds(u64::from(plan_x)), hot),
-            safety: if hot { longest + seconds(60) } else { longest * 6 },
-            mishaps: seconds(pick(&mut dice, if hot { &[5, 20, 60] } else { &[20, 60, 150] })),
-            hosts,
-            ppm,
-            habits,
-            sabotage: Sabotage::default(),
-        }
-    }
-
-    /// A plan without faults for named scenarios: `count` hosts with io_timeout 10 and fire timeout 60.
-    #[must_use]
-    pub fn quiet(count: usize) -> Self {
-        let mut plan = Self::of_seed(0);
-        plan.hosts = vec![Settings { io_timeout: x(10), fire: fire(60) }; count];
-        plan.ppm = vec![0; count];
-        plan.rates = FaultRates::NONE;
-        plan.habits = Habits {
-            longest_run: seconds(1_000_000),
-            longest_pause: seconds(1),
-            unkillable: 0,
-            leaves: 0,
-            waits: 1000,
-            wants: u64::MAX,
-            absence: seconds(10),
-        };
-        plan
-    }
-
-    /// D1's silence of the slowest host.
-    #[must_use]
-    pub fn longest_silence(&self) -> Duration {
-        self.hosts.iter().map(|s| s.timing().silence_for_takeover()).max().unwrap_or_default()
-    }
-
-    /// Within this time after the faults have ended somebody must hold the lease: a host boots (up to 2 minutes), waits
-    /// out its own former lease, joins, waits out the owner, and lets a client that holds it run to its end.
-    #[must_use]
-    pub fn liveness_bound(&self) -> Duration {
-        seconds(240) + self.longest_silence() * 3 + self.habits.longest_run + self.habits.longest_pause
-    }
-}
-
-fn x(seconds: u64) -> IoTimeout {
-    IoTimeout::new(seconds).unwrap_or(IoTimeout::DEFAULT)
-}
-
-fn fire(seconds: u64) -> FireTimeout {
-    FireTimeout::new(seconds).unwrap_or(FireTimeout::SANLOCK)
-}
-
-impl Settings {
-    /// The intervals that follow.
-    #[must_use]
-    pub const fn timing(&self) -> Timing {
-        Timing::new(self.io_timeout, self.fire)
-    }
-}
-
-fn rates(dice: &mut Dice, x: Duration, hot: bool) -> FaultRates {
-    if dice.chance(150) {
-        return FaultRates::NONE;
-    }
-    FaultRates {
-        latency: (Duration::from_micros(50), pick(dice, &[Duration::from_millis(20), seconds(1), x / 2])),
-        error: pick(dice, &[0, 10, 60]),
-        late_per_mille: pick(dice, if hot { &[5, 20, 50] } else { &[0, 20, 80] }),
-        late: (x / 2, x * pick(dice, &[2, 8, 40])),
-        never: pick(dice, &[0, 0, 4]),
-        torn: 300,
-        queued: pick(dice, &[0, 10]),
-    }
 }
 
 impl Cluster {
@@ -210,61 +73,67 @@ impl Cluster {
     ///
     /// # Errors
     /// A name that does not fit.
-    pub fn new(seed: u64, plan: &Plan) -> Result<Self, NameError> {
-        let sim = Sim::new(seed);
-        let space = DeltaArea {
-            at: LeaseOffset(0),
-            geometry: plan.geometry,
-            space: SpaceName::new(b"space")?,
-            uuid: AreaUuid(uuid::Uuid::from_u128(0x5EED_0001)),
-        };
-        let lease = LeaseAt {
-            at: LeaseOffset(MIB),
-            space: space.space,
-            resource: ResourceName::new(b"resource")?,
-            geometry_hint: plan.geometry,
-        };
-        let disk = SimDisk::new(&sim, "shared disk", plan.geometry.sector(), formatted(&space, &lease, plan));
-        let checkers = Checkers::new(&sim);
-        checkers.watch(Area::Delta(space.at, space.geometry));
-        checkers.watch(Area::Paxos(lease.at, lease.geometry_hint));
-        disk.set_witness(checkers.clone());
+    pub fn new(plan: &Plan, telling: bool) -> Result<Self, NameError> {
+        let sim = Sim::new(plan.seed);
+        let checkers = Checkers::new(&sim, telling);
+        let space = SpaceName::new(SPACE.as_bytes())?;
+        let resources = resources(plan);
+        let disks = areas::disks(&sim, plan, space, &resources);
+        checkers.watch(Area::Delta(0, LeaseOffset(0), plan.geometry));
+        resources.iter().for_each(|r| checkers.watch(r.area));
+        disks.iter().for_each(|disk| disk.set_witness(checkers.clone()));
+        checkers.has_hosts(titles(plan));
+        let hosts: Vec<SimHost> = plan
+            .hosts
+            .iter()
+            .enumerate()
+            .map(|(i, host)| {
+                let dice = Dice::new(plan.seed, Stream::Host(u8::try_from(i).unwrap_or(u8::MAX)));
+                let made =
+                    SimHost::new(&sim, &checkers, &disks, HostIndex(i), MachineHash(host.machine), host.ppm, dice);
+                for seat in [Seat(0), Seat(1)] {
+                    made.make_watchdog(seat, host.steps, host.no_watchdog);
+                }
+                if !host.punctual {
+                    made.fire_at_any_time();
+                }
+                made
+            })
+            .collect();
+        let members = plan.daemons.iter().enumerate().map(|(n, daemon)| {
+            Rc::new(Member {
+                host: hosts[daemon.host].clone(),
+                seat: daemon.seat,
+                config: daemon.config,
+                name: RefCell::new(daemon.name.clone()),
+                machine: RefCell::default(),
+                dice: RefCell::new(Dice::new(plan.seed, Stream::Host(u8::try_from(64 + n).unwrap_or(u8::MAX)))),
+            })
+        });
+        let members = members.collect();
         let habits = Cell::new(plan.habits);
-        let world = Rc::new(World { sim: sim.clone(), disk, checkers, space, lease, habits, sabotage: plan.sabotage });
-        let mut members = Vec::new();
-        for (i, settings) in plan.hosts.iter().enumerate() {
-            let Some(host_id) = u32::try_from(i).ok().and_then(HostId::from_slot) else { break };
-            let disks = std::slice::from_ref(&world.disk);
-            let host = SimHost::new(&sim, &world.checkers, disks, HostIndex(i), host_id, plan.ppm[i]);
-            if plan.sabotage.no_watchdog {
-                host.break_watchdog();
-            }
-            members.push(Rc::new(Member {
-                host,
-                settings: *settings,
-                run_state: Rc::default(),
-                dice: RefCell::new(Dice::new(seed, Stream::Host(u8::try_from(i).unwrap_or(u8::MAX)))),
-                names: Cell::new(0),
-            }));
-        }
+        let world = Rc::new(World { sim: sim.clone(), disks, checkers, space, resources, habits });
         let mishaps = sim.new_group();
-        Ok(Cluster { sim, world, members, mishaps })
+        Ok(Cluster { sim, world, hosts, members, rates: plan.rates, mishaps })
     }
 
-    /// Starts a daemon on a host that is up and has none. With `new_name` it goes by another name than before.
-    pub fn start_daemon(&self, member: usize, new_name: bool) {
-        start_daemon(&self.world, &self.members[member], new_name);
+    /// Starts a daemon on a host that is up, if its seat is free.
+    pub fn start_daemon(&self, member: usize) {
+        self.members[member].start(&self.world);
     }
 
-    /// Boots a host and starts its daemon.
+    /// Boots a host if need be and starts its daemon and its clients.
     pub fn start(&self, member: usize) {
-        self.members[member].host.boot(seconds(100 + 1000 * member as u64));
-        self.start_daemon(member, false);
+        if !self.members[member].host.is_up() {
+            self.members[member].host.boot(seconds(100 + 1000 * member as u64));
+        }
+        self.start_daemon(member);
+        clients::spawn(&self.world, &self.members[member], member);
     }
 
-    /// The state file of a host is gone.
-    pub fn lose_state_file(&self, member: usize) {
-        *self.members[member].run_state.borrow_mut() = RunState::default();
+    /// A daemon goes by another name from its next process on.
+    pub fn rename(&self, member: usize) {
+        self.members[member].rename();
     }
 
     /// Runs on for `time`.
@@ -278,78 +147,7 @@ impl Cluster {
         }
         self.world.checkers.violation().map_or(Ok(ended), Err)
     }
-}
 
-fn start_daemon(world: &Rc<World>, member: &Rc<Member>, new_name: bool) {
-    if new_name {
-        member.names.set(member.names.get() + 1);
-    }
-    let name = format!("host-{}-{}", member.host.index().0, member.names.get());
-    let (Ok(name), Some(process)) = (HostName::new(name.as_bytes()), member.host.start_daemon()) else { return };
-    let dice = Dice::new(member.dice.borrow_mut().bits(), Stream::Scenario);
-    Daemon::new(world, &member.host, process, name, member.settings, &member.run_state, dice).start();
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.sim.clear();
-        self.world.disk.clear_script();
-    }
-}
-
-/// Both areas as `init` leaves them, and a MiB behind them that belongs to nobody.
-fn formatted(space: &DeltaArea, lease: &LeaseAt, plan: &Plan) -> Vec<u8> {
-    let mut bytes = vec![0; 3 * 1024 * 1024];
-    let mut put = |at: u64, data: &[u8]| {
-        let at = usize::try_from(at).unwrap_or(usize::MAX);
-        bytes[at..at + data.len()].copy_from_slice(data);
-    };
-    let machine = Machine { machine: MachineHash(1), boot: BootHash(1) };
-    let watchdog = SealedFire::Within(FireTimeout::SANLOCK);
-    let seal = delta_lease::format::FormatSeal { uuid: space.uuid, machine, fire: watchdog };
-    let io_timeout = plan.hosts.first().map_or(IoTimeout::DEFAULT, |s| s.io_timeout);
-    for write in delta_lease::format::plan(space.geometry, space.space, io_timeout, Some(&seal)) {
-        put(space.at.0 + write.offset_in_area, &write.bytes);
-    }
-    let new = paxos_lease::format::NewLease {
-        geometry: lease.geometry_hint,
-        space: lease.space,
-        resource: lease.resource,
-        num_hosts: Some(8),
-        uuid: AreaUuid(uuid::Uuid::from_u128(0x5EED_0002)),
-    };
-    let writer = paxos_lease::format::Writer { machine, fire: watchdog };
-    for write in paxos_lease::format::plan(&new, &writer).unwrap_or_default() {
-        put(lease.at.0 + write.offset_in_area, &write.bytes);
-    }
-    bytes
-}
-
-/// Runs one seed from its beginning to its end.
-///
-/// # Errors
-/// The first violation of a rule, with its timeline.
-pub fn run(seed: u64, plan: &Plan) -> Result<Outcome, Box<Violation>> {
-    let cluster = Cluster::new(seed, plan).unwrap_or_else(|e| unreachable!("fixed names: {e}"));
-    let checkers = Rc::clone(&cluster.world.checkers);
-    cluster.world.disk.set_rates(plan.rates);
-    cluster.spawn_operators();
-    cluster.spawn_mishaps(plan);
-    cluster.run_for(plan.safety)?;
-
-    cluster.end_faults();
-    let before = checkers.counts().holds;
-    let bound = cluster.sim.now() + nanos(plan.liveness_bound());
-    while checkers.counts().holds == before {
-        if cluster.sim.now() >= bound {
-            checkers.violate("liveness", None, format!("nobody got the lease within {:?}", plan.liveness_bound()));
-        }
-        cluster.run_for(seconds(5))?;
-    }
-    Ok(Outcome { counts: checkers.counts(), steps: cluster.sim.steps(), end: cluster.sim.now() })
-}
-
-impl Cluster {
     /// Runs until `condition` holds, looking every 20 ms; `false` if `most` passes first.
     ///
     /// # Errors
@@ -365,10 +163,10 @@ impl Cluster {
         Ok(true)
     }
 
-    /// Whether a client runs on this host.
+    /// Whether a client holds a lease on this daemon's host.
     #[must_use]
     pub fn holds(&self, member: usize) -> bool {
-        self.world.checkers.held_by(HostIndex(member)) > 0
+        self.world.checkers.held_by(self.members[member].host.index()) > 0
     }
 
     /// Changes how hosts behave.
@@ -378,101 +176,319 @@ impl Cluster {
         self.world.habits.set(habits);
     }
 
-    /// Somebody who boots hosts that are down and starts daemons where there are none: under the same name as a rule.
+    /// Somebody who boots hosts that are down and starts daemons where there are none.
     fn spawn_operators(&self) {
-        for member in &self.members {
+        for (n, member) in self.members.iter().enumerate() {
+            clients::spawn(&self.world, member, n);
             let (sim, world, member) = (self.sim.clone(), Rc::clone(&self.world), Rc::clone(member));
-            let label = format!("operator of host {}", member.host.index().0);
-            self.sim.spawn(Group::RUN, label, async move {
+            self.sim.spawn(Group::RUN, format!("operator {n}"), async move {
+                let mut pause = member.dice.borrow_mut().skewed(Duration::from_millis(100), seconds(5));
                 loop {
-                    let (pause, new_name, keeps_state) = {
-                        let mut dice = member.dice.borrow_mut();
-                        let long = dice.chance(300);
-                        let (least, most) = (Duration::from_millis(100), world.habits.get().absence);
-                        let pause = if long { dice.between(least, most) } else { dice.skewed(least, seconds(60)) };
-                        (pause, dice.chance(100), dice.chance(900))
-                    };
                     let since = sim.now();
                     while sim.now() < since + nanos(pause.min(world.habits.get().absence)) {
                         sim.sleep(pause.min(seconds(5))).await;
                     }
                     if !member.host.is_up() {
-                        *member.run_state.borrow_mut() = RunState::default();
-                        member.host.boot(pause);
+                        // Not at second 0: a host's clock says more than nothing when its daemon starts.
+                        member.host.boot(pause.max(seconds(1)));
                     }
-                    if !member.host.has_daemon() {
-                        if !keeps_state {
-                            *member.run_state.borrow_mut() = RunState::default();
-                        }
-                        start_daemon(&world, &member, new_name);
-                    }
+                    member.start(&world);
+                    pause = {
+                        let mut dice = member.dice.borrow_mut();
+                        let (long, most) = (dice.chance(300), world.habits.get().absence);
+                        let least = Duration::from_millis(100);
+                        if long { dice.between(least, most) } else { dice.skewed(least, seconds(60)) }
+                    };
                 }
             });
         }
     }
 
-    /// What goes wrong beside the disk, until [`Cluster::end_faults`].
+    /// What goes wrong beside the disks, until [`Cluster::end_faults`].
     fn spawn_mishaps(&self, plan: &Plan) {
-        let (sim, world, members) = (self.sim.clone(), Rc::clone(&self.world), self.members.clone());
-        let (mean, longest, rates) = (plan.mishaps, plan.longest_silence() * 2, plan.rates);
-        let mut dice = Dice::new(self.sim.seed() ^ 0x6d69_7368_6170, Stream::Scenario);
+        let (sim, scene) = (self.sim.clone(), self.scene());
+        let mishaps = plan.mishaps.clone();
         self.sim.spawn(self.mishaps, "mishaps", async move {
-            loop {
-                sim.sleep(dice.between(Duration::from_millis(1), mean * 2)).await;
-                // Rather the one that holds the lease: there it hurts.
-                let holder = members.iter().find(|m| world.checkers.held_by(m.host.index()) > 0);
-                let victim = holder.filter(|_| dice.chance(500)).unwrap_or(&members[dice.index(members.len())]);
-                let (host, index) = (victim.host.clone(), victim.host.index());
-                let least = Duration::from_millis(500);
-                let lasts = if dice.chance(500) { dice.skewed(least, longest) } else { dice.between(least, longest) };
-                match dice.below(10) {
-                    0..=2 => host.crash_daemon(),
-                    3..=4 => {
-                        let killed = dice.chance(300);
-                        host.freeze();
-                        sim.call_after(
-                            Group::RUN,
-                            lasts,
-                            move || if killed { host.crash_daemon() } else { host.thaw() },
-                        );
-                    }
-                    5 => {
-                        host.note("power cut");
-                        host.reset();
-                    }
-                    6..=7 => {
-                        let how = if dice.chance(500) { PathLoss::Fails } else { PathLoss::Hangs };
-                        host.note(format!("path lost: {how:?}"));
-                        world.disk.lose_path(index, how);
-                        let disk = world.disk.clone();
-                        sim.call_after(Group::RUN, lasts, move || {
-                            host.note("path is back");
-                            disk.restore_path(index);
-                        });
-                    }
-                    8 => world.disk.set_rates(FaultRates::NONE),
-                    _ => world.disk.set_rates(rates),
-                }
+            for mishap in mishaps {
+                sim.sleep_until(nanos(mishap.at)).await;
+                scene.strike(mishap);
             }
+            std::future::pending::<()>().await;
         });
+    }
+
+    fn scene(&self) -> Scene {
+        Scene { world: Rc::clone(&self.world), members: self.members.clone(), rates: self.rates }
+    }
+
+    /// Lets something go wrong now.
+    pub fn strike(&self, whom: Whom, what: Trouble) {
+        self.scene().strike(Mishap { at: Duration::ZERO, whom, what });
     }
 
     /// Ends every fault: what can go on goes on; what hangs for ever is swept away with its host.
     pub fn end_faults(&self) {
-        let World { disk, habits, checkers, .. } = &*self.world;
-        checkers.note(None, "the faults end");
+        let World { disks, habits, checkers, .. } = &*self.world;
+        checkers.note(None, || "the faults end".into());
         self.sim.kill(self.mishaps);
-        disk.set_rates(FaultRates::NONE);
-        habits.set(Habits { unkillable: 0, absence: seconds(10), ..habits.get() });
+        let now = habits.get();
+        habits.set(Habits {
+            unkillable: 0,
+            slow_writes: 0,
+            absence: seconds(10),
+            longest_run: now.longest_run.min(seconds(20)),
+            ..now
+        });
+        for disk in disks {
+            disk.set_rates(FaultRates::NONE);
+            disk.repair();
+        }
         for member in &self.members {
             let host = &member.host;
-            disk.restore_path(host.index());
-            host.thaw();
-            let stuck = disk.in_flight(|io| io.writer.host == host.index());
-            let stuck_client = host.clients().into_iter().any(|client| host.is_unkillable(client));
-            if stuck_client || !stuck.is_empty() {
+            disks.iter().for_each(|disk| disk.restore_path(host.index()));
+            host.go_on();
+            host.thaw(member.seat);
+            let stuck = disks.iter().any(|d| !d.in_flight(|io| io.writer.host == host.index()).is_empty());
+            if stuck || host.guests().are_stubborn() {
                 host.reset();
             }
         }
     }
+}
+
+impl Member {
+    fn start(&self, world: &Rc<World>) {
+        let Ok(name) = HostName::new(self.name.borrow().as_bytes()) else { return };
+        if self.host.has_daemon(self.seat) {
+            return;
+        }
+        let dice = Dice::new(self.dice.borrow_mut().bits(), Stream::Scenario);
+        if let Some(machine) = daemon::start(world, &self.host, self.seat, self.config, name, dice) {
+            self.machine.replace(Some(machine));
+        }
+    }
+
+    fn rename(&self) {
+        let mut name = self.name.borrow_mut();
+        name.push('\'');
+        name.truncate(40);
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// What mishaps reach.
+struct Scene {
+    world: Rc<World>,
+    members: Vec<Rc<Member>>,
+    rates: FaultRates,
+}
+
+impl Scene {
+    fn strike(&self, mishap: Mishap) {
+        let member = match mishap.whom {
+            Whom::Daemon(n) => Rc::clone(&self.members[n]),
+            Whom::Holder(n) => {
+                let holder = self.members.iter().find(|m| self.world.checkers.held_by(m.host.index()) > 0);
+                Rc::clone(holder.unwrap_or(&self.members[n]))
+            }
+        };
+        let (host, seat) = (member.host.clone(), member.seat);
+        let strikes = |fault| self.world.checkers.strikes(host.index(), fault);
+        match mishap.what {
+            Trouble::Crash { loses_state, renamed } => {
+                strikes(Fault::Crash);
+                host.crash_daemon(seat);
+                if loses_state {
+                    strikes(Fault::StateLost);
+                    host.lose_state_file(seat);
+                }
+                if renamed {
+                    member.rename();
+                }
+            }
+            Trouble::Freeze { lasts, killed } => {
+                strikes(Fault::Freeze);
+                host.freeze(seat);
+                self.later(lasts, move || if killed { host.crash_daemon(seat) } else { host.thaw(seat) });
+            }
+            Trouble::Stop { effects, lasts } => {
+                strikes(Fault::Stop);
+                if let Some(machine) = &*member.machine.borrow() {
+                    machine.stop_after(effects);
+                }
+                self.later(lasts, move || host.thaw(seat));
+            }
+            Trouble::PowerCut => {
+                strikes(Fault::PowerCut);
+                host.note(|| "power cut".into());
+                host.reset();
+            }
+            Trouble::Path { disk, how, lasts } => self.lose_path(&host, disk, how, lasts),
+            Trouble::Still { lasts, clock_too } => {
+                strikes(if clock_too { Fault::Pause } else { Fault::Sleep });
+                host.stand_still(clock_too);
+                self.later(lasts, move || host.go_on());
+            }
+            Trouble::Damage { area, own, byte, bit } => self.damage(&member, area, own, byte, bit),
+            Trouble::KillClient => {
+                strikes(Fault::ClientKilled);
+                host.guests().kill_one();
+            }
+            Trouble::Calm => self.world.disks.iter().for_each(|d| d.set_rates(FaultRates::NONE)),
+            Trouble::Storm => self.world.disks.iter().for_each(|d| d.set_rates(self.rates)),
+        }
+    }
+
+    fn later(&self, after: Duration, what: impl FnOnce() + 'static) {
+        self.world.sim.call_after(Group::RUN, after, what);
+    }
+
+    fn lose_path(&self, host: &SimHost, disk: usize, how: crate::disk::PathLoss, lasts: Duration) {
+        let fault = if how == crate::disk::PathLoss::Fails { Fault::PathFails } else { Fault::PathHangs };
+        self.world.checkers.strikes(host.index(), fault);
+        let Some(disk) = self.world.disks.get(disk).or(self.world.disks.first()).cloned() else { return };
+        host.note(|| format!("path to {} lost: {how:?}", disk.path()));
+        disk.lose_path(host.index(), how);
+        let host = host.clone();
+        self.later(lasts, move || {
+            host.note(|| format!("path to {} is back", disk.path()));
+            disk.restore_path(host.index());
+        });
+    }
+
+    fn damage(&self, member: &Member, area: usize, own: bool, byte: usize, bit: u8) {
+        let id = member.config.host_id.get();
+        let (disk, start, sector) = match area.checked_sub(1).and_then(|n| self.world.resources.get(n)) {
+            None => (&self.world.disks[0], 0, id - 1),
+            Some(resource) => {
+                let Area::Paxos(disk, at, _) = resource.area else { return };
+                (&self.world.disks[disk], at.0, if own { id + 1 } else { 0 })
+            }
+        };
+        self.world.checkers.strikes(member.host.index(), Fault::Damage);
+        disk.damage(start + sector * disk.sector().bytes() as u64, byte, 1 << bit);
+    }
+}
+
+fn resources(plan: &Plan) -> Vec<ResourceAt> {
+    let mut places = vec![("vm1", 0, 1024 * 1024)];
+    if plan.two_disks {
+        places.push(("vm2", 1, 0));
+    }
+    let resource = |(name, disk, offset): (&'static str, usize, u64)| ResourceAt {
+        name,
+        path: areas::path(disk),
+        offset,
+        area: Area::Paxos(disk, LeaseOffset(offset), plan.geometry),
+    };
+    places.into_iter().map(resource).collect()
+}
+
+fn titles(plan: &Plan) -> Vec<String> {
+    let title = |n: usize| {
+        let of_host = plan.daemons.iter().filter(|d| d.host == n);
+        let ids: Vec<String> = of_host.map(|d| d.config.host_id.to_string()).collect();
+        format!("host {n} (host_id {})", ids.join(", "))
+    };
+    (0..plan.hosts.len()).map(title).collect()
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // While a panic unwinds, something of the run may be borrowed: it is leaked then.
+        if !std::thread::panicking() {
+            self.sim.clear();
+            self.world.disks.iter().for_each(SimDisk::clear_script);
+        }
+    }
+}
+
+/// The story of a run: what happened, in columns.
+#[derive(Clone, Debug, Default)]
+pub struct Story {
+    /// The heads of the columns, one for each host.
+    pub columns: Vec<String>,
+    /// What happened, in order.
+    pub rows: Vec<Row>,
+}
+
+/// Runs a plan from its beginning to its end.
+///
+/// # Errors
+/// The first violation of a rule, with its timeline. A panic of the program counts as one: its own assertions are rules.
+pub fn run(plan: &Plan) -> Result<Outcome, Box<Violation>> {
+    match run_untold(plan) {
+        // The same run again, with its story.
+        Err(violation) => Err(tell(plan).1.err().unwrap_or(violation)),
+        good => good,
+    }
+}
+
+/// [`run`], once and without a timeline.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_untold(plan: &Plan) -> Result<Outcome, Box<Violation>> {
+    play(plan, false, &RefCell::default())
+}
+
+/// [`run`], once, with its story.
+#[must_use]
+pub fn tell(plan: &Plan) -> (Story, Result<Outcome, Box<Violation>>) {
+    let seen = RefCell::default();
+    let result = play(plan, true, &seen);
+    let story = seen.take().map(|seen| Story { columns: seen.checkers.columns(), rows: seen.checkers.rows() });
+    (story.unwrap_or_default(), result)
+}
+
+/// What is left of a run that panicked.
+struct Seen {
+    sim: Sim,
+    checkers: Rc<Checkers>,
+}
+
+fn play(plan: &Plan, telling: bool, seen: &RefCell<Option<Seen>>) -> Result<Outcome, Box<Violation>> {
+    crate::plant(plan.bug);
+    let played = catch_unwind(AssertUnwindSafe(|| phases(plan, telling, seen)));
+    crate::plant(None);
+    played.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let what = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
+        let seen = seen.borrow();
+        let (step, at) = seen.as_ref().map_or((0, 0), |s| (s.sim.steps(), s.sim.now()));
+        let at = Duration::from_nanos(at).as_secs_f64();
+        let timeline = seen.as_ref().map(|s| s.checkers.timeline()).unwrap_or_default();
+        Err(Box::new(Violation { seed: plan.seed, rule: "assertion", what, at, step, timeline }))
+    })
+}
+
+fn phases(plan: &Plan, telling: bool, seen: &RefCell<Option<Seen>>) -> Result<Outcome, Box<Violation>> {
+    let cluster = Cluster::new(plan, telling).unwrap_or_else(|e| unreachable!("fixed names: {e}"));
+    let checkers = Rc::clone(&cluster.world.checkers);
+    seen.replace(Some(Seen { sim: cluster.sim.clone(), checkers: Rc::clone(&checkers) }));
+    cluster.world.disks.iter().for_each(|disk| disk.set_rates(plan.rates));
+    cluster.spawn_operators();
+    cluster.spawn_mishaps(plan);
+    cluster.run_for(plan.safety)?;
+
+    cluster.end_faults();
+    let before = checkers.counts().holds;
+    let bound = cluster.sim.now() + nanos(plan.liveness_bound());
+    while checkers.counts().holds == before {
+        if cluster.sim.now() >= bound {
+            checkers.violate("liveness", None, format!("nobody got a lease within {:?}", plan.liveness_bound()));
+        }
+        cluster.run_for(seconds(5))?;
+    }
+    Ok(Outcome {
+        counts: checkers.counts(),
+        coverage: checkers.coverage(),
+        steps: cluster.sim.steps(),
+        end: cluster.sim.now(),
+    })
 }

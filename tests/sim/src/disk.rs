@@ -34,6 +34,7 @@ use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::SectorSize;
 use nix::errno::Errno;
 
+use crate::coverage::Fault;
 use crate::dice::{Dice, Stream, nanos};
 use crate::executor::{Group, Nanos, Sim, SimClock};
 
@@ -83,16 +84,18 @@ impl Facts {
 
 /// Watches a disk: the checkers.
 pub trait Witness {
-    /// An I/O begins. `beside` is another write of the same host in flight on one of its sectors, if it is a write.
+    /// An I/O begins. `beside` is another write of the same host and host_id in flight on one of its sectors, if it is a write.
     fn begins(&self, io: &Facts, beside: Option<&Facts>);
     /// What a write that begins is about to put there.
     fn writes(&self, io: &Facts, data: &[u8]);
-    /// What a read brought. `damaged`: not what is on the medium.
-    fn read(&self, io: &Facts, bytes: &[u8], damaged: bool);
+    /// What a read brought. `damaged`: the sectors of it that are not what is on the medium. `late`: its caller has gone.
+    fn read(&self, io: &Facts, bytes: &[u8], damaged: &[u64], late: bool);
     /// A sector of a write landed.
     fn landed(&self, io: &Facts, sector_at: u64, old: &[u8], new: &[u8]);
-    /// An I/O is over; `how` in a word or two.
-    fn over(&self, io: &Facts, how: &str);
+    /// Chance, or a lost path, does something to an I/O.
+    fn fault(&self, io: &Facts, fault: Fault);
+    /// An I/O is over; `how` in a word or two. `late`: its caller has gone.
+    fn over(&self, io: &Facts, how: &str, late: bool);
 }
 
 /// What becomes of an I/O that began.
@@ -213,7 +216,9 @@ struct Flight {
     description: u64,
     /// How many landings a read of a whole piece has seen.
     seen: usize,
-    damaged: bool,
+    damaged: Vec<u64>,
+    /// When its caller has gone, in true time.
+    not_after: Nanos,
     /// Waits for a release or for its path.
     held: bool,
     /// Sectors that have moved.
@@ -385,6 +390,7 @@ impl SimDisk {
     /// The I/O is taken up by its process: from here on it is the device's.
     fn begin(&self, io: Io, engine: &SimEngine) {
         let (op, at, len) = (io.op(), io.at(), io.len());
+        let not_after = engine.clock.rate().true_time(io.not_after());
         let Some(mut started) = io.start(engine.clock.now()) else { return };
         self.0.last_id.set(self.0.last_id.get() + 1);
         let id = self.0.last_id.get();
@@ -395,7 +401,8 @@ impl SimDisk {
             self.tell(|w| w.writes(&facts, started.buf()));
         }
         let description = engine.description;
-        let flight = Flight { facts, started, description, seen: 0, damaged: false, held: false, moved: 0 };
+        let flight =
+            Flight { facts, started, description, seen: 0, damaged: Vec::new(), not_after, held: false, moved: 0 };
         self.0.flights.borrow_mut().insert(id, flight);
         let fate = self.fate(&facts);
         self.schedule(&facts, fate);
@@ -405,7 +412,7 @@ impl SimDisk {
         let range = io.range();
         let beside = |f: &Facts| {
             f.op == Op::Write
-                && f.writer.host == io.writer.host
+                && (f.writer.host, f.writer.host_id) == (io.writer.host, io.writer.host_id)
                 && f.range().start < range.end
                 && range.start < f.range().end
         };
@@ -430,18 +437,27 @@ impl SimDisk {
             Some(PathLoss::Hangs) => return Fate::Held,
             None => {}
         }
+        let (fate, fault) = self.draw(facts.op);
+        if let Some(fault) = fault {
+            self.tell(|w| w.fault(facts, fault));
+        }
+        fate
+    }
+
+    fn draw(&self, op: Op) -> (Fate, Option<Fault>) {
         let rates = self.0.rates.get();
         let mut dice = self.0.dice.borrow_mut();
         let (low, high) = rates.latency;
+        let by_op = |read, write| Some(if op == Op::Read { read } else { write });
         if dice.chance(rates.never) {
-            Fate::Never
+            (Fate::Never, Some(Fault::Never))
         } else if dice.chance(rates.late_per_mille) {
-            Fate::Done(dice.skewed(rates.late.0, rates.late.1))
+            (Fate::Done(dice.skewed(rates.late.0, rates.late.1)), by_op(Fault::LateRead, Fault::LateWrite))
         } else if dice.chance(rates.error) {
             let landed = [Landed::Nothing, Landed::Part, Landed::All][dice.index(3)];
-            Fate::Fails { after: dice.skewed(low, high), landed }
+            (Fate::Fails { after: dice.skewed(low, high), landed }, by_op(Fault::ReadFails, Fault::WriteFails))
         } else {
-            Fate::Done(dice.skewed(low, high))
+            (Fate::Done(dice.skewed(low, high)), None)
         }
     }
 
@@ -564,17 +580,18 @@ impl SimDisk {
         let range = flight.facts.range();
         let damage: Vec<_> = self.0.damage.borrow().range(range.clone()).map(|(at, how)| (*at, *how)).collect();
         for (at, (byte, bits)) in damage {
-            let at = usize::try_from(at - range.start).unwrap_or(usize::MAX);
-            flight.started.buf()[at + byte] ^= bits;
-            flight.damaged = true;
+            let from = usize::try_from(at - range.start).unwrap_or(usize::MAX);
+            flight.started.buf()[from + byte] ^= bits;
+            flight.damaged.push(at);
         }
         let mut dice = self.0.dice.borrow_mut();
         if dice.chance(self.0.rates.get().damaged) {
             // Among the first sectors, where everything is that anybody uses.
             let sector = dice.index((flight.facts.len / size).min(8));
-            let (byte, bit) = (dice.index(if dice.chance(500) { 256 } else { size }), dice.index(8));
+            let most = if dice.chance(500) { 256 } else { size };
+            let (byte, bit) = (dice.index(most), dice.index(8));
             flight.started.buf()[sector * size + byte] ^= 1 << bit;
-            flight.damaged = true;
+            flight.damaged.push(range.start + (sector * size) as u64);
         }
     }
 
@@ -592,12 +609,13 @@ impl SimDisk {
         }
         let Some(mut flight) = self.0.flights.borrow_mut().remove(&id) else { return };
         let moved = result.map(|_| flight.moved * self.0.sector.bytes());
+        let late = self.0.sim.now() > flight.not_after;
         if flight.facts.op == Op::Read && moved.is_ok() {
             self.spoil(&mut flight);
-            let (facts, damaged) = (flight.facts, flight.damaged);
-            self.tell(|w| w.read(&facts, flight.started.buf(), damaged));
+            let (facts, damaged) = (flight.facts, std::mem::take(&mut flight.damaged));
+            self.tell(|w| w.read(&facts, flight.started.buf(), &damaged, late));
         }
-        self.tell(|w| w.over(&flight.facts, if moved.is_ok() { "done" } else { "failed" }));
+        self.tell(|w| w.over(&flight.facts, if moved.is_ok() { "done" } else { "failed" }, late));
         flight.started.complete(moved);
     }
 

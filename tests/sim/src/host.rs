@@ -379,12 +379,14 @@ impl SimHost {
             if clock_too { clock.stood_still(still) } else { clock.slept(still) }
         }
         state.daemons.values().for_each(|d| self.0.sim.thaw(d.group));
+        let daemons_run = !state.daemons.is_empty() && state.daemons.values().all(|d| !self.0.sim.is_frozen(d.group));
         let dogs: Vec<Seat> = state.watchdogs.iter().filter(|(_, d)| d.counting.is_some()).map(|(s, _)| *s).collect();
         for dog in state.watchdogs.values_mut() {
             dog.fires_at += nanos(still);
         }
         drop(state);
-        self.0.checkers.stood_still(self.0.index, still, clock_too);
+
+        self.0.checkers.stood_still(self.0.index, still, clock_too, !daemons_run || self.0.guests.are_stubborn());
         dogs.into_iter().for_each(|seat| self.time_firing(seat));
         let host = self.clone();
         self.0.sim.call_after(Group::RUN, Duration::from_millis(300), move || host.0.guests.go_on());

@@ -1,26 +1,43 @@
-//! The simulator: the lease code of the daemon, on hosts, clocks and disks that a seed makes up.
+//! The simulator: the daemon's own code, on hosts, clocks and disks that a seed makes up.
 //!
 //! | module | what |
 //! | --- | --- |
 //! | [`dice`] | chance, all of it from one seed |
 //! | [`executor`] | one thread, virtual time, processes that freeze and die; the hosts' clocks |
 //! | [`disk`] | a shared disk with a fault model, beneath the daemon's own `Device` |
-//! | [`host`] | a host: clock, crash, freeze, watchdog, reset, clients |
-//! | [`checkers`] | S1, I1 to I6 and D2 at every landed write; the timeline of a violation |
-//! | [`daemon`] | the daemon in short: joins, renews, pets, lets clients run under leases, takes over |
-//! | [`scenario`] | scenarios that several test files play |
-//! | [`cluster`] | hosts, disk and mishaps that a seed makes up; safety phase, then liveness phase |
+//! | [`areas`] | what `init` leaves on it |
+//! | [`host`] | a host: boots, watchdogs, run directories; it stands still, sleeps, is reset |
+//! | [`machine`] | a host as the daemon's `Platform`: all above that seam is the product's own code |
+//! | [`daemon`] | a daemon: its restart, its supervisor, its works, and an administrator |
+//! | [`guests`], [`clients`] | processes that use leases; the programs that make them |
+//! | [`checkers`] | S1, I1 to I6, D1 to D3, W1, P1; the timeline of a violation |
+//! | [`coverage`] | which fault struck in which phase |
+//! | [`plan`] | what a seed makes up |
+//! | [`cluster`] | all of it together; safety phase, then liveness phase |
 //!
-//! A seed is a run, bit for bit. A failure prints its seed; `HOLDFAST_SEED=n cargo test -p holdfast-tests --test simulate`
-//! runs that one again and prints its timeline.
+//! A seed is a run, bit for bit. A failure prints its seed; `holdfast sim --seed N` runs that one again and prints its
+//! timeline.
 
 #![forbid(unsafe_code)]
 
+pub mod areas;
 pub mod checkers;
+pub mod clients;
 pub mod cluster;
+pub mod coverage;
 pub mod daemon;
 pub mod dice;
 pub mod disk;
 pub mod executor;
+pub mod guests;
 pub mod host;
-pub mod scenario;
+pub mod machine;
+pub mod plan;
+
+/// Breaks a rule on purpose on this thread, where the build has such bugs at all.
+fn plant(bug: Option<holdfast_io::planted::Bug>) {
+    #[cfg(feature = "planted")]
+    holdfast_io::planted::plant(bug);
+    #[cfg(not(feature = "planted"))]
+    assert!(bug.is_none(), "this build has no bugs on purpose");
+}

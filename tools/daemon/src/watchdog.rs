@@ -106,7 +106,7 @@ pub enum WatchdogError {
 }
 
 /// A watchdog that was opened, and therefore counts.
-pub trait Watchdog: Send {
+pub trait Watchdog {
     /// What it is, for logs and `status`: path, identity and timeout.
     fn describe(&self) -> String;
 
@@ -217,7 +217,7 @@ pub fn plan(
 }
 
 /// A kind of device: what it can do, without the rules of when.
-pub trait Timer: Send {
+pub trait Timer {
     /// Path, and what the device calls itself.
     fn name(&self) -> String;
     /// Sets a timeout and reads it back.

@@ -30,7 +30,7 @@ pub struct Client {
     pub exited: bool,
     /// Of the process group that it led, if it led one, nothing runs any more.
     pub group_gone: bool,
-    /// Nothing that it wrote is in flight any more.
+    /// Since its process and its connection are at their end, nothing that it wrote is in flight any more.
     pub writes_over: bool,
     /// The connection is at its end.
     pub closed: bool,
@@ -52,21 +52,17 @@ impl Client {
     /// Nothing of it can act any more: process exited, with all of its group if it led one, and connection at its end.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.closed && self.has_ended()
-    }
-
-    /// Its process has exited, with all of its group if it led one, and what they wrote has landed (S1: a write in flight
-    /// is a write).
-    fn has_ended(&self) -> bool {
-        self.process.is_none() || (self.writes_over && self.has_exited())
+        // A write in flight is a write (S1).
+        self.closed && (self.process.is_none() || self.writes_over)
     }
 
     /// What runs under `holdfast exec` is one process group from first to last: that it closed a descriptor it never knew
     /// it had does not mean that it no longer uses the disk.
     fn is_strict(&self) -> bool {
-        self.process.as_ref().is_some_and(|p| p.group) && !self.has_ended()
+        self.process.as_ref().is_some_and(|p| p.group) && !self.has_exited()
     }
 
+    /// Its process has exited, with all of its group if it led one. Heirs of its connection may write on.
     fn has_exited(&self) -> bool {
         self.process.as_ref().is_none_or(|process| self.exited && (!process.group || self.group_gone))
     }
@@ -136,11 +132,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(running) = &ended.running {
             running.stop.set();
         }
-        let (over, strict) = (ended.has_ended(), ended.is_strict());
+        let (known, strict) = (ended.process.is_some(), ended.is_strict());
         self.drop_waiting(client);
-        if over {
-            self.release_all_of(client);
-        } else if !strict {
+        if known && !strict {
             // What it wrote before must have landed (S1).
             self.effects.push(Effect::WatchWrites { client });
         }
@@ -153,27 +147,36 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if ended.process.as_ref().is_some_and(|p| p.group) {
             return self.effects.push(Effect::WatchGroup { client });
         }
-        self.effects.push(Effect::WatchWrites { client });
+        self.ended(client);
     }
 
     pub(super) fn group_gone(&mut self, client: ClientId) {
         let Some(ended) = self.clients.get_mut(&client) else { return };
         ended.group_gone = true;
-        self.effects.push(Effect::WatchWrites { client });
+        self.ended(client);
     }
 
-    /// Nothing of a client is in flight. Its leases go with the later of this and the end of its connection.
-    pub(super) fn writes_over(&mut self, client: ClientId) {
-        let Some(ended) = self.clients.get_mut(&client) else { return };
-        ended.writes_over = ended.has_exited();
-        if ended.closed && !ended.is_strict() {
-            self.release_all_of(client);
-        } else if ended.is_inherited() {
+    /// A client's process has ended, with all that ends with it.
+    fn ended(&mut self, client: ClientId) {
+        let Some(ended) = self.clients.get(&client) else { return };
+        if ended.closed {
+            self.effects.push(Effect::WatchWrites { client });
+        } else {
             tracing::warn!(
                 pid = ended.pid,
                 name = %ended.name,
                 "a client's process has exited but its connection lives on in another process: its leases stay"
             );
+        }
+    }
+
+    /// Nothing of a client is in flight, whose connection is at its end: its leases go, unless it is one that keeps them to
+    /// the end of its group.
+    pub(super) fn writes_over(&mut self, client: ClientId) {
+        let Some(ended) = self.clients.get_mut(&client).filter(|c| c.closed) else { return };
+        ended.writes_over = ended.has_exited();
+        if !ended.is_strict() {
+            self.release_all_of(client);
         }
         self.forget_if_over(client);
     }

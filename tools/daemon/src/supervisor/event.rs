@@ -123,7 +123,7 @@ pub enum Event<L> {
         /// The connection it registered.
         client: ClientId,
     },
-    /// Nothing that a registered process, or its group, has written is in flight any more. Comes after its end.
+    /// Nothing that a registered process, its group or its heirs have written is in flight now.
     WritesOver {
         /// The connection it registered.
         client: ClientId,
@@ -306,8 +306,8 @@ pub enum Effect<L> {
         /// Which connection.
         client: ClientId,
     },
-    /// A registered process has ended, with its group if it led one: report [`Event::WritesOver`] when nothing that it
-    /// wrote is in flight any more.
+    /// The connection of a registered process is at its end, or the process itself after that: report
+    /// [`Event::WritesOver`] when nothing that it, its group or its heirs wrote is in flight any more.
     WatchWrites {
         /// Which connection.
         client: ClientId,

@@ -1,0 +1,160 @@
+//! I1 to I6 and the format, at every sector that lands.
+
+use std::collections::BTreeMap;
+
+use holdfast_io::bytes::is_zero;
+
+use super::sectors::{DELTA, Dblock, Leader, PAXOS};
+use super::{Area, Checkers};
+use crate::disk::{Facts, HostIndex, Writer};
+
+/// What is on the media, and what is on its way there.
+#[derive(Default)]
+pub(super) struct State {
+    /// (area, lver, bal) -> inp.
+    inps: BTreeMap<(Area, u64, u64), [u64; 3]>,
+    /// (area, lver) -> (owner_id, generation), in landed leaders.
+    owners: BTreeMap<(Area, u64), [u64; 2]>,
+    /// Leaders and delta sectors as they stand.
+    leaders: BTreeMap<(Area, u64), Leader>,
+    dblocks: BTreeMap<(Area, u64), Dblock>,
+    /// Whose delta sectors stand there.
+    by: BTreeMap<(Area, u64), HostIndex>,
+    /// Writes in flight: (disk, number) -> by whom, where.
+    flights: BTreeMap<(usize, u64), (Writer, u64)>,
+}
+
+impl State {
+    pub(super) fn begins(&mut self, io: &Facts) {
+        self.flights.insert((io.disk, io.id), (io.writer, io.at));
+    }
+
+    pub(super) fn over(&mut self, io: &Facts) {
+        self.flights.remove(&(io.disk, io.id));
+    }
+
+    pub(super) fn host_reset(&mut self, host: HostIndex) {
+        self.flights.retain(|_, (writer, _)| writer.host != host);
+    }
+
+    /// The leader of a resource, or sector `index` of a lockspace; formatted if nobody has written it yet.
+    pub(super) fn leader(&self, area: Area, index: u64) -> Leader {
+        self.leaders.get(&(area, index)).copied().unwrap_or_default()
+    }
+
+    pub(super) fn dblock(&self, area: Area, host_id: u64) -> Dblock {
+        self.dblocks.get(&(area, host_id)).copied().unwrap_or_default()
+    }
+
+    pub(super) fn dblocks(&self, area: Area) -> impl Iterator<Item = &Dblock> {
+        self.dblocks.iter().filter(move |((a, _), _)| *a == area).map(|(_, d)| d)
+    }
+
+    pub(super) fn flights(&self) -> impl Iterator<Item = (usize, Writer, u64)> {
+        self.flights.iter().map(|((disk, _), (writer, at))| (*disk, *writer, *at))
+    }
+}
+
+impl Checkers {
+    pub(super) fn check_landed(&self, io: &Facts, at: u64, old: &[u8], new: &[u8]) {
+        let outside = |what: &str| self.violate("outside", Some(io.writer.host), format!("{what} at {at} written"));
+        match self.area_of(io.disk, at) {
+            None => outside("a sector outside the lease areas"),
+            Some((area @ Area::Delta(_, _, geometry), index)) => {
+                if index >= u64::from(geometry.max_hosts()) {
+                    return outside("the tail of a lockspace");
+                }
+                self.landed_delta(io, area, index, new);
+            }
+            Some((area @ Area::Paxos(..), 0)) => self.landed_leader(io, area, new),
+            Some((Area::Paxos(..), 1)) => outside("a request record"),
+            Some((area @ Area::Paxos(_, _, geometry), index)) => {
+                if index > u64::from(geometry.max_hosts()) + 1 {
+                    return outside("the tail of a resource");
+                }
+                // Dblock p stands in sector p + 1.
+                self.landed_dblock(io, area, index - 1, old, new);
+            }
+        }
+    }
+
+    fn landed_delta(&self, io: &Facts, area: Area, index: u64, new: &[u8]) {
+        let host = io.writer.host;
+        if u64::from(io.writer.host_id.slot()) != index {
+            return self.violate("I1", Some(host), format!("wrote the delta sector of slot {index}"));
+        }
+        let old = self.state.borrow().disk.leader(area, index);
+        let new = Leader::read(new);
+        self.note(Some(host), || format!("delta gen {} ts {} landed", new.owner[1], new.timestamp));
+        if new.magic != DELTA || !new.valid {
+            return self.violate("format", Some(host), format!("delta sector with magic {:08x}", new.magic));
+        }
+        // A renewal of a host whose term is over may land late over another host's (D3); a host's own never do (I6).
+        let same_host = self.state.borrow().disk.by.get(&(area, index)) == Some(&host);
+        if new.owner[1] < old.owner[1] && (same_host || new.is_free()) {
+            let what = format!("generation fell from {} to {}", old.owner[1], new.owner[1]);
+            self.violate("I2", Some(host), what);
+        }
+        let mut state = self.state.borrow_mut();
+        state.disk.leaders.insert((area, index), new);
+        state.disk.by.insert((area, index), host);
+    }
+
+    fn landed_leader(&self, io: &Facts, area: Area, new: &[u8]) {
+        let new = Leader::read(new);
+        let host = io.writer.host;
+        let held = if new.is_free() { "free" } else { "held" };
+        self.note(Some(host), || format!("leader lver {} owner {}/{} {held}", new.lver, new.owner[0], new.owner[1]));
+        if new.magic != PAXOS || !new.valid {
+            return self.violate("format", Some(host), format!("leader with magic {:08x}", new.magic));
+        }
+        let known = *self.state.borrow_mut().disk.owners.entry((area, new.lver)).or_insert(new.owner);
+        if known != new.owner {
+            let [a, b] = [known, new.owner];
+            let what = format!("lver {} belongs to host_id {}/{}, not to {}/{}", new.lver, a[0], a[1], b[0], b[1]);
+            self.violate("I5", Some(host), what);
+        }
+        if new.is_free() && io.writer.host_id.get() != new.owner[0] {
+            self.violate("release", Some(host), format!("freed the lease of host_id {}", new.owner[0]));
+        }
+        self.state.borrow_mut().disk.leaders.insert((area, 0), new);
+    }
+
+    fn landed_dblock(&self, io: &Facts, area: Area, p: u64, old: &[u8], new: &[u8]) {
+        let host = io.writer.host;
+        let (was, is) = (Dblock::read(old), Dblock::read(new));
+        let Dblock { mbal, bal, inp, lver, .. } = is;
+        let released = if is.released { " RELEASED" } else { "" };
+        self.note(Some(host), || {
+            format!("dblock {p} lver {lver} mbal {mbal} bal {bal} inp {}/{}{released}", inp[0], inp[1])
+        });
+        if io.writer.host_id.get() != p {
+            // The one exception: the mode block of a host that shares, and is dead, is cleared, and nothing else of it.
+            let kept = old[..56] == new[..56] && is_zero(&new[128..144]) && was.shared;
+            if !kept {
+                self.violate("I1", Some(host), format!("wrote dblock {p}"));
+            }
+            return;
+        }
+        if !is.valid {
+            self.violate("format", Some(host), format!("dblock {p} with a wrong checksum"));
+        }
+        if is.lver < was.lver || (is.lver == was.lver && is.mbal < was.mbal) {
+            let what = format!("dblock {p} fell from lver {} mbal {} to lver {lver} mbal {mbal}", was.lver, was.mbal);
+            self.violate("I2", Some(host), what);
+        }
+        if is.lver == was.lver && was.released && !is.released {
+            self.violate("I2", Some(host), format!("dblock {p} took RELEASED back at lver {lver}"));
+        }
+        if bal > mbal || (bal == 0) != (inp[0] == 0) {
+            self.violate("I3", Some(host), format!("dblock {p}: mbal {mbal} bal {bal} inp {}", inp[0]));
+        }
+        if bal != 0 {
+            let known = *self.state.borrow_mut().disk.inps.entry((area, lver, bal)).or_insert(inp);
+            if known != inp {
+                self.violate("I4", Some(host), format!("lver {lver} bal {bal} has inp {known:?} and {inp:?}"));
+            }
+        }
+        self.state.borrow_mut().disk.dblocks.insert((area, p), is);
+    }
+}

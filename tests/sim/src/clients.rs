@@ -1,0 +1,193 @@
+//! What wants leases on a host: one program after the other, each a family of processes ([`crate::guests`]).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::{AcquireFlags, ReleaseFlags};
+use holdfast_protocol::payload::{Disk, Options, Resource, ResourceHead};
+use holdfast_protocol::request::{Request, Target};
+use holdfast_protocol::text::{DiskPath, Name48};
+
+use crate::cluster::{Member, SPACE};
+use crate::daemon::{ResourceAt, World};
+use crate::dice::{Dice, Stream};
+use crate::executor::Group;
+use crate::guests::{Leader, Manners};
+
+/// Programs that want leases of one daemon at one time: more than one, so that they meet.
+const AT_ONCE: u64 = 2;
+
+/// Starts the programs of a daemon, which come and go for as long as the run lasts.
+pub fn spawn(world: &Rc<World>, member: &Rc<Member>, number: usize) {
+    for n in 0..AT_ONCE {
+        let (world, member) = (Rc::clone(world), Rc::clone(member));
+        let stream = Stream::Host(
+            u8::try_from(128 + number * 4).unwrap_or(u8::MAX).saturating_add(u8::try_from(n).unwrap_or(0)),
+        );
+        let dice = RefCell::new(Dice::new(world.sim.seed(), stream));
+        world.sim.clone().spawn(Group::RUN, "programs", async move {
+            loop {
+                let habits = world.habits.get();
+                let pause = dice.borrow_mut().between(Duration::from_millis(1), habits.longest_pause);
+                world.sim.sleep(pause).await;
+                if world.habits.get().wants >> number & 1 == 1 {
+                    one_program(&world, &member, &dice).await;
+                }
+            }
+        });
+    }
+}
+
+/// One program, from its start to its end.
+async fn one_program(world: &Rc<World>, member: &Member, dice: &RefCell<Dice>) {
+    if !member.host.is_up() || member.host.still_since().is_some() {
+        return;
+    }
+    let Some(port) = member.host.port(member.seat) else { return };
+    let program = Program::of(world, dice);
+    let pid = member.host.next_pid();
+    let Some(leader) = member.host.guests().join(&port, pid, program.kind == Kind::Group, program.manners) else {
+        return;
+    };
+    let host = member.host.clone();
+    let (group, over) = (leader.group(), Over::default());
+    let (sim, ended) = (world.sim.clone(), over.clone());
+    world.sim.spawn(group, "program", async move {
+        let _ends = ended;
+        program.run(&leader, &sim, || host.next_pid()).await;
+        leader.exits();
+        std::future::pending::<()>().await;
+    });
+    over.wait().await;
+}
+
+/// The end of a task, whatever ends it.
+#[derive(Clone, Default)]
+struct Over(Rc<RefCell<Ends>>);
+
+#[derive(Default)]
+struct Ends {
+    waker: Option<std::task::Waker>,
+}
+
+impl Over {
+    /// Resolves once only the one who waits is left.
+    async fn wait(self) {
+        std::future::poll_fn(|cx| {
+            if Rc::strong_count(&self.0) == 1 {
+                return std::task::Poll::Ready(());
+            }
+            self.0.borrow_mut().waker = Some(cx.waker().clone());
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        if let Some(waker) = self.0.borrow_mut().waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// What comes out of a leader.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nothing.
+    Single,
+    /// Processes that inherit its connection.
+    Heirs,
+    /// Members of its process group, as under `holdfast exec`.
+    Group,
+}
+
+struct Program {
+    kind: Kind,
+    manners: Manners,
+    resources: Vec<ResourceAt>,
+    flags: AcquireFlags,
+    runs: Duration,
+    others_run: Duration,
+    others: u64,
+    /// It gives its leases back by itself, and asks again.
+    rounds: u64,
+    /// It closes its connection and goes on (under `holdfast exec` alone).
+    closes: bool,
+}
+
+impl Program {
+    fn of(world: &World, dice: &RefCell<Dice>) -> Self {
+        let habits = world.habits.get();
+        let mut dice = dice.borrow_mut();
+        let kind = match dice.chance(habits.families) {
+            true if dice.chance(500) => Kind::Heirs,
+            true => Kind::Group,
+            false => Kind::Single,
+        };
+        let mut flags = if kind == Kind::Group { AcquireFlags::GROUP } else { AcquireFlags::NONE };
+        if dice.chance(habits.waits) {
+            flags = flags | AcquireFlags::WAIT;
+        }
+        if dice.chance(500) {
+            flags = flags | AcquireFlags::OWNER_NOWAIT;
+        }
+        let mut resources = world.resources.clone();
+        if resources.len() > 1 && dice.chance(600) {
+            resources.remove(dice.index(2));
+        }
+        let slow = dice.chance(habits.slow_writes);
+        let most = if slow { Duration::from_secs(40) } else { Duration::from_millis(20) };
+        let manners = Manners {
+            on_term: dice.chance(700).then(|| dice.skewed(Duration::from_millis(1), Duration::from_secs(4))),
+            on_kill: (!dice.chance(habits.unkillable))
+                .then(|| dice.skewed(Duration::from_micros(100), Duration::from_millis(50))),
+            last_write: dice.skewed(Duration::from_millis(1), most),
+            ring: dice.chance(400),
+        };
+        let runs = dice.skewed(Duration::from_millis(1), habits.longest_run);
+        let others_run = dice.skewed(Duration::from_millis(1), habits.longest_run);
+        let (others, rounds) = (1 + dice.below(2), 1 + dice.below(3));
+        Program { kind, manners, resources, flags, runs, others_run, others, rounds, closes: dice.chance(300) }
+    }
+
+    async fn run(&self, leader: &Leader, sim: &crate::executor::Sim, mut next_pid: impl FnMut() -> i32) -> Option<()> {
+        leader.register().await?;
+        let rounds = if self.kind == Kind::Single { self.rounds } else { 1 };
+        for _ in 0..rounds {
+            if leader.ask(self.acquire()).await? != ResultCode::OK {
+                return None;
+            }
+            self.resources.iter().for_each(|r| leader.writes(r.area));
+            if self.kind != Kind::Single {
+                for _ in 0..self.others {
+                    leader.fork(next_pid(), self.kind == Kind::Heirs, self.others_run);
+                }
+            }
+            if self.closes && self.kind == Kind::Group {
+                leader.closes();
+            }
+            sim.sleep(self.runs).await;
+            if self.kind == Kind::Single && self.rounds > 1 {
+                sim.sleep(self.manners.last_write).await;
+                leader.stops_writing();
+                let all = Request::Release { flags: ReleaseFlags::ALL, target: Target::This, resources: Vec::new() };
+                leader.ask(all).await?;
+            }
+        }
+        Some(())
+    }
+
+    fn acquire(&self) -> Request {
+        let resources = self.resources.iter().filter_map(|at| {
+            let name = |text: &str| Name48::new(text).ok();
+            let head = ResourceHead::named(name(SPACE)?, name(at.name)?);
+            Some(Resource::new(head, vec![Disk::new(DiskPath::new(at.path.clone()).ok()?, at.offset)]))
+        });
+        let options = Options::default();
+        Request::Acquire { flags: self.flags, target: Target::This, resources: resources.collect(), options }
+    }
+}

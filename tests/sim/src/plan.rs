@@ -1,0 +1,383 @@
+//! What a seed makes up: hosts, disks, habits, and everything that will go wrong and when. A plan is plain data, so that it
+//! can be shown, changed by hand, and made smaller ([`crate::shrink`]).
+
+use std::time::Duration;
+
+use holdfast_io::ids::HostId;
+use holdfast_io::planted::Bug;
+use holdfast_io::timing::{FireTimeout, IoTimeout};
+use holdfast_io::units::{AlignSize, Geometry, SectorSize};
+
+use crate::daemon::{Config, Habits};
+use crate::dice::{Dice, Stream};
+use crate::disk::{FaultRates, PathLoss};
+use crate::host::Seat;
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed of everything that is decided on the way.
+    pub seed: u64,
+    /// Sizes of all areas.
+    pub geometry: Geometry,
+    /// The hosts.
+    pub hosts: Vec<HostPlan>,
+    /// The daemons on them.
+    pub daemons: Vec<DaemonPlan>,
+    /// Whether there is a second resource, on a second disk.
+    pub two_disks: bool,
+    /// How hosts behave.
+    pub habits: Habits,
+    /// How the disks behave while they are faulty.
+    pub rates: FaultRates,
+    /// Length of the safety phase.
+    pub safety: Duration,
+    /// What goes wrong beside the disks, in order.
+    pub mishaps: Vec<Mishap>,
+    /// The rule that is broken on purpose.
+    pub bug: Option<Bug>,
+}
+
+/// One host.
+#[derive(Clone, Debug)]
+pub struct HostPlan {
+    /// Which machine it says it is: clones say the same.
+    pub machine: u64,
+    /// What its clock gains, in parts per million.
+    pub ppm: i32,
+    /// The steps in which its watchdogs count, in seconds.
+    pub steps: u32,
+    /// Whether they fire at the last instant that is allowed.
+    pub punctual: bool,
+    /// They never fire: a broken host, for runs that must fail.
+    pub no_watchdog: bool,
+}
+
+/// One daemon.
+#[derive(Clone, Debug)]
+pub struct DaemonPlan {
+    /// On which host.
+    pub host: usize,
+    /// In which seat.
+    pub seat: Seat,
+    /// Its settings.
+    pub config: Config,
+    /// Its host name.
+    pub name: String,
+}
+
+/// Whom something strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// This daemon, or its host.
+    Daemon(usize),
+    /// A daemon whose host holds a lease, or this one if none does: there it hurts.
+    Holder(usize),
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mishap {
+    /// When, from the beginning of the run.
+    pub at: Duration,
+    /// To whom.
+    pub whom: Whom,
+    /// What.
+    pub what: Trouble,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The daemon is killed; its successor may have lost its state file, or go by another name.
+    Crash {
+        /// The state file is gone as well.
+        loses_state: bool,
+        /// Its successor has another name.
+        renamed: bool,
+    },
+    /// The daemon stands still, and goes on or is killed.
+    Freeze {
+        /// For how long.
+        lasts: Duration,
+        /// Killed then.
+        killed: bool,
+    },
+    /// The daemon stops between two effects.
+    Stop {
+        /// How many effects from now.
+        effects: u32,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The host loses power.
+    PowerCut,
+    /// The host loses its path to a disk.
+    Path {
+        /// Which disk.
+        disk: usize,
+        /// How that shows.
+        how: PathLoss,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The host as a whole stands still.
+    Still {
+        /// For how long.
+        lasts: Duration,
+        /// Its clock too (paused by a hypervisor), or not (asleep).
+        clock_too: bool,
+    },
+    /// A sector of a disk is damaged.
+    Damage {
+        /// Which area: 0 the lockspace, then the resources.
+        area: usize,
+        /// Which of the host's own sectors, or (0) the leader.
+        own: bool,
+        /// Which byte.
+        byte: usize,
+        /// Which bit.
+        bit: u8,
+    },
+    /// Somebody kills a client.
+    KillClient,
+    /// The disks work for a while.
+    Calm,
+    /// The disks are faulty again.
+    Storm,
+}
+
+fn pick<T: Copy>(dice: &mut Dice, from: &[T]) -> T {
+    from[dice.index(from.len())]
+}
+
+/// So many seconds.
+#[must_use]
+pub const fn seconds(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+fn x(seconds: u64) -> IoTimeout {
+    IoTimeout::new(seconds).unwrap_or(IoTimeout::DEFAULT)
+}
+
+fn fire(seconds: u64) -> FireTimeout {
+    FireTimeout::new(seconds).unwrap_or(FireTimeout::SANLOCK)
+}
+
+fn id(n: usize) -> HostId {
+    u32::try_from(n).ok().and_then(HostId::from_slot).unwrap_or_else(|| unreachable!("a few hosts"))
+}
+
+fn geometry(sector: SectorSize) -> Geometry {
+    Geometry::new(sector, AlignSize::M1).unwrap_or_else(|e| unreachable!("{e}"))
+}
+
+/// How a seed's runs are to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// So many hosts; `None`: two or three.
+    pub hosts: Option<usize>,
+    /// So many disks; `None`: one or two.
+    pub disks: Option<usize>,
+}
+
+impl Plan {
+    /// The plan that a seed makes.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        Self::of_wishes(seed, Wishes::default())
+    }
+
+    /// The plan that a seed makes, as wished.
+    #[must_use]
+    pub fn of_wishes(seed: u64, wishes: Wishes) -> Self {
+        let mut dice = Dice::new(seed, Stream::Scenario);
+        let sector = if dice.chance(50) { SectorSize::B512 } else { SectorSize::B4096 };
+        let count = wishes.hosts.unwrap_or(2 + dice.index(2));
+        let mut hosts: Vec<HostPlan> = (0..count).map(|n| HostPlan::of(&mut dice, n)).collect();
+        let daemons = daemons(&mut dice, count);
+        for daemon in &daemons {
+            // A device that cannot count so short is refused, and its host never joins.
+            let most = u32::try_from(daemon.config.fire.device_limit().as_secs()).unwrap_or(1);
+            let steps = &mut hosts[daemon.host].steps;
+            *steps = (*steps).min(most);
+        }
+        let longest = daemons.iter().map(|d| d.config.timing().host_dead()).max().unwrap_or_default();
+        // A short run in which all hosts want the lease all the time: ballots meet.
+        let hot = dice.chance(350);
+        let habits = habits(&mut dice, longest, hot);
+        let least = daemons.iter().map(|d| d.config.io_timeout.seconds()).min().unwrap_or(10);
+        let rates = rates(&mut dice, seconds(u64::from(least)), hot);
+        let two_disks = wishes.disks.map_or_else(|| dice.chance(300), |n| n > 1);
+        let safety = if hot { seconds(70) } else { longest * 2 };
+        let mishaps = mishaps(&mut dice, daemons.len(), safety, longest, hot);
+        Plan { seed, geometry: geometry(sector), hosts, daemons, two_disks, habits, rates, safety, mishaps, bug: None }
+    }
+
+    /// A plan without faults for named scenarios: `count` hosts with io_timeout 10 and fire timeout 60.
+    #[must_use]
+    pub fn quiet(count: usize) -> Self {
+        let config = |n| Config { host_id: id(n), io_timeout: x(10), fire: fire(60) };
+        Plan {
+            seed: 11,
+            geometry: geometry(SectorSize::B4096),
+            hosts: (0..count).map(HostPlan::plain).collect(),
+            daemons: (0..count)
+                .map(|n| DaemonPlan { host: n, seat: Seat(0), config: config(n), name: format!("host{n}") })
+                .collect(),
+            two_disks: false,
+            habits: Habits {
+                longest_run: seconds(1_000_000),
+                longest_pause: seconds(1),
+                unkillable: 0,
+                slow_writes: 0,
+                families: 0,
+                leaves: 0,
+                waits: 0,
+                wants: u64::MAX,
+                absence: seconds(10),
+            },
+            rates: FaultRates::NONE,
+            safety: seconds(1000),
+            mishaps: Vec::new(),
+            bug: None,
+        }
+    }
+
+    /// D1's silence of the slowest daemon.
+    #[must_use]
+    pub fn longest_silence(&self) -> Duration {
+        self.daemons.iter().map(|d| d.config.timing().silence_for_takeover()).max().unwrap_or_default()
+    }
+
+    /// Within this time after the faults have ended a client must have got a lease anew: a host boots (up to 2 minutes),
+    /// waits out its own former term, joins, waits out the owner, and lets a client that holds the lease run to its end.
+    #[must_use]
+    pub fn liveness_bound(&self) -> Duration {
+        seconds(240) + self.longest_silence() * 3 + self.habits.longest_run + self.habits.longest_pause
+    }
+}
+
+impl HostPlan {
+    /// A host with nothing remarkable.
+    #[must_use]
+    pub fn plain(n: usize) -> Self {
+        HostPlan { machine: 0xAA00 + n as u64, ppm: 0, steps: 1, punctual: true, no_watchdog: false }
+    }
+
+    fn of(dice: &mut Dice, n: usize) -> Self {
+        HostPlan {
+            ppm: pick(dice, &[-500, -80, 0, 30, 500]),
+            steps: pick(dice, &[1, 1, 1, 2, 5]),
+            punctual: dice.chance(700),
+            ..Self::plain(n)
+        }
+    }
+}
+
+/// One daemon a host, as a rule; sometimes two on one host, or two with one host_id or one name.
+fn daemons(dice: &mut Dice, hosts: usize) -> Vec<DaemonPlan> {
+    let same =
+        Config { host_id: id(0), io_timeout: x(pick(dice, &[5, 10, 10, 20])), fire: fire(pick(dice, &[10, 20, 60])) };
+    let mixed = dice.chance(300);
+    let mut daemons: Vec<DaemonPlan> = (0..hosts)
+        .map(|host| {
+            let (io_timeout, fire) = match mixed {
+                false => (same.io_timeout, same.fire),
+                true => (x(pick(dice, &[3, 5, 10, 20])), fire(pick(dice, &[10, 30, 60]))),
+            };
+            let config = Config { host_id: id(host), io_timeout, fire };
+            DaemonPlan { host, seat: Seat(0), config, name: format!("host{host}") }
+        })
+        .collect();
+    if dice.chance(120) {
+        // A second daemon: on a host that has one, or on a host of its own number.
+        let twin = daemons[dice.index(daemons.len())].clone();
+        let config = if dice.chance(600) { twin.config } else { Config { host_id: id(hosts), ..twin.config } };
+        let name = if dice.chance(500) { twin.name } else { "other".into() };
+        daemons.push(DaemonPlan { seat: Seat(1), config, name, ..twin });
+    } else if dice.chance(80) {
+        // Two hosts that were given one host_id, and perhaps one name.
+        let (config, name) = (daemons[0].config, daemons[0].name.clone());
+        daemons[1].config.host_id = config.host_id;
+        if dice.chance(500) {
+            daemons[1].name = name;
+        }
+    }
+    daemons
+}
+
+fn habits(dice: &mut Dice, longest: Duration, hot: bool) -> Habits {
+    let (longest_run, longest_pause) = match hot {
+        true => (pick(dice, &[Duration::from_millis(50), seconds(1)]), Duration::from_millis(100)),
+        false => (pick(dice, &[seconds(2), seconds(20), longest]), pick(dice, &[seconds(1), seconds(10), seconds(40)])),
+    };
+    Habits {
+        longest_run,
+        longest_pause,
+        unkillable: pick(dice, &[0, 0, 100, 500]),
+        slow_writes: pick(dice, &[0, 200, 600]),
+        families: pick(dice, &[0, 300, 700]),
+        leaves: pick(dice, &[0, 0, 100]),
+        waits: pick(dice, &[0, 300, 700]),
+        wants: u64::MAX,
+        absence: longest,
+    }
+}
+
+fn rates(dice: &mut Dice, x: Duration, hot: bool) -> FaultRates {
+    if dice.chance(150) {
+        return FaultRates::NONE;
+    }
+    FaultRates {
+        latency: (Duration::from_micros(50), pick(dice, &[Duration::from_millis(20), seconds(1), x / 2])),
+        error: pick(dice, &[0, 10, 60]),
+        late_per_mille: pick(dice, if hot { &[5, 20, 50] } else { &[0, 20, 80] }),
+        late: (x / 2, x * pick(dice, &[2, 8, 40])),
+        never: pick(dice, &[0, 0, 4]),
+        torn: 300,
+        queued: pick(dice, &[0, 10]),
+        damaged: pick(dice, &[0, 0, 10]),
+    }
+}
+
+fn mishaps(dice: &mut Dice, daemons: usize, safety: Duration, longest: Duration, hot: bool) -> Vec<Mishap> {
+    let mean = seconds(pick(dice, if hot { &[5, 20, 60] } else { &[20, 60, 150] }));
+    let mut mishaps = Vec::new();
+    let mut at = Duration::ZERO;
+    loop {
+        at += dice.between(Duration::from_millis(1), mean * 2);
+        if at >= safety {
+            return mishaps;
+        }
+        let n = dice.index(daemons);
+        let whom = if dice.chance(500) { Whom::Holder(n) } else { Whom::Daemon(n) };
+        mishaps.push(Mishap { at, whom, what: trouble(dice, longest) });
+    }
+}
+
+fn trouble(dice: &mut Dice, longest: Duration) -> Trouble {
+    let least = Duration::from_millis(500);
+    let lasts = if dice.chance(500) { dice.skewed(least, longest) } else { dice.between(least, longest) };
+    match dice.below(20) {
+        0..=4 => Trouble::Crash { loses_state: dice.chance(100), renamed: dice.chance(100) },
+        5..=7 => Trouble::Freeze { lasts, killed: dice.chance(300) },
+        8 => Trouble::Stop { effects: u32::try_from(dice.below(12)).unwrap_or(0), lasts },
+        9 => Trouble::PowerCut,
+        10..=13 => {
+            let how = if dice.chance(500) { PathLoss::Fails } else { PathLoss::Hangs };
+            Trouble::Path { disk: dice.index(2), how, lasts }
+        }
+        14 => Trouble::Still { lasts, clock_too: dice.chance(500) },
+        15 => Trouble::Damage {
+            area: dice.index(3),
+            own: dice.chance(700),
+            byte: if dice.chance(300) { 128 } else { dice.index(256) },
+            bit: u8::try_from(dice.below(8)).unwrap_or(0),
+        },
+        16 => Trouble::KillClient,
+        17 => Trouble::Calm,
+        _ => Trouble::Storm,
+    }
+}
