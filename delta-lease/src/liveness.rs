@@ -309,20 +309,20 @@ pub struct HostTable {
     /// By slot.
     hosts: Vec<Option<Observation>>,
     /// Each sector as it was last looked at: most of them are the same at every look, and need no decoding then.
-    image: AlignedBuf,
+    image: Option<AlignedBuf>,
     last_scan: Option<LocalInstant>,
 }
 
 impl HostTable {
     /// An empty table. `own_io_timeout` stands in for hosts that store none.
     #[must_use]
-    pub fn new(area: DeltaArea, own_io_timeout: IoTimeout) -> Self {
-        let image = AlignedBuf::zeroed(area.geometry.area_len());
-        HostTable { area, own_io_timeout, hosts: Vec::new(), image, last_scan: None }
+    pub const fn new(area: DeltaArea, own_io_timeout: IoTimeout) -> Self {
+        HostTable { area, own_io_timeout, hosts: Vec::new(), image: None, last_scan: None }
     }
 
     /// Takes in a look at the whole area.
     pub fn observe_area(&mut self, view: &AreaView) {
+        self.image.get_or_insert_with(|| AlignedBuf::from_slice(view.bytes()));
         for host in self.area.hosts() {
             self.observe(host, view.sector(host), Look { started: view.read_started, ended: view.read_ended });
         }
@@ -341,7 +341,8 @@ impl HostTable {
             self.hosts.resize(slot + 1, None);
         }
         let at = slot * bytes.len();
-        let image = &mut self.image[at..at + bytes.len()];
+        let image = self.image.get_or_insert_with(|| AlignedBuf::zeroed(self.area.geometry.area_len()));
+        let image = &mut image[at..at + bytes.len()];
         let seen = match &mut self.hosts[slot] {
             Some(seen) if image == bytes => {
                 seen.look_again(look);

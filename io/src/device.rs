@@ -121,7 +121,7 @@ impl<E: Engine, C: Clock> Device<E, C> {
             First::B(()) => return Err(IoErrorKind::OutcomeUnknown),
         };
         match end {
-            End::Done(Ok(moved), buf) if moved == len => Ok(buf),
+            End::Done(Ok(moved), Some(buf)) if moved == len => Ok(buf),
             End::Done(Ok(found), _) => Err(IoErrorKind::Short { found }),
             End::Done(Err(errno), _) => Err(IoErrorKind::Failed(errno)),
             End::Late => Err(IoErrorKind::NotIssued),
@@ -180,7 +180,7 @@ struct Entry {
 /// How a flight ended.
 enum End {
     /// The device is done with the buffer.
-    Done(Result<usize, Errno>, AlignedBuf),
+    Done(Result<usize, Errno>, Option<AlignedBuf>),
     /// Its deadline had passed before it began.
     Late,
     /// D2 forbade it before it began.
@@ -414,13 +414,20 @@ impl Started {
         }
     }
 
+    /// What a read brought, where the device has it in a buffer of its own: of the length asked for.
+    pub fn put(&mut self, bytes: AlignedBuf) {
+        if let Move::Read { len, buf } = &mut self.0.what {
+            assert_eq!(bytes.len(), *len, "all of it");
+            *buf = Some(bytes);
+        }
+    }
+
     /// The device is done with the buffer: bytes moved, or the kernel's error.
     pub fn complete(self, result: Result<usize, Errno>) {
         let Io { table, id, what, .. } = self.0;
         let buf = match what {
-            Move::Write(buf) | Move::Read { buf: Some(buf), .. } => buf,
-            // Nobody filled it: it can only have failed, or moved nothing.
-            Move::Read { len, buf: None } => AlignedBuf::zeroed(len),
+            Move::Write(buf) => Some(buf),
+            Move::Read { buf, .. } => buf,
         };
         table.lock().end(id, End::Done(result, buf));
     }

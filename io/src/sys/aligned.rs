@@ -3,7 +3,7 @@
 //! A clone shares the memory until one of the two is written: what is handed from a read to whoever looks at it, or kept
 //! beside a write in flight, is not copied.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -78,9 +78,14 @@ impl Memory {
     }
 
     fn from_slice(bytes: &[u8]) -> Self {
-        let mut memory = Self::zeroed(bytes.len());
-        memory.bytes_mut().copy_from_slice(bytes);
-        memory
+        assert!(!bytes.is_empty(), "an I/O moves at least one byte");
+        let layout = Self::layout(bytes.len());
+        // SAFETY: the layout's size is not zero (asserted above).
+        let raw = unsafe { alloc(layout) };
+        let Some(at) = NonNull::new(raw) else { handle_alloc_error(layout) };
+        // SAFETY: `at` is a new allocation of `bytes.len()` bytes, which cannot overlap with `bytes`.
+        unsafe { bytes.as_ptr().copy_to_nonoverlapping(at.as_ptr(), bytes.len()) };
+        Memory { at, len: bytes.len() }
     }
 
     fn layout(len: usize) -> Layout {
@@ -117,7 +122,7 @@ impl Eq for Memory {}
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this very layout, and freed once.
+        // SAFETY: allocated in `zeroed` or `from_slice` with this very layout, and freed once.
         unsafe { dealloc(self.at.as_ptr(), Self::layout(self.len)) }
     }
 }

@@ -120,6 +120,8 @@ struct State {
     holders: BTreeMap<u64, Holder>,
     last_holder: u64,
     excused: BTreeSet<HostTerm>,
+    /// Hosts that stand still as a whole.
+    still: BTreeSet<HostIndex>,
     disk: disk_rules::State,
     time: time_rules::State,
     phases: BTreeMap<(HostIndex, u32), Phase>,
@@ -320,6 +322,11 @@ impl Checkers {
     pub fn holders_stand_still(&self, host: HostIndex, still: bool) {
         let numbers: Vec<u64> = {
             let mut state = self.state.borrow_mut();
+            if still {
+                state.still.insert(host)
+            } else {
+                state.still.remove(&host)
+            };
             let mine = state.holders.iter_mut().filter(|(_, h)| h.host == host);
             mine.map(|(number, holder)| {
                 holder.still = still;
@@ -334,6 +341,7 @@ impl Checkers {
     pub fn host_reset(&self, host: HostIndex) {
         let mut state = self.state.borrow_mut();
         state.holders.retain(|_, h| h.host != host);
+        state.still.remove(&host);
         state.time.host_reset(host);
         state.disk.host_reset(host);
     }

@@ -1,6 +1,6 @@
 //! What wants leases on a host: one program after the other, each a family of processes ([`crate::guests`]).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,11 +13,13 @@ use holdfast_protocol::text::{DiskPath, Name48};
 use crate::cluster::{Member, SPACE};
 use crate::daemon::{ResourceAt, World};
 use crate::dice::{Dice, Stream};
-use crate::executor::Group;
+use crate::executor::{Group, Sim};
 use crate::guests::{Leader, Manners};
 
 /// Programs that want leases of one daemon at one time: more than one, so that they meet.
 const AT_ONCE: u64 = 2;
+/// How much longer a program waits, at most, before the next after one that got nothing.
+const REFUSED: Duration = Duration::from_millis(2500);
 
 /// Starts the programs of a daemon, which come and go for as long as the run lasts.
 pub fn spawn(world: &Rc<World>, member: &Rc<Member>, number: usize) {
@@ -28,39 +30,42 @@ pub fn spawn(world: &Rc<World>, member: &Rc<Member>, number: usize) {
         );
         let dice = RefCell::new(Dice::new(world.sim.seed(), stream));
         world.sim.clone().spawn(Group::RUN, "programs", async move {
+            let mut refused = true;
             loop {
-                let habits = world.habits.get();
-                let pause = dice.borrow_mut().between(Duration::from_millis(1), habits.longest_pause);
+                let longest = world.habits.get().longest_pause;
+                let (least, most) =
+                    if refused { (longest / 2, longest * 2 + REFUSED) } else { (longest / 10, longest) };
+                let pause = dice.borrow_mut().between(least, most);
                 world.sim.sleep(pause).await;
-                if world.habits.get().wants >> number & 1 == 1 {
-                    one_program(&world, &member, &dice).await;
-                }
+                refused = world.habits.get().wants >> number & 1 == 0 || !one_program(&world, &member, &dice).await;
             }
         });
     }
 }
 
-/// One program, from its start to its end.
-async fn one_program(world: &Rc<World>, member: &Member, dice: &RefCell<Dice>) {
+/// One program, from its start to its end. `false`: it got no lease.
+async fn one_program(world: &Rc<World>, member: &Member, dice: &RefCell<Dice>) -> bool {
     if !member.host.is_up() || member.host.still_since().is_some() {
-        return;
+        return false;
     }
-    let Some(port) = member.host.port(member.seat) else { return };
+    let Some(port) = member.host.port(member.seat) else { return false };
     let program = Program::of(world, dice);
     let pid = member.host.next_pid();
     let Some(leader) = member.host.guests().join(&port, pid, program.kind == Kind::Group, program.manners) else {
-        return;
+        return false;
     };
+    let got = Rc::new(Cell::new(false));
     let host = member.host.clone();
     let (group, over) = (leader.group(), Over::default());
-    let (sim, ended) = (world.sim.clone(), over.clone());
+    let (sim, ended, gets) = (world.sim.clone(), over.clone(), Rc::clone(&got));
     world.sim.spawn(group, "program", async move {
         let _ends = ended;
-        program.run(&leader, &sim, || host.next_pid()).await;
+        program.run(&leader, &sim, &gets, || host.next_pid()).await;
         leader.exits();
         std::future::pending::<()>().await;
     });
     over.wait().await;
+    got.get()
 }
 
 /// The end of a task, whatever ends it.
@@ -154,13 +159,14 @@ impl Program {
         Program { kind, manners, resources, flags, runs, others_run, others, rounds, closes: dice.chance(300) }
     }
 
-    async fn run(&self, leader: &Leader, sim: &crate::executor::Sim, mut next_pid: impl FnMut() -> i32) -> Option<()> {
+    async fn run(&self, leader: &Leader, sim: &Sim, got: &Cell<bool>, mut next_pid: impl FnMut() -> i32) -> Option<()> {
         leader.register().await?;
         let rounds = if self.kind == Kind::Single { self.rounds } else { 1 };
         for _ in 0..rounds {
             if leader.ask(self.acquire()).await? != ResultCode::OK {
                 return None;
             }
+            got.set(true);
             self.resources.iter().for_each(|r| leader.writes(r.area));
             if self.kind != Kind::Single {
                 for _ in 0..self.others {

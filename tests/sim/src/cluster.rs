@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Once;
 use std::time::Duration;
 
 use holdfast_io::identity::MachineHash;
@@ -452,7 +453,15 @@ struct Seen {
     checkers: Rc<Checkers>,
 }
 
+/// Runs make and drop buffers of a MiB again and again. glibc gives those back to the kernel at once, which takes more
+/// time than the run itself, until it has seen a larger one freed; then it keeps them.
+fn keep_freed_memory() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| drop(std::hint::black_box(vec![1u8; 30 << 20])));
+}
+
 fn play(plan: &Plan, telling: bool, seen: &RefCell<Option<Seen>>) -> Result<Outcome, Box<Violation>> {
+    keep_freed_memory();
     crate::plant(plan.bug);
     let played = catch_unwind(AssertUnwindSafe(|| phases(plan, telling, seen)));
     crate::plant(None);

@@ -184,8 +184,8 @@ struct Medium {
     sector: SectorSize,
     /// The true bytes, in pieces of [`PIECE`]. A read of a whole piece shares it.
     pieces: RefCell<Vec<AlignedBuf>>,
-    /// Sectors that landed since a piece was last handed out whole to a read that moves its sectors at several instants.
-    landings: RefCell<Vec<u64>>,
+    /// Every sector that landed, in order: where, and what was there before.
+    landings: RefCell<Vec<(u64, Vec<u8>)>>,
     /// Sectors that read wrong until they are written anew: which byte, and which bits of it.
     damage: RefCell<BTreeMap<u64, (usize, u8)>>,
     locks: RefCell<Vec<Lock>>,
@@ -214,8 +214,9 @@ struct Flight {
     started: Started,
     /// The description through which it was issued; 0: none that carries locks.
     description: u64,
-    /// How many landings a read of a whole piece has seen.
-    seen: usize,
+    /// A read of a whole piece: how its sectors are spread over parts, and how many landings each part has seen.
+    salt: u64,
+    seen: Vec<Option<usize>>,
     damaged: Vec<u64>,
     /// When its caller has gone, in true time.
     not_after: Nanos,
@@ -401,8 +402,17 @@ impl SimDisk {
             self.tell(|w| w.writes(&facts, started.buf()));
         }
         let description = engine.description;
-        let flight =
-            Flight { facts, started, description, seen: 0, damaged: Vec::new(), not_after, held: false, moved: 0 };
+        let flight = Flight {
+            facts,
+            started,
+            description,
+            salt: 0,
+            seen: Vec::new(),
+            damaged: Vec::new(),
+            not_after,
+            held: false,
+            moved: 0,
+        };
         self.0.flights.borrow_mut().insert(id, flight);
         let fate = self.fate(&facts);
         self.schedule(&facts, fate);
@@ -504,8 +514,11 @@ impl SimDisk {
         let (facts, sectors) = (flight.facts, flight.facts.len / size);
         let mine = |sector: &usize| part_of(*sector, salt, parts) == part;
         if facts.op == Op::Read {
-            if facts.len == PIECE {
-                self.read_piece(flight, &mine);
+            if facts.len == PIECE && facts.at.is_multiple_of(PIECE as u64) {
+                flight.salt = salt;
+                flight.seen.resize(parts, None);
+                flight.seen[part] = Some(self.0.landings.borrow().len());
+                flight.moved += if parts == 1 { sectors } else { (0..sectors).filter(mine).count() };
             } else {
                 flight.moved += (0..sectors).filter(mine).filter(|s| self.read_sector(flight, *s)).count();
             }
@@ -519,29 +532,23 @@ impl SimDisk {
         }
     }
 
-    /// A read of a whole piece shares the medium's memory with its first part; of the later ones only what has landed
-    /// since is fetched.
-    fn read_piece(&self, flight: &mut Flight, mine: &impl Fn(&usize) -> bool) {
+    /// A read of a whole piece shares the medium's memory, but for what has landed since its sectors moved.
+    fn read_piece(&self, flight: &mut Flight) {
         let (at, size) = (flight.facts.at, self.0.sector.bytes());
+        let piece = usize::try_from(at).ok().and_then(|at| self.0.pieces.borrow().get(at / PIECE).cloned());
+        let Some(mut bytes) = piece.filter(|p| p.len() == PIECE) else { return };
         let landings = self.0.landings.borrow();
-        if flight.moved == 0 {
-            let pieces = self.0.pieces.borrow();
-            let piece = usize::try_from(at).ok().filter(|at| at % PIECE == 0).and_then(|at| pieces.get(at / PIECE));
-            let Some(piece) = piece.filter(|p| p.len() == PIECE) else { return };
-            *flight.started.buf() = piece.clone();
-            flight.seen = landings.len();
-            flight.moved = PIECE / size;
-            return;
+        let first = flight.seen.iter().flatten().min().copied().unwrap_or(0);
+        // The latest first: what stays is what was there before the earliest.
+        for (n, (landed, before)) in landings.iter().enumerate().skip(first).rev() {
+            let from = landed.checked_sub(at).and_then(|from| usize::try_from(from).ok()).filter(|from| *from < PIECE);
+            let Some(from) = from else { continue };
+            let part = part_of(from / size, flight.salt, flight.seen.len());
+            if flight.seen[part].is_some_and(|seen| n >= seen) {
+                bytes[from..from + size].copy_from_slice(before);
+            }
         }
-        let since: Vec<usize> = landings[flight.seen..]
-            .iter()
-            .filter_map(|landed| usize::try_from(landed.checked_sub(at)?).ok().map(|from| from / size))
-            .filter(|sector| *sector < PIECE / size && mine(sector))
-            .collect();
-        drop(landings);
-        for sector in since {
-            self.read_sector(flight, sector);
-        }
+        flight.started.put(bytes);
     }
 
     /// `false`: the device ends before it.
@@ -564,7 +571,7 @@ impl SimDisk {
         let new = flight.started.buf()[sector * size..(sector + 1) * size].to_vec();
         medium[from..from + size].copy_from_slice(&new);
         let at = (piece * PIECE + from) as u64;
-        self.0.landings.borrow_mut().push(at);
+        self.0.landings.borrow_mut().push((at, old.clone()));
         self.0.damage.borrow_mut().remove(&at);
         Some((at, old, new))
     }
@@ -611,6 +618,9 @@ impl SimDisk {
         let moved = result.map(|_| flight.moved * self.0.sector.bytes());
         let late = self.0.sim.now() > flight.not_after;
         if flight.facts.op == Op::Read && moved.is_ok() {
+            if !flight.seen.is_empty() {
+                self.read_piece(&mut flight);
+            }
             self.spoil(&mut flight);
             let (facts, damaged) = (flight.facts, std::mem::take(&mut flight.damaged));
             self.tell(|w| w.read(&facts, flight.started.buf(), &damaged, late));

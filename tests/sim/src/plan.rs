@@ -1,6 +1,7 @@
 //! What a seed makes up: hosts, disks, habits, and everything that will go wrong and when. A plan is plain data, so that it
 //! can be shown, changed by hand, and made smaller ([`crate::shrink`]).
 
+use std::ops::Range;
 use std::time::Duration;
 
 use holdfast_io::ids::HostId;
@@ -210,8 +211,11 @@ impl Plan {
         let least = daemons.iter().map(|d| d.config.io_timeout.seconds()).min().unwrap_or(10);
         let rates = rates(&mut dice, seconds(u64::from(least)), hot);
         let two_disks = wishes.disks.map_or_else(|| dice.chance(300), |n| n > 1);
-        let safety = if hot { seconds(70) } else { longest * 2 };
-        let mishaps = mishaps(&mut dice, daemons.len(), safety, longest, hot);
+        // Joining takes two of the slowest io_timeouts: what goes wrong before that has its own share of the runs.
+        let slowest = daemons.iter().map(|d| d.config.io_timeout.seconds()).max().unwrap_or(10);
+        let calm = if dice.chance(250) { Duration::ZERO } else { seconds(u64::from(slowest) * 2 + 6) };
+        let safety = calm + if hot { seconds(25) } else { longest * 13 / 10 };
+        let mishaps = mishaps(&mut dice, daemons.len(), calm..safety, longest, hot);
         Plan { seed, geometry: geometry(sector), hosts, daemons, two_disks, habits, rates, safety, mishaps, bug: None }
     }
 
@@ -311,7 +315,9 @@ fn daemons(dice: &mut Dice, hosts: usize) -> Vec<DaemonPlan> {
 fn habits(dice: &mut Dice, longest: Duration, hot: bool) -> Habits {
     let (longest_run, longest_pause) = match hot {
         true => (pick(dice, &[Duration::from_millis(50), seconds(1)]), Duration::from_millis(100)),
-        false => (pick(dice, &[seconds(2), seconds(20), longest]), pick(dice, &[seconds(1), seconds(10), seconds(40)])),
+        false => {
+            (pick(dice, &[seconds(3), seconds(40), longest * 2, longest * 2]), pick(dice, &[seconds(1), seconds(10)]))
+        }
     };
     Habits {
         longest_run,
@@ -342,17 +348,17 @@ fn rates(dice: &mut Dice, x: Duration, hot: bool) -> FaultRates {
     }
 }
 
-fn mishaps(dice: &mut Dice, daemons: usize, safety: Duration, longest: Duration, hot: bool) -> Vec<Mishap> {
-    let mean = seconds(pick(dice, if hot { &[5, 20, 60] } else { &[20, 60, 150] }));
+fn mishaps(dice: &mut Dice, daemons: usize, when: Range<Duration>, longest: Duration, hot: bool) -> Vec<Mishap> {
+    let mean = seconds(pick(dice, if hot { &[5, 20, 60] } else { &[15, 40, 100] }));
     let mut mishaps = Vec::new();
-    let mut at = Duration::ZERO;
+    let mut at = when.start;
     loop {
         at += dice.between(Duration::from_millis(1), mean * 2);
-        if at >= safety {
+        if at >= when.end {
             return mishaps;
         }
         let n = dice.index(daemons);
-        let whom = if dice.chance(500) { Whom::Holder(n) } else { Whom::Daemon(n) };
+        let whom = if dice.chance(700) { Whom::Holder(n) } else { Whom::Daemon(n) };
         mishaps.push(Mishap { at, whom, what: trouble(dice, longest) });
     }
 }

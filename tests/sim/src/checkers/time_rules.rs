@@ -413,7 +413,7 @@ impl Checkers {
             let state = self.state.borrow();
             let Some(process) = state.time.processes.get(&writer) else { return };
             let Some(join) = process.join.filter(|j| j.term == term && j.limit == limit && !j.freed) else { return };
-            let asleep = state.holders.values().any(|h| h.host == writer.host && h.still);
+            let asleep = state.still.contains(&writer.host);
             let due = process.clock.rate().true_time(limit.after(join.fire));
             if asleep {
                 Some(self.sim.now() + nanos(Duration::from_secs(1)))
