@@ -408,8 +408,8 @@ impl Witness for Checkers {
         self.check_landed(io, sector_at, old, new);
     }
 
-    fn fault(&self, io: &Facts, fault: Fault) {
-        self.strikes(io.writer.host, fault);
+    fn fault(&self, host: HostIndex, fault: Fault) {
+        self.strikes(host, fault);
     }
 
     fn over(&self, io: &Facts, how: &str, late: bool) {

@@ -439,7 +439,6 @@ pub fn run_untold(plan: &Plan) -> Result<Outcome, Box<Violation>> {
 }
 
 /// [`run`], once, with its story.
-#[must_use]
 pub fn tell(plan: &Plan) -> (Story, Result<Outcome, Box<Violation>>) {
     let seen = RefCell::default();
     let result = play(plan, true, &seen);

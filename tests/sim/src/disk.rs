@@ -92,8 +92,8 @@ pub trait Witness {
     fn read(&self, io: &Facts, bytes: &[u8], damaged: &[u64], late: bool);
     /// A sector of a write landed.
     fn landed(&self, io: &Facts, sector_at: u64, old: &[u8], new: &[u8]);
-    /// Chance, or a lost path, does something to an I/O.
-    fn fault(&self, io: &Facts, fault: Fault);
+    /// Chance does something to an I/O of a host.
+    fn fault(&self, host: HostIndex, fault: Fault);
     /// An I/O is over; `how` in a word or two. `late`: its caller has gone.
     fn over(&self, io: &Facts, how: &str, late: bool);
 }
@@ -449,7 +449,7 @@ impl SimDisk {
         }
         let (fate, fault) = self.draw(facts.op);
         if let Some(fault) = fault {
-            self.tell(|w| w.fault(facts, fault));
+            self.tell(|w| w.fault(facts.writer.host, fault));
         }
         fate
     }
@@ -664,15 +664,14 @@ impl Engine for SimEngine {
 
     fn submit(&self, io: Io) {
         let medium = &self.disk.0;
-        let queued = {
-            let mut dice = medium.dice.borrow_mut();
-            let long = dice.chance(medium.rates.get().queued);
-            if long {
-                dice.skewed(Duration::from_secs(1), Duration::from_secs(120))
-            } else {
-                Duration::from_micros(dice.below(100))
-            }
-        };
+        let (low, high) = (Duration::from_secs(1), Duration::from_secs(120));
+        let mut dice = medium.dice.borrow_mut();
+        let long = dice.chance(medium.rates.get().queued);
+        let queued = if long { dice.skewed(low, high) } else { Duration::from_micros(dice.below(100)) };
+        drop(dice);
+        if long {
+            self.disk.tell(|w| w.fault(self.writer.host, Fault::Queued));
+        }
         let engine = self.clone();
         // In the process's group: a frozen process takes up no I/O, a dead one never does.
         medium.sim.call_after(self.group, queued, move || engine.disk.begin(io, &engine));

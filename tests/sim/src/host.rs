@@ -23,6 +23,7 @@ use holdfast_io::identity::{BootHash, Machine, MachineHash};
 use holdfast_io::ids::HostId;
 
 use crate::checkers::Checkers;
+use crate::coverage::Fault;
 use crate::dice::{Dice, nanos};
 use crate::disk::{HostIndex, SimDisk, Writer};
 use crate::executor::{ClockRate, Group, Nanos, Sim, SimClock};
@@ -508,6 +509,7 @@ impl SimHost {
         }
         drop(state);
         self.note(|| "WATCHDOG FIRES".into());
+        self.0.checkers.strikes(self.0.index, Fault::Fired);
         self.0.checkers.count(|c| c.resets += 1);
         self.reset();
     }

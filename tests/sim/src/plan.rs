@@ -213,8 +213,8 @@ impl Plan {
         let two_disks = wishes.disks.map_or_else(|| dice.chance(300), |n| n > 1);
         // Joining takes two of the slowest io_timeouts: what goes wrong before that has its own share of the runs.
         let slowest = daemons.iter().map(|d| d.config.io_timeout.seconds()).max().unwrap_or(10);
-        let calm = if dice.chance(250) { Duration::ZERO } else { seconds(u64::from(slowest) * 2 + 6) };
-        let safety = calm + if hot { seconds(25) } else { longest * 13 / 10 };
+        let calm = if dice.chance(250) { Duration::ZERO } else { seconds(u64::from(slowest) * 2 + 4) };
+        let safety = calm + if hot { seconds(12) } else { longest * 14 / 10 };
         let mishaps = mishaps(&mut dice, daemons.len(), calm..safety, longest, hot);
         Plan { seed, geometry: geometry(sector), hosts, daemons, two_disks, habits, rates, safety, mishaps, bug: None }
     }
@@ -282,14 +282,17 @@ impl HostPlan {
 
 /// One daemon a host, as a rule; sometimes two on one host, or two with one host_id or one name.
 fn daemons(dice: &mut Dice, hosts: usize) -> Vec<DaemonPlan> {
-    let same =
-        Config { host_id: id(0), io_timeout: x(pick(dice, &[5, 10, 10, 20])), fire: fire(pick(dice, &[10, 20, 60])) };
+    let same = Config {
+        host_id: id(0),
+        io_timeout: x(pick(dice, &[1, 2, 2, 3, 5, 10])),
+        fire: fire(pick(dice, &[4, 8, 10, 20, 60])),
+    };
     let mixed = dice.chance(300);
     let mut daemons: Vec<DaemonPlan> = (0..hosts)
         .map(|host| {
             let (io_timeout, fire) = match mixed {
                 false => (same.io_timeout, same.fire),
-                true => (x(pick(dice, &[3, 5, 10, 20])), fire(pick(dice, &[10, 30, 60]))),
+                true => (x(pick(dice, &[1, 2, 3, 5, 10])), fire(pick(dice, &[4, 8, 10, 30, 60]))),
             };
             let config = Config { host_id: id(host), io_timeout, fire };
             DaemonPlan { host, seat: Seat(0), config, name: format!("host{host}") }
@@ -349,7 +352,7 @@ fn rates(dice: &mut Dice, x: Duration, hot: bool) -> FaultRates {
 }
 
 fn mishaps(dice: &mut Dice, daemons: usize, when: Range<Duration>, longest: Duration, hot: bool) -> Vec<Mishap> {
-    let mean = seconds(pick(dice, if hot { &[5, 20, 60] } else { &[15, 40, 100] }));
+    let mean = seconds(pick(dice, if hot { &[3, 8, 20] } else { &[8, 20, 50] }));
     let mut mishaps = Vec::new();
     let mut at = when.start;
     loop {
