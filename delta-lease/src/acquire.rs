@@ -34,6 +34,7 @@ use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::disk::Disk;
 use holdfast_io::ids::{Generation, HostName, HostTerm, RemoteTimestamp, ResourceName};
 use holdfast_io::leader::LeaderRecord;
+use holdfast_io::planted::{Bug, planted};
 use holdfast_io::stop::{Stop, Waited};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::timing::Timing;
@@ -256,7 +257,8 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
                 let evidence = if same { Evidence::Renewed { after } } else { Evidence::Joined { after } };
                 return Ok(Watched::Theirs(self.held_by(&seen.sector, evidence)));
             }
-            silence.confirm(seen.view.read_started);
+            let look = &seen.view;
+            silence.confirm(if planted(Bug::SilenceEndToEnd) { look.read_ended } else { look.read_started });
             if silence.seen() >= needed {
                 return Ok(Watched::Takeable(Box::new(seen)));
             }
@@ -328,6 +330,9 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
     async fn settle(&mut self, seen: &Seen, taken: &Taken) -> Waited {
         let stored = seen.sector.leader.stored_io_timeout();
         let until = self.clock.now().after(Timing::settle(stored, self.host.io_timeout));
+        if planted(Bug::SettlingSkipped) {
+            return Waited::Elapsed;
+        }
         (self.on_progress)(&Progress::Settling { generation: taken.sector.generation(), until }).await;
         let waited = self.stop.sleep_until(self.clock, until).await;
         if waited == Waited::Stopped {

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, HostName, HostTerm, RemoteTimestamp};
+use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::Seal;
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::timing::{IoTimeout, Timing};
@@ -163,7 +164,10 @@ impl Observation {
         match sector {
             Err(e) => {
                 self.damaged_looks += 1;
-                self.damage = Some(e);
+                match &mut self.last_good {
+                    Some(good) if planted(Bug::LifeFromDamage) => good.again(look),
+                    _ => self.damage = Some(e),
+                }
             }
             Ok(sector) => {
                 self.damage = None;
@@ -179,7 +183,7 @@ impl Observation {
     fn look_again(&mut self, look: Look) {
         self.last_check = self.last_check.max(look.ended);
         match &mut self.last_good {
-            Some(good) if self.damage.is_none() => good.silence.confirm(look.started),
+            Some(good) if self.damage.is_none() => good.again(look),
             _ => self.damaged_looks += 1,
         }
     }
@@ -209,8 +213,7 @@ impl Good {
 
     fn look(&mut self, sector: DeltaSector, look: Look, own: IoTimeout) {
         if sector == self.sector {
-            self.silence.confirm(look.started);
-            return;
+            return self.again(look);
         }
         self.timing = sector.timing(own);
         let needed = self.timing.silence_for_takeover();
@@ -220,6 +223,11 @@ impl Good {
         self.silence = Silence::from(look.ended.max(self.silence.changed_at()));
         self.stirred = true;
         self.sector = sector;
+    }
+
+    /// A look that saw no change.
+    fn again(&mut self, look: Look) {
+        self.silence.confirm(if planted(Bug::SilenceEndToEnd) { look.ended } else { look.started });
     }
 
     /// D1.

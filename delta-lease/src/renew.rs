@@ -15,6 +15,7 @@ use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::disk::{Disk, IoError};
 use holdfast_io::ids::{Generation, HostName, HostTerm, RemoteTimestamp};
 use holdfast_io::leader::LeaderRecord;
+use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::aligned::AlignedBuf;
 
@@ -261,8 +262,8 @@ impl Held {
             Ok(()) => {
                 self.images = vec![image];
                 self.sector = sector;
-                self.started_at = started_at;
-                Ok(started_at)
+                self.started_at = if planted(Bug::RenewalCountsFromTheEnd) { clock.now() } else { started_at };
+                Ok(self.started_at)
             }
             Err(e) => {
                 if e.may_have_landed() {

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 
 use crate::clock::{Clock, First, LocalInstant, first_of};
 use crate::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
+use crate::planted::{Bug, planted};
 use crate::sys::aligned::AlignedBuf;
 
 /// Something that moves bytes to and from one device.
@@ -195,7 +196,9 @@ impl Table {
     /// I6: a write enters once no older write to any of its sectors is outstanding. Reads always enter.
     fn enter(&self, op: Op, range: &Range<u64>, cx: &mut Context<'_>) -> Poll<u64> {
         let mut inner = self.lock();
-        let blocked = op == Op::Write && inner.flights.values().any(|f| f.op == Op::Write && overlap(&f.range, range));
+        let blocked = op == Op::Write
+            && !planted(Bug::I6Off)
+            && inner.flights.values().any(|f| f.op == Op::Write && overlap(&f.range, range));
         if blocked {
             inner.waiting.push(cx.waker().clone());
             return Poll::Pending;
@@ -367,7 +370,7 @@ impl Io {
     /// the watchdog is for: frozen for longer than D3 allows, the host is reset.
     #[must_use]
     pub fn start(self, now: LocalInstant) -> Option<Started> {
-        let verdict = if now >= self.limit.instant() {
+        let verdict = if now >= self.limit.instant() && !planted(Bug::WriteAfterExpiry) {
             Err(End::Refused)
         } else if now >= self.not_after {
             Err(End::Late)

@@ -7,8 +7,102 @@
 /// One broken rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bug {
+    /// I6: a write is issued beside an older one to the same sector.
+    I6Off,
+    /// I6: a successor does not wait for its predecessor's writes: it takes every fence for its own.
+    I6NotAcrossRestart,
+    /// I6: further devices get no fence.
+    FenceOnLockspaceOnly,
+    /// D1: the watchdog's tick is left out of the silence that a taker must see.
+    ExpiryOneTickEarly,
+    /// D1: silence is counted up to the end of the latest look.
+    SilenceEndToEnd,
+    /// D1: a damaged look counts as one that saw no change.
+    LifeFromDamage,
+    /// D2: its instant is counted from the end of the renewal's write.
+    RenewalCountsFromTheEnd,
+    /// D2: what is issued past its instant is not refused.
+    WriteAfterExpiry,
+    /// D2: a renewal that comes too late revives the join.
+    ExpiredRevived,
+    /// D2: only ticks look at the time, not every event.
+    ExpiryAtTicksOnly,
+    /// D3: the watchdog runs only while there are clients.
+    WatchdogOnlyWithClients,
+    /// D3: the device counts as long as what is sealed: a close that pets late goes beyond that.
+    DeviceGetsSealedTimeout,
+    /// D3: a successor pets while what its predecessor left still runs.
+    PetsForTheDead,
+    /// W1: the clock is not read again after a pet.
+    PetAfterDeadline,
     /// The clock stands still while the host is suspended (CLOCK_MONOTONIC for CLOCK_BOOTTIME).
     ClockStopsInSuspend,
+    /// P1: a successor does not end what its predecessor guarded.
+    GenerationOverLiveClients,
+    /// P1: a host of the same name is taken for this machine in another boot.
+    CloneBelieved,
+    /// Two takers of one host_id: the write is believed without waiting for a rival's.
+    SettlingSkipped,
+    /// S1: a client is gone when its process is, whatever it has in flight.
+    GoneWithoutItsWrites,
+    /// S1: a client is gone at the end of its connection, whatever of it still runs.
+    GoneAtEndOfConnection,
+    /// A host_id is given back while lease writes under it are in flight.
+    FreedWithWritesInFlight,
+    /// I5: phase 2 of a ballot does not look whether it was outrun.
+    Phase2ReadSkipped,
+    /// I5: a ballot proposes its own value whatever it has read.
+    OwnValueFirst,
+    /// I2: phase 1 forgets bal and inp of its own lver, as sanlock does.
+    BallotFromEmptyBlock,
+    /// I2: a retract writes an empty block, as sanlock does.
+    RetractForgets,
+    /// A host takes a lease that it has given up at this very lver.
+    ReleasedIgnored,
+    /// RELEASED counts for a later lver than the one it was said for.
+    ReleasedAtAnyLver,
+    /// A leader record that the dblocks prove outdated is believed.
+    StaleLeaderAccepted,
+    /// A lease of an older generation is taken for one's own.
+    GenerationNotCompared,
+    /// A sector whose seal does not hold is believed: a flipped mode bit.
+    BrokenSealAccepted,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: &[Bug] = &[
+        Bug::I6Off,
+        Bug::I6NotAcrossRestart,
+        Bug::FenceOnLockspaceOnly,
+        Bug::ExpiryOneTickEarly,
+        Bug::SilenceEndToEnd,
+        Bug::LifeFromDamage,
+        Bug::RenewalCountsFromTheEnd,
+        Bug::WriteAfterExpiry,
+        Bug::ExpiredRevived,
+        Bug::ExpiryAtTicksOnly,
+        Bug::WatchdogOnlyWithClients,
+        Bug::DeviceGetsSealedTimeout,
+        Bug::PetsForTheDead,
+        Bug::PetAfterDeadline,
+        Bug::ClockStopsInSuspend,
+        Bug::GenerationOverLiveClients,
+        Bug::CloneBelieved,
+        Bug::SettlingSkipped,
+        Bug::GoneWithoutItsWrites,
+        Bug::GoneAtEndOfConnection,
+        Bug::FreedWithWritesInFlight,
+        Bug::Phase2ReadSkipped,
+        Bug::OwnValueFirst,
+        Bug::BallotFromEmptyBlock,
+        Bug::RetractForgets,
+        Bug::ReleasedIgnored,
+        Bug::ReleasedAtAnyLver,
+        Bug::StaleLeaderAccepted,
+        Bug::GenerationNotCompared,
+        Bug::BrokenSealAccepted,
+    ];
 }
 
 #[cfg(feature = "planted")]

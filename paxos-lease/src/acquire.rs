@@ -19,6 +19,7 @@ use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::disk::Disk;
 use holdfast_io::ids::{HostId, HostTerm, Lver};
 use holdfast_io::leader::{LeaderRecord, SHORT_HOLD};
+use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::AreaUuid;
 use holdfast_io::stop::{Stop, Waited};
 use holdfast_io::units::Geometry;
@@ -493,9 +494,10 @@ enum Published {
 fn whose(leader: &LeaderRecord, me: HostTerm, mine: &Mine) -> Published {
     let dblock = mine.dblock();
     match leader.owner() {
-        Some(owner) if owner == me => {
+        Some(owner) if owner == me || (planted(Bug::GenerationNotCompared) && owner.host_id == me.host_id) => {
             let proposed = mine.proposed == Some(leader.lver) && dblock.lver == leader.lver;
-            if proposed && !dblock.is_released() && !leader.is_free() { Published::Ours } else { Published::Again }
+            let released = dblock.is_released() && !planted(Bug::ReleasedIgnored);
+            if proposed && !released && !leader.is_free() { Published::Ours } else { Published::Again }
         }
         Some(owner) if owner.host_id == me.host_id => Published::Again,
         owner => Published::Theirs(owner),

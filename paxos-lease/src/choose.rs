@@ -2,6 +2,7 @@
 //! value.
 
 use holdfast_io::ids::{HostId, HostTerm, Lver};
+use holdfast_io::planted::{Bug, planted};
 
 use crate::dblock::{Dblock, HostSector, Inp};
 use crate::number::Ballot;
@@ -38,6 +39,9 @@ pub fn outrun(seen: &[HostSector], me: HostId, mine: &Dblock) -> Option<Outrun> 
 #[must_use]
 pub fn choose_inp(seen: &[HostSector], lver: Lver, fresh: Inp) -> Inp {
     let proposed = seen.iter().map(|s| &s.dblock).filter(|b| b.lver == lver && b.bal.is_some());
+    if planted(Bug::OwnValueFirst) {
+        return fresh;
+    }
     proposed.max_by_key(|b| b.bal).map_or(fresh, |b| b.inp)
 }
 

@@ -7,6 +7,7 @@
 
 use holdfast_io::ids::{HostTerm, Lver};
 use holdfast_io::leader::LeaderRecord;
+use holdfast_io::planted::{Bug, planted};
 
 use crate::choose::{block_of, newest_lver};
 use crate::dblock::{Dblock, HostSector};
@@ -36,7 +37,7 @@ pub(crate) enum Entry {
 /// A dblock of leader.lver + 1 is no such proof that the record is out of date, for that is what every ballot in
 /// progress looks like. It would prove the owner over as well, but by another host's judgement alone; D1 asks for our own.
 pub(crate) fn decide(leader: &LeaderRecord, hosts: &[HostSector], me: HostTerm) -> Entry {
-    let begun = newest_lver(hosts);
+    let begun = if planted(Bug::StaleLeaderAccepted) { leader.lver } else { newest_lver(hosts) };
     let next = leader.lver.next().max(begun);
     if begun > leader.lver.next() || leader.is_free() {
         return Entry::Ballot(next);
@@ -60,7 +61,10 @@ pub(crate) fn decide(leader: &LeaderRecord, hosts: &[HostSector], me: HostTerm) 
 /// RELEASED at another lver says nothing: it may have been read before the owner acquired this one.
 pub(crate) fn given_up(leader: &LeaderRecord, owners: &Dblock) -> bool {
     let published_by_another = leader.write_id != leader.owner_id;
-    owners.lver > leader.lver || (published_by_another && owners.lver == leader.lver && owners.is_released())
+    owners.lver > leader.lver
+        || (published_by_another
+            && (owners.lver == leader.lver || planted(Bug::ReleasedAtAnyLver))
+            && owners.is_released())
 }
 
 /// How the leader record, read again, relates to the one that a ballot for `next` was begun under (spec D 4.5).

@@ -13,6 +13,7 @@ use holdfast_io::clock::{Clock, First, first_of};
 use holdfast_io::disk::Disk;
 use holdfast_io::ids::{HostTerm, Lver, RemoteTimestamp};
 use holdfast_io::leader::{LeaderRecord, SHORT_HOLD};
+use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::AreaUuid;
 use holdfast_io::timing::Timing;
 use holdfast_io::units::Geometry;
@@ -186,7 +187,8 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     // Nothing of ours ever reached the disk for this lver: there is nothing that another host could adopt.
     if own.lver == duty.lver && !own.is_released() {
         // Never zero (I2): what others have seen of this lver stays, and gets the word that we are done with it.
-        area.write_own(&own.released()).await?;
+        let empty = Dblock { lver: own.lver, ..Dblock::default() };
+        area.write_own(&if planted(Bug::RetractForgets) { empty } else { own.released() }).await?;
     }
     let leader = area.read_leader().await?;
     let by_our_hand = leader.owner() == Some(me.term) && leader.write_id == me.term.host_id.get();

@@ -17,6 +17,7 @@ use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::{Disk, ReadDisk};
 use holdfast_io::ids::HostTerm;
 use holdfast_io::leader::{self, LeaderRecord};
+use holdfast_io::planted::{Bug, planted};
 use holdfast_io::stop::Stop;
 use holdfast_io::sys::linux::{FenceOutcome, NodeId};
 use holdfast_io::units::{LeaseOffset, SectorSize};
@@ -240,7 +241,7 @@ pub async fn prepare<P: Platform>(
     let node = file.node();
     let disk = shared.disk_for(request.key, &file);
     shared.forget_engines();
-    if shared.is_fenced(node) {
+    if shared.is_fenced(node) || planted(Bug::FenceOnLockspaceOnly) {
         return Ok(None);
     }
     let (start, len) = own_dblock(shared, &disk.device, file.sector(), request).await?;

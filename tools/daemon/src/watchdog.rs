@@ -21,6 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_io::planted::{Bug, planted};
 use holdfast_io::sys::watchdog::{Seconds, WatchdogDevice, WatchdogError as DeviceError};
 use holdfast_io::timing::FireTimeout;
 use nix::errno::Errno;
@@ -200,7 +201,12 @@ pub fn plan(
     device: &str,
     mut ask: impl FnMut(Seconds) -> Result<Seconds, WatchdogError>,
 ) -> Result<Seconds, WatchdogError> {
-    let limit = Seconds(u32::try_from(sealed.device_limit().as_secs()).unwrap_or(u32::MAX));
+    let most = if planted(Bug::DeviceGetsSealedTimeout) {
+        u64::from(sealed.seconds())
+    } else {
+        sealed.device_limit().as_secs()
+    };
+    let limit = Seconds(u32::try_from(most).unwrap_or(u32::MAX));
     assert!(limit >= Seconds(1), "a fire timeout leaves the device at least a second");
     let mut asked = limit;
     loop {

@@ -12,6 +12,7 @@ use delta_lease::{AreaView, DeltaArea};
 use holdfast_io::clock::{Clock, First, first_of};
 use holdfast_io::identity::Machine;
 use holdfast_io::ids::{Generation, HostName, HostTerm, SpaceName};
+use holdfast_io::planted::{Bug, planted};
 use holdfast_io::timing::FireTimeout;
 use holdfast_protocol::codes::ResultCode;
 use paxos_lease::{Held, Me};
@@ -319,7 +320,9 @@ impl<P: Platform> Works<P> {
         self.platform.spawn(async move {
             if let Some(shared) = shared {
                 shared.over.set();
-                shared.reaped().await;
+                if !planted(Bug::FreedWithWritesInFlight) {
+                    shared.reaped().await;
+                }
             }
             if !free {
                 notes.event(Event::Reaped { space });

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
+use holdfast_io::planted::{Bug, planted};
 
 use super::Supervisor;
 use super::event::Effect;
@@ -128,7 +129,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         // Fresh when the pet was decided, stale now: we were frozen in between, and this pet has prolonged the life of a
         // host that must already be dying.
-        if self.spaces.values().any(|s| !s.is_fresh(now)) {
+        if self.spaces.values().any(|s| !s.is_fresh(now)) && !planted(Bug::PetAfterDeadline) {
             tracing::error!("a pet came after a lockspace's deadline: this host resets now (W1)");
             self.care.fired = true;
             self.care.next_pet = LocalInstant::NEVER;

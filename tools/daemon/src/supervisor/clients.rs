@@ -6,6 +6,7 @@
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::SpaceName;
+use holdfast_io::planted::{Bug, planted};
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{Command, RestrictFlags};
 use holdfast_protocol::request::Target;
@@ -53,7 +54,8 @@ impl Client {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         // A write in flight is a write (S1).
-        self.closed && (self.process.is_none() || self.writes_over)
+        let exited = planted(Bug::GoneWithoutItsWrites) && self.has_exited();
+        self.closed && (self.process.is_none() || self.writes_over || exited || planted(Bug::GoneAtEndOfConnection))
     }
 
     /// What runs under `holdfast exec` is one process group from first to last: that it closed a descriptor it never knew
@@ -134,6 +136,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         let (known, strict) = (ended.process.is_some(), ended.is_strict());
         self.drop_waiting(client);
+        if planted(Bug::GoneWithoutItsWrites) && !strict || planted(Bug::GoneAtEndOfConnection) {
+            self.release_all_of(client);
+        }
         if known && !strict {
             // What it wrote before must have landed (S1).
             self.effects.push(Effect::WatchWrites { client });

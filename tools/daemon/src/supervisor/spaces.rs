@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, SpaceName};
+use holdfast_io::planted::{Bug, planted};
 use holdfast_io::stop::Stop;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
 use holdfast_protocol::codes::ResultCode;
@@ -124,8 +125,8 @@ impl Space {
     }
 
     /// Something of ours may be on its disk, or on its way there.
-    pub(super) const fn is_under_d3(&self) -> bool {
-        self.may_write
+    pub(super) fn is_under_d3(&self) -> bool {
+        self.may_write && (!planted(Bug::WatchdogOnlyWithClients) || !self.guards.is_empty())
     }
 
     /// Fresh in the sense of D3: the watchdog may be petted on its account.
@@ -358,6 +359,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                     space.warned = false;
                     self.effects.push(Effect::SetLimit { space: name, until: renewed_until });
                 }
+            }
+            Life::Failing { .. } if planted(Bug::ExpiredRevived) => {
+                let generation = Generation(space.record.as_ref().map_or(0, |r| r.generation));
+                space.life = Life::Active { generation, fail_at: renewed_until };
+                self.effects.push(Effect::SetLimit { space: name, until: renewed_until });
             }
             Life::Failing { .. } => {
                 tracing::warn!(lockspace = %name, at = ?now, "a renewal succeeded too late: the lockspace stays lost (D2)");
