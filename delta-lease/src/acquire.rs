@@ -368,7 +368,7 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
     /// Stopped after our write: the lease is confirmed by now, so it is released as any other.
     async fn give_back(&self, held: Held) -> Result<Joined, DeltaError> {
         match held.release(self.disk, self.clock).await {
-            Ok(()) | Err(ReleaseError::Lost(_)) => Ok(Joined::Stopped),
+            Ok(()) | Err(ReleaseError::Lost(_) | ReleaseError::Expired { .. }) => Ok(Joined::Stopped),
             Err(ReleaseError::NotWritten { source, .. } | ReleaseError::InDoubt(source)) => Err(source.into()),
         }
     }

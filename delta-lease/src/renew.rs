@@ -35,6 +35,10 @@ pub struct Held {
     /// Images of ours that may stand on disk, in the order in which they were issued; never empty.
     images: Vec<AlignedBuf>,
     started_at: LocalInstant,
+    /// D2 is final from here on, see [`Held::comes_into_force`].
+    in_force: bool,
+    /// D2's instant came before a renewal did.
+    expired: bool,
     lost: Option<Lost>,
 }
 
@@ -156,6 +160,12 @@ pub enum ReleaseError {
     /// It was not ours any more; nothing was written.
     #[error(transparent)]
     Lost(Box<Lost>),
+    /// It was not renewed in time: D2 allows no word about it any more, and others wait until it counts as dead.
+    #[error("the lease of {term} is past its instant, and left to host_dead (D2)")]
+    Expired {
+        /// What we held.
+        term: HostTerm,
+    },
 }
 
 impl Held {
@@ -167,7 +177,7 @@ impl Held {
         image: AlignedBuf,
         started_at: LocalInstant,
     ) -> Self {
-        Held { area, host, sector, images: vec![image], started_at, lost: None }
+        Held { area, host, sector, images: vec![image], started_at, in_force: false, expired: false, lost: None }
     }
 
     /// Our host_id and generation.
@@ -198,6 +208,12 @@ impl Held {
     #[must_use]
     pub const fn started_at(&self) -> LocalInstant {
         self.started_at
+    }
+
+    /// Something may be held under this lease from now on: D2 is final. Before, a join that settled for longer than its
+    /// own term lasts is renewed first.
+    pub const fn comes_into_force(&mut self) {
+        self.in_force = true;
     }
 
     /// D2's instant: from then on nothing is protected and nothing but renewal attempts is written.
@@ -262,6 +278,11 @@ impl Held {
             Ok(()) => {
                 self.images = vec![image];
                 self.sector = sector;
+                // D2 is final: a renewal begun past its instant stands on the disk, and revives nothing.
+                self.expired |= self.in_force && started_at >= self.fails_at();
+                if self.expired {
+                    return Ok(started_at);
+                }
                 self.started_at = if planted(Bug::RenewalCountsFromTheEnd) { clock.now() } else { started_at };
                 Ok(self.started_at)
             }
@@ -287,6 +308,9 @@ impl Held {
     pub async fn release<D: Disk, C: Clock>(mut self, disk: &D, clock: &C) -> Result<(), ReleaseError> {
         if let Some(lost) = self.lost.take() {
             return Err(ReleaseError::Lost(Box::new(lost)));
+        }
+        if self.expired {
+            return Err(ReleaseError::Expired { term: self.term() });
         }
         let io_deadline = self.host.timing().io_deadline();
         let deadline = clock.now().after(io_deadline);
@@ -666,6 +690,20 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(rig.sector(host_id(3)), before);
+    }
+
+    /// A host that was frozen while it left woke past its instant, renewed in passing, and took that for a reprieve.
+    #[test]
+    fn d2_a_renewal_past_the_instant_revives_nothing_and_allows_no_release() {
+        let (rig, mut held) = joined(Geometry::ALL[0]);
+        held.comes_into_force();
+        let (started, instant) = (held.started_at(), held.fails_at());
+        rig.clock.pass(held.host().timing().id_renewal_fail());
+        assert!(renew(&rig, &mut held).result.is_ok(), "the record on disk stays ours, and frees nobody");
+        assert_eq!((held.started_at(), held.fails_at()), (started, instant));
+        let writes = rig.engine().log().iter().filter(|r| r.op == Op::Write).count();
+        assert!(matches!(release(&rig, held), Err(ReleaseError::Expired { .. })));
+        assert_eq!(rig.engine().log().iter().filter(|r| r.op == Op::Write).count(), writes);
     }
 
     #[test]

@@ -36,7 +36,8 @@ fn find(bug: Bug) -> Option<Found> {
 fn every_planted_bug_is_found() {
     std::panic::set_hook(Box::new(|_| ()));
     let wanted = std::env::var("HOLDFAST_BUG").ok();
-    let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(|b| wanted.as_ref().is_none_or(|w| format!("{b:?}") == *w)).collect();
+    let bugs: Vec<Bug> =
+        Bug::ALL.iter().copied().filter(|b| wanted.as_ref().is_none_or(|w| format!("{b:?}") == *w)).collect();
     let (next, found, missed) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -44,7 +45,13 @@ fn every_planted_bug_is_found() {
                 while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     match find(*bug) {
                         Some(it) => {
-                            println!("{:24} seed {:5} step {:6} {}", format!("{:?}", it.bug), it.seed, it.step, it.rule);
+                            println!(
+                                "{:24} seed {:5} step {:6} {}",
+                                format!("{:?}", it.bug),
+                                it.seed,
+                                it.step,
+                                it.rule
+                            );
                             found.lock().unwrap().push(it);
                         }
                         None => {

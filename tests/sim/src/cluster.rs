@@ -248,7 +248,9 @@ impl Cluster {
             let host = &member.host;
             disks.iter().for_each(|disk| disk.restore_path(host.index()));
             host.go_on();
-            host.thaw(member.seat);
+            while host.is_frozen(member.seat) {
+                host.thaw(member.seat);
+            }
             let stuck = disks.iter().any(|d| !d.in_flight(|io| io.writer.host == host.index()).is_empty());
             if stuck || host.guests().are_stubborn() {
                 host.reset();
@@ -317,13 +319,15 @@ impl Scene {
                 host.freeze(seat);
                 self.later(lasts, move || if killed { host.crash_daemon(seat) } else { host.thaw(seat) });
             }
-            Trouble::Stop { effects, lasts } => {
+            Trouble::Stop { at, lasts } => {
                 strikes(Fault::Stop);
                 if let Some(machine) = &*member.machine.borrow() {
-                    machine.stop_after(effects);
+                    machine.stop(at);
                 }
-                self.later(lasts, move || host.thaw(seat));
+                // It may take a quarter of the device's timeout until the next pet.
+                self.later(lasts + member.config.fire.device_limit() / 4, move || host.thaw(seat));
             }
+            Trouble::CrashInWrite { lasts } => self.crash_in_write(&member, lasts),
             Trouble::PowerCut => {
                 strikes(Fault::PowerCut);
                 host.note(|| "power cut".into());
@@ -360,6 +364,19 @@ impl Scene {
             host.note(|| format!("path to {} is back", disk.path()));
             disk.restore_path(host.index());
         });
+    }
+
+    /// The next lease write of a daemon is held back, and the daemon dies under it.
+    fn crash_in_write(&self, member: &Rc<Member>, lasts: Duration) {
+        for disk in &self.world.disks {
+            let (sim, held, dies) = (self.world.sim.clone(), disk.clone(), Rc::clone(member));
+            let checkers = Rc::clone(&self.world.checkers);
+            disk.hold_next_lease_write(member.host.index(), member.config.host_id, move |io| {
+                checkers.strikes(io.writer.host, Fault::CrashInWrite);
+                sim.call_after(Group::RUN, Duration::from_millis(1), move || dies.host.crash_daemon(dies.seat));
+                sim.call_after(Group::RUN, lasts, move || drop(held.release(|other| other.id == io.id)));
+            });
+        }
     }
 
     fn damage(&self, member: &Member, area: usize, own: bool, byte: usize, bit: u8) {

@@ -45,6 +45,8 @@ words! {
         PathHangs = "path hangs",
         /// The daemon is killed.
         Crash = "daemon killed",
+        /// The daemon is killed while a lease write of it is in flight.
+        CrashInWrite = "killed in a write",
         /// The daemon stands still.
         Freeze = "daemon frozen",
         /// It stops between two effects of one event.

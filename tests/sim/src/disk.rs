@@ -177,6 +177,12 @@ pub struct SimDisk(Rc<Medium>);
 
 type Script = Box<dyn FnMut(&Facts) -> Option<Fate>>;
 
+struct Hold {
+    host: HostIndex,
+    host_id: HostId,
+    then: Box<dyn FnOnce(Facts)>,
+}
+
 struct Medium {
     sim: Sim,
     index: usize,
@@ -193,6 +199,8 @@ struct Medium {
     rates: Cell<FaultRates>,
     lost: RefCell<BTreeMap<HostIndex, PathLoss>>,
     script: RefCell<Option<Script>>,
+    /// Whose next write to anything but the first area is held back, and who wants to know.
+    holds: RefCell<Vec<Hold>>,
     witness: RefCell<Option<Rc<dyn Witness>>>,
     flights: RefCell<BTreeMap<u64, Flight>>,
     last_id: Cell<u64>,
@@ -249,6 +257,7 @@ impl SimDisk {
             rates: Cell::new(FaultRates::NONE),
             lost: RefCell::default(),
             script: RefCell::default(),
+            holds: RefCell::default(),
             witness: RefCell::default(),
             flights: RefCell::default(),
             last_id: Cell::new(0),
@@ -270,9 +279,16 @@ impl SimDisk {
         *self.0.script.borrow_mut() = Some(Box::new(script));
     }
 
+    /// The next write of this host under this host_id that is not to its delta sector is held back until
+    /// [`SimDisk::release`]; `then` hears of it.
+    pub fn hold_next_lease_write(&self, host: HostIndex, host_id: HostId, then: impl FnOnce(Facts) + 'static) {
+        self.0.holds.borrow_mut().push(Hold { host, host_id, then: Box::new(then) });
+    }
+
     /// Chance alone decides again.
     pub fn clear_script(&self) {
         *self.0.script.borrow_mut() = None;
+        self.0.holds.borrow_mut().clear();
     }
 
     /// A host loses its path to the disk.
@@ -441,6 +457,16 @@ impl SimDisk {
         let scripted = self.0.script.borrow_mut().as_mut().and_then(|script| script(facts));
         if let Some(fate) = scripted {
             return fate;
+        }
+        if facts.op == Op::Write && (self.0.index > 0 || facts.at >= PIECE as u64) {
+            let mut holds = self.0.holds.borrow_mut();
+            let whose = |h: &Hold| h.host == facts.writer.host && h.host_id == facts.writer.host_id;
+            if let Some(at) = holds.iter().position(whose) {
+                let hold = holds.swap_remove(at);
+                drop(holds);
+                (hold.then)(*facts);
+                return Fate::Held;
+            }
         }
         match self.0.lost.borrow().get(&facts.writer.host) {
             Some(PathLoss::Fails) => return Fate::Fails { after: Duration::from_millis(1), landed: Landed::Nothing },

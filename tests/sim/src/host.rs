@@ -73,6 +73,8 @@ struct Running {
     group: Group,
     writer: Writer,
     port: Rc<Port>,
+    /// How often it was frozen by itself, its host apart.
+    frozen: u32,
 }
 
 /// A watchdog device.
@@ -267,7 +269,7 @@ impl SimHost {
         if state.still.is_some() {
             self.0.sim.freeze(group);
         }
-        state.daemons.insert(seat, Running { group, writer, port: Rc::clone(&port) });
+        state.daemons.insert(seat, Running { group, writer, port: Rc::clone(&port), frozen: 0 });
         drop(state);
         self.note(|| format!("daemon {} starts", writer.process));
         Some(Process { host: self.clone(), seat, group, writer, clock, port })
@@ -315,7 +317,8 @@ impl SimHost {
 
     /// The daemon stands still; its clients do not.
     pub fn freeze(&self, seat: Seat) {
-        if let Some(running) = self.0.state.borrow().daemons.get(&seat) {
+        if let Some(running) = self.0.state.borrow_mut().daemons.get_mut(&seat) {
+            running.frozen += 1;
             self.0.sim.freeze(running.group);
         }
         self.note(|| "FROZEN".into());
@@ -323,9 +326,10 @@ impl SimHost {
 
     /// It goes on.
     pub fn thaw(&self, seat: Seat) {
-        if let Some(running) = self.0.state.borrow().daemons.get(&seat)
-            && self.0.sim.is_frozen(running.group)
+        if let Some(running) = self.0.state.borrow_mut().daemons.get_mut(&seat)
+            && running.frozen > 0
         {
+            running.frozen -= 1;
             self.0.sim.thaw(running.group);
             self.note(|| "thawed".into());
         }

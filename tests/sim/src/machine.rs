@@ -69,15 +69,23 @@ pub struct SimMachine(Rc<Inner>);
 struct Inner {
     process: Process,
     nodes: Nodes<SimFile>,
-    /// Stop once so many more effects are done.
-    stop_after: Cell<Option<u32>>,
+    stop: Cell<Option<StopAt>>,
+}
+
+/// Where a process is stopped: between a decision and what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopAt {
+    /// Before the effect after so many others.
+    Effect(u32),
+    /// Before the next pet of the watchdog.
+    Pet,
 }
 
 impl SimMachine {
     /// For a process that has just been started.
     #[must_use]
     pub fn new(process: Process) -> Self {
-        SimMachine(Rc::new(Inner { process, nodes: Nodes::default(), stop_after: Cell::default() }))
+        SimMachine(Rc::new(Inner { process, nodes: Nodes::default(), stop: Cell::default() }))
     }
 
     /// The process.
@@ -86,9 +94,9 @@ impl SimMachine {
         &self.0.process
     }
 
-    /// The process is stopped (SIGSTOP, a page fault that takes long) between two effects, `effects` from now.
-    pub fn stop_after(&self, effects: u32) {
-        self.0.stop_after.set(Some(effects));
+    /// The process is going to be stopped (SIGSTOP, a page fault that takes long).
+    pub fn stop(&self, at: StopAt) {
+        self.0.stop.set(Some(at));
     }
 }
 
@@ -166,10 +174,19 @@ impl Platform for SimMachine {
         self.0.process.host.guests().signal(guarded, guarded.group, signal);
     }
 
-    async fn between_effects(&self) {
-        let Some(left) = self.0.stop_after.get() else { return };
-        self.0.stop_after.set(left.checked_sub(1));
-        if left == 0 {
+    async fn before(&self, effect: &Effect<Held>) {
+        let stop = match self.0.stop.get() {
+            Some(StopAt::Effect(left)) => {
+                self.0.stop.set(left.checked_sub(1).map(StopAt::Effect));
+                left == 0
+            }
+            Some(StopAt::Pet) if matches!(effect, Effect::Pet) => {
+                self.0.stop.set(None);
+                true
+            }
+            _ => false,
+        };
+        if stop {
             let Process { host, seat, .. } = &self.0.process;
             host.freeze(*seat);
             // Nothing of this process runs from here on, until it is thawed.

@@ -13,6 +13,7 @@ use crate::daemon::{Config, Habits};
 use crate::dice::{Dice, Stream};
 use crate::disk::{FaultRates, PathLoss};
 use crate::host::Seat;
+use crate::machine::StopAt;
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -104,11 +105,16 @@ pub enum Trouble {
         /// Killed then.
         killed: bool,
     },
-    /// The daemon stops between two effects.
+    /// The daemon stops between a decision and what follows from it.
     Stop {
-        /// How many effects from now.
-        effects: u32,
-        /// For how long.
+        /// Where.
+        at: StopAt,
+        /// For how long, from when it stops at the latest.
+        lasts: Duration,
+    },
+    /// The daemon is killed while a lease write of it is in flight, which lands later.
+    CrashInWrite {
+        /// When it lands.
         lasts: Duration,
     },
     /// The host loses power.
@@ -372,7 +378,12 @@ fn trouble(dice: &mut Dice, longest: Duration) -> Trouble {
     match dice.below(20) {
         0..=4 => Trouble::Crash { loses_state: dice.chance(100), renamed: dice.chance(100) },
         5..=7 => Trouble::Freeze { lasts, killed: dice.chance(300) },
-        8 => Trouble::Stop { effects: u32::try_from(dice.below(12)).unwrap_or(0), lasts },
+        8 => {
+            let at =
+                if dice.chance(500) { StopAt::Pet } else { StopAt::Effect(u32::try_from(dice.below(12)).unwrap_or(0)) };
+            Trouble::Stop { at, lasts }
+        }
+        18 => Trouble::CrashInWrite { lasts },
         9 => Trouble::PowerCut,
         10..=13 => {
             let how = if dice.chance(500) { PathLoss::Fails } else { PathLoss::Hangs };

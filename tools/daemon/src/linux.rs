@@ -12,6 +12,7 @@ use holdfast_io::sys::memory;
 use holdfast_io::timing::FireTimeout;
 use holdfast_io::units::SectorSize;
 use nix::sys::signal::Signal;
+use paxos_lease::Held;
 
 use crate::codes;
 use crate::guard;
@@ -20,6 +21,7 @@ use crate::nodes::Nodes;
 use crate::platform::{LeaseFile, Platform};
 use crate::procfs::Procfs;
 use crate::state_file::{Guarded, StateFile, StateFileError};
+use crate::supervisor::event::Effect;
 use crate::watchdog::{Choice, Watchdog, WatchdogError};
 
 /// Descriptors kept back so that the state file can be written when no other is to be had.
@@ -157,5 +159,5 @@ impl Platform for Linux {
         guard::end(guarded, signal, &Procfs::default());
     }
 
-    async fn between_effects(&self) {}
+    async fn before(&self, _effect: &Effect<Held>) {}
 }

@@ -88,7 +88,8 @@ impl<P: Platform> Lockspace<P> {
         let mut device = None;
         let mut fenced = None;
         match self.join(clock, &mut device, &mut fenced).await {
-            Ok((held, disk)) => {
+            Ok((mut held, disk)) => {
+                held.comes_into_force();
                 let join = Join { generation: held.generation(), started_at: held.started_at() };
                 self.notes.event(Event::Joined { space, result: Ok(join) });
                 self.renew(clock, *held, &disk).await;

@@ -14,10 +14,12 @@ use holdfast_io::sys::linux::{FenceOutcome, NodeId, OpenError};
 use holdfast_io::timing::FireTimeout;
 use holdfast_io::units::SectorSize;
 use nix::sys::signal::Signal;
+use paxos_lease::Held;
 
 use crate::lockspace::Lockspace;
 use crate::nodes::Nodes;
 use crate::state_file::{Guarded, StateFile, StateFileError};
+use crate::supervisor::event::Effect;
 use crate::watchdog::{Watchdog, WatchdogError};
 
 /// An open device or file that carries leases, and the open file description that carries its fences.
@@ -100,8 +102,8 @@ pub trait Platform: Clone + 'static {
     /// Signals a process that a predecessor guarded, the rest of its group, and everyone who inherited its connection.
     fn end(&self, guarded: &Guarded, signal: Signal);
 
-    /// Passed between every two effects. A process can be stopped at any of these points, and the simulator does.
-    fn between_effects(&self) -> impl Future<Output = ()>;
+    /// Passed before every effect. A process can be stopped at any of these points, and the simulator does.
+    fn before(&self, effect: &Effect<Held>) -> impl Future<Output = ()>;
 }
 
 /// A lease device under the machine's clock, with the table of what is in flight on it.

@@ -191,7 +191,7 @@ impl<P: Platform> Works<P> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for effect in self.supervisor.apply(event, self.platform.clock().now()) {
-                self.platform.between_effects().await;
+                self.platform.before(&effect).await;
                 events.extend(self.perform(front, effect)?);
             }
         }
