@@ -153,8 +153,9 @@ impl Program {
             last_write: dice.skewed(Duration::from_millis(1), most),
             ring: dice.chance(400),
         };
-        let runs = dice.skewed(Duration::from_millis(1), habits.longest_run);
-        let others_run = dice.skewed(Duration::from_millis(1), habits.longest_run);
+        let least = habits.shortest_run.min(habits.longest_run);
+        let runs = dice.skewed(least, habits.longest_run);
+        let others_run = dice.skewed(least, habits.longest_run);
         let (others, rounds) = (1 + dice.below(2), 1 + dice.below(3));
         Program { kind, manners, resources, flags, runs, others_run, others, rounds, closes: dice.chance(300) }
     }

@@ -374,7 +374,9 @@ impl Scene {
             disk.hold_next_lease_write(member.host.index(), member.config.host_id, move |io| {
                 checkers.strikes(io.writer.host, Fault::CrashInWrite);
                 sim.call_after(Group::RUN, Duration::from_millis(1), move || dies.host.crash_daemon(dies.seat));
-                sim.call_after(Group::RUN, lasts, move || drop(held.release(|other| other.id == io.id)));
+                sim.call_after(Group::RUN, lasts, move || {
+                    held.release(|other| other.id == io.id);
+                });
             });
         }
     }

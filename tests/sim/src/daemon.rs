@@ -60,7 +60,9 @@ pub struct ResourceAt {
 /// How hosts behave: part of the scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Habits {
-    /// The longest a client runs.
+    /// How long a client runs, at least and at most.
+    pub shortest_run: Duration,
+    /// At most.
     pub longest_run: Duration,
     /// The longest a host does not want a lease.
     pub longest_pause: Duration,

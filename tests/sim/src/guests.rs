@@ -404,12 +404,13 @@ impl Guests {
         state.families.values().any(|f| f.manners.on_kill.is_none_or(|d| d > moment) || f.manners.last_write > moment)
     }
 
-    /// The oldest process is killed by somebody else.
-    pub fn kill_one(&self) {
+    /// The oldest process is killed by somebody else; `false`: there is none.
+    pub fn kill_one(&self) -> bool {
         let oldest = self.0.state.borrow().processes.iter().find(|(_, p)| !p.dying).map(|(pid, _)| *pid);
         if let Some(pid) = oldest {
             self.die(pid);
         }
+        oldest.is_some()
     }
 
     /// How many processes there are.

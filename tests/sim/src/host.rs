@@ -289,7 +289,8 @@ impl SimHost {
 
     /// The daemon is gone at whatever it was doing. Its I/O in flight and its clients are not.
     pub fn crash_daemon(&self, seat: Seat) {
-        if let Some(running) = self.0.state.borrow_mut().daemons.remove(&seat) {
+        let running = self.0.state.borrow_mut().daemons.remove(&seat);
+        if let Some(running) = running {
             self.note(|| format!("daemon {} CRASHES", running.writer.process));
             self.0.checkers.count(|c| c.crashes += 1);
             self.ended(running);
@@ -457,20 +458,24 @@ impl SimHost {
         self.0.checkers.watchdog_stopped(process.writer);
     }
 
-    /// The process that has a device open is gone. The kernel closes the descriptor with its last thread, which may have
-    /// to wait for an I/O; closing pets.
+    /// The process that has a device open is gone. The kernel closes the descriptor with its last thread, which waits for
+    /// its I/O; closing pets.
     pub fn close_watchdog(&self, process: &Process) {
         self.0.checkers.watchdog_stopped(process.writer);
-        let (host, seat, number) = (self.clone(), process.seat, process.writer.process);
-        let stuck = self.0.disks.iter().any(|d| !d.in_flight(|io| io.writer == process.writer).is_empty());
-        let after = if stuck { self.within(Duration::from_millis(1), Duration::from_secs(40)) } else { Duration::ZERO };
-        self.0.sim.call_after(Group::RUN, after, move || {
-            let mut state = host.0.state.borrow_mut();
-            let Some(dog) = state.watchdogs.get_mut(&seat).filter(|d| d.open_by == Some(number)) else { return };
-            dog.open_by = None;
-            drop(state);
-            host.pet(seat);
-        });
+        self.close_when_over(process.seat, process.writer);
+    }
+
+    fn close_when_over(&self, seat: Seat, writer: Writer) {
+        let host = self.clone();
+        if self.0.disks.iter().any(|d| !d.in_flight(|io| io.writer == writer).is_empty()) {
+            let again = move || host.close_when_over(seat, writer);
+            return self.0.sim.call_after(Group::RUN, Duration::from_millis(50), again);
+        }
+        let mut state = self.0.state.borrow_mut();
+        let Some(dog) = state.watchdogs.get_mut(&seat).filter(|d| d.open_by == Some(writer.process)) else { return };
+        dog.open_by = None;
+        drop(state);
+        self.pet(seat);
     }
 
     /// Whether the process before has a seat's watchdog open still.

@@ -238,6 +238,7 @@ impl Plan {
                 .collect(),
             two_disks: false,
             habits: Habits {
+                shortest_run: seconds(1_000_000),
                 longest_run: seconds(1_000_000),
                 longest_pause: seconds(1),
                 unkillable: 0,
@@ -329,6 +330,7 @@ fn habits(dice: &mut Dice, longest: Duration, hot: bool) -> Habits {
         }
     };
     Habits {
+        shortest_run: Duration::from_millis(1),
         longest_run,
         longest_pause,
         unkillable: pick(dice, &[0, 0, 100, 500]),
