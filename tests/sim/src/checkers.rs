@@ -9,6 +9,9 @@
 //! | `disk_rules.rs` | **I1** to **I6**; a leader is freed by its owner alone; a record is what the format says; bytes outside the areas stay as they are |
 //! | `time_rules.rs` | **D1** silence seen by the taker, **D2** no write past its instant, **D3** under the watchdog, and over in time, **W1** a late pet ends the host, **P1** a generation rises over nothing that lives |
 //!
+//! Where every host keeps our rules and has one daemon, every step of the run must also be one that the written
+//! specification permits ([`crate::spec`]): rule **spec**.
+//!
 //! The first violation ends the run. Its timeline is told by a second run of the same seed: nobody pays for it before.
 //!
 //! **A7.** A host that stood still as a whole for longer than the margin of D1 may be outlived by its clients: no lease
@@ -25,12 +28,13 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use holdfast_io::disk::Op;
-use holdfast_io::ids::HostTerm;
+use holdfast_io::ids::{HostId, HostTerm};
 use holdfast_io::units::{Geometry, LeaseOffset};
 
 use crate::coverage::{Coverage, Fault, Phase};
 use crate::disk::{Facts, HostIndex, Witness, Writer};
 use crate::executor::{Nanos, Sim, SimClock};
+use crate::spec::accept::{Acceptor, Rejection};
 
 /// How many rows of the past a violation shows.
 const ROWS: usize = 200;
@@ -110,6 +114,7 @@ pub struct Checkers {
     telling: Cell<bool>,
     state: RefCell<State>,
     coverage: RefCell<Coverage>,
+    spec: RefCell<Option<Acceptor>>,
     itself: RefCell<Weak<Checkers>>,
 }
 
@@ -176,6 +181,7 @@ impl Checkers {
             telling: Cell::new(telling),
             state: RefCell::default(),
             coverage: RefCell::default(),
+            spec: RefCell::default(),
             itself: RefCell::default(),
         });
         checkers.itself.replace(Rc::downgrade(&checkers));
@@ -185,6 +191,18 @@ impl Checkers {
     /// From now on this area is watched, and everything outside all watched areas must not be written.
     pub fn watch(&self, area: Area) {
         self.state.borrow_mut().areas.push(area);
+    }
+
+    /// From now on every step must be one that the written specification permits. The areas are as they were formatted.
+    pub fn follow_spec(&self, hosts: &BTreeMap<HostIndex, HostId>) {
+        self.spec.replace(Some(Acceptor::new(&self.state.borrow().areas, hosts)));
+    }
+
+    fn accept(&self, host: HostIndex, step: impl FnOnce(&mut Acceptor) -> Result<(), Rejection>) {
+        let rejected = self.spec.borrow_mut().as_mut().and_then(|spec| step(spec).err());
+        if let Some(rejection) = rejected {
+            self.violate("spec", Some(host), rejection.to_string());
+        }
     }
 
     /// The heads of the timeline's columns.
@@ -292,6 +310,7 @@ impl Checkers {
         };
         self.note(Some(host), || "CLIENT WRITES".into());
         self.look_for_rivals(number);
+        self.accept(host, |spec| spec.holds(host, area));
         number
     }
 
@@ -315,6 +334,7 @@ impl Checkers {
         let gone = self.state.borrow_mut().holders.remove(&number);
         if let Some(holder) = gone {
             self.note(Some(holder.host), || "client over".into());
+            self.accept(holder.host, |spec| spec.ends(holder.host, holder.area));
         }
     }
 
@@ -344,6 +364,8 @@ impl Checkers {
         state.still.remove(&host);
         state.time.host_reset(host);
         state.disk.host_reset(host);
+        drop(state);
+        self.accept(host, |spec| spec.reset(host));
     }
 
     /// A host stood still as a whole. `clock_too`: so did its clock. See A7 above.
@@ -387,6 +409,7 @@ impl Witness for Checkers {
 
     fn writes(&self, io: &Facts, data: &[u8]) {
         self.check_times(io, data);
+        self.accept(io.writer.host, |spec| spec.issued(io, data, self.sim.now()));
         self.state.borrow_mut().disk.begins(io);
     }
 
@@ -406,6 +429,11 @@ impl Witness for Checkers {
             self.note(Some(io.writer.host), || format!("(late: write {} lands)", io.id));
         }
         self.check_landed(io, sector_at, old, new);
+        self.accept(io.writer.host, |spec| spec.landed(io, sector_at, old, new, self.sim.now()));
+    }
+
+    fn moved(&self, io: &Facts, at: u64, len: usize) {
+        self.accept(io.writer.host, |spec| spec.read(io, at, len as u64));
     }
 
     fn fault(&self, host: HostIndex, fault: Fault) {
@@ -415,6 +443,7 @@ impl Witness for Checkers {
     fn over(&self, io: &Facts, how: &str, late: bool) {
         self.state.borrow_mut().disk.over(io);
         if io.op == Op::Write {
+            self.accept(io.writer.host, |spec| spec.over(io));
             if how == "done" && !late {
                 self.acknowledged(io);
             } else if how != "done" {

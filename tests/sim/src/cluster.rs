@@ -6,13 +6,14 @@
 //! timing of the hosts gives a client must get a lease.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Once;
 use std::time::Duration;
 
 use holdfast_io::identity::MachineHash;
-use holdfast_io::ids::{HostName, NameError, SpaceName};
+use holdfast_io::ids::{HostId, HostName, NameError, SpaceName};
 use holdfast_io::units::LeaseOffset;
 
 use crate::areas;
@@ -84,6 +85,9 @@ impl Cluster {
         resources.iter().for_each(|r| checkers.watch(r.area));
         disks.iter().for_each(|disk| disk.set_witness(checkers.clone()));
         checkers.has_hosts(titles(plan));
+        if let Some(hosts) = kept_by_all(plan) {
+            checkers.follow_spec(&hosts);
+        }
         let hosts: Vec<SimHost> = plan
             .hosts
             .iter()
@@ -407,6 +411,15 @@ fn resources(plan: &Plan) -> Vec<ResourceAt> {
         area: Area::Paxos(disk, LeaseOffset(offset), plan.geometry),
     };
     places.into_iter().map(resource).collect()
+}
+
+/// The host_id of each host, where the written specification speaks of such a cluster: every host has one daemon and a
+/// host_id of its own, and none stands still as a whole (A7).
+fn kept_by_all(plan: &Plan) -> Option<BTreeMap<HostIndex, HostId>> {
+    let ids: BTreeMap<HostIndex, HostId> = plan.daemons.iter().map(|d| (HostIndex(d.host), d.config.host_id)).collect();
+    let distinct: BTreeSet<HostId> = ids.values().copied().collect();
+    let stands_still = plan.mishaps.iter().any(|m| matches!(m.what, Trouble::Still { .. }));
+    (ids.len() == plan.daemons.len() && distinct.len() == ids.len() && !stands_still).then_some(ids)
 }
 
 fn titles(plan: &Plan) -> Vec<String> {

@@ -92,6 +92,8 @@ pub trait Witness {
     fn read(&self, io: &Facts, bytes: &[u8], damaged: &[u64], late: bool);
     /// A sector of a write landed.
     fn landed(&self, io: &Facts, sector_at: u64, old: &[u8], new: &[u8]);
+    /// Sectors of a read move: `len` bytes from `at` on.
+    fn moved(&self, io: &Facts, at: u64, len: usize);
     /// Chance does something to an I/O of a host.
     fn fault(&self, host: HostIndex, fault: Fault);
     /// An I/O is over; `how` in a word or two. `late`: its caller has gone.
@@ -214,6 +216,8 @@ struct Lock {
     closed: bool,
 }
 
+/// So many sectors of an area, from its beginning, are ever used in a run.
+const WATCHED: usize = 8;
 /// Bytes in a piece: the length of the smallest lease area.
 const PIECE: usize = 1024 * 1024;
 
@@ -547,6 +551,14 @@ impl SimDisk {
                 flight.moved += if parts == 1 { sectors } else { (0..sectors).filter(mine).count() };
             } else {
                 flight.moved += (0..sectors).filter(mine).filter(|s| self.read_sector(flight, *s)).count();
+            }
+            drop(flights);
+            if parts == 1 {
+                self.tell(|w| w.moved(&facts, facts.at, facts.len));
+            } else {
+                // Nobody looks at sectors further back.
+                let moved = (0..sectors.min(WATCHED)).filter(mine);
+                moved.for_each(|s| self.tell(|w| w.moved(&facts, facts.at + (s * size) as u64, size)));
             }
             return;
         }

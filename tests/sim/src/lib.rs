@@ -12,6 +12,7 @@
 //! | [`guests`], [`clients`] | processes that use leases; the programs that make them |
 //! | [`checkers`] | S1, I1 to I6, D1 to D3, W1, P1; the timeline of a violation |
 //! | [`coverage`] | which fault struck in which phase |
+//! | [`spec`] | the written specification, and the acceptor that holds every run against it |
 //! | [`plan`] | what a seed makes up |
 //! | [`cluster`] | all of it together; safety phase, then liveness phase |
 //!
@@ -33,6 +34,7 @@ pub mod guests;
 pub mod host;
 pub mod machine;
 pub mod plan;
+pub mod spec;
 
 /// Breaks a rule on purpose on this thread, where the build has such bugs at all.
 fn plant(bug: Option<holdfast_io::planted::Bug>) {
