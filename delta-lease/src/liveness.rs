@@ -346,6 +346,8 @@ impl HostTable {
         assert!(look.started <= look.ended, "D1: a look ends after it starts");
         let Ok(slot) = usize::try_from(host.slot()) else { return };
         if self.hosts.len() <= slot {
+            let room = usize::try_from(self.area.geometry.max_hosts()).unwrap_or(0);
+            self.hosts.reserve(room.saturating_sub(self.hosts.len()));
             self.hosts.resize(slot + 1, None);
         }
         let at = slot * bytes.len();
@@ -357,7 +359,9 @@ impl HostTable {
                 seen
             }
             seen => {
-                image.copy_from_slice(bytes);
+                if image != bytes {
+                    image.copy_from_slice(bytes);
+                }
                 let seen = seen.get_or_insert_with(|| Observation::new(look.ended));
                 seen.look(self.area.decode(host, bytes), look, self.own_io_timeout);
                 seen
