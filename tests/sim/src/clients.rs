@@ -16,14 +16,12 @@ use crate::dice::{Dice, Stream};
 use crate::executor::{Group, Sim};
 use crate::guests::{Leader, Manners};
 
-/// Programs that want leases of one daemon at one time: more than one, so that they meet.
-const AT_ONCE: u64 = 2;
 /// How much longer a program waits, at most, before the next after one that got nothing.
 const REFUSED: Duration = Duration::from_millis(2500);
 
 /// Starts the programs of a daemon, which come and go for as long as the run lasts.
 pub fn spawn(world: &Rc<World>, member: &Rc<Member>, number: usize) {
-    for n in 0..AT_ONCE {
+    for n in 0..world.habits.get().programs {
         let (world, member) = (Rc::clone(world), Rc::clone(member));
         let stream = Stream::Host(
             u8::try_from(128 + number * 4).unwrap_or(u8::MAX).saturating_add(u8::try_from(n).unwrap_or(0)),

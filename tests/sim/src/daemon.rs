@@ -60,6 +60,8 @@ pub struct ResourceAt {
 /// How hosts behave: part of the scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Habits {
+    /// Programs that want leases of one daemon at one time.
+    pub programs: u64,
     /// How long a client runs, at least and at most.
     pub shortest_run: Duration,
     /// At most.

@@ -189,6 +189,17 @@ pub struct Wishes {
     pub disks: Option<usize>,
 }
 
+/// What a run is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Few hosts with short timeouts, and a fault or two: most of the runs, since most of what can break breaks so.
+    Brief,
+    /// All hosts want the lease all the time: ballots meet.
+    Hot,
+    /// Timeouts of any length, long clients, many faults.
+    Long,
+}
+
 impl Plan {
     /// The plan that a seed makes.
     #[must_use]
@@ -200,10 +211,16 @@ impl Plan {
     #[must_use]
     pub fn of_wishes(seed: u64, wishes: Wishes) -> Self {
         let mut dice = Dice::new(seed, Stream::Scenario);
+        let kind = match dice.below(100) {
+            0..=74 => Kind::Brief,
+            75..=84 => Kind::Hot,
+            _ => Kind::Long,
+        };
         let sector = if dice.chance(50) { SectorSize::B512 } else { SectorSize::B4096 };
-        let count = wishes.hosts.unwrap_or(2 + dice.index(2));
+        let more = if kind == Kind::Brief { dice.index(5) / 4 } else { dice.index(2) };
+        let count = wishes.hosts.unwrap_or(2 + more);
         let mut hosts: Vec<HostPlan> = (0..count).map(|n| HostPlan::of(&mut dice, n)).collect();
-        let daemons = daemons(&mut dice, count);
+        let daemons = daemons(&mut dice, count, kind);
         for daemon in &daemons {
             // A device that cannot count so short is refused, and its host never joins.
             let most = u32::try_from(daemon.config.fire.device_limit().as_secs()).unwrap_or(1);
@@ -211,17 +228,20 @@ impl Plan {
             *steps = (*steps).min(most);
         }
         let longest = daemons.iter().map(|d| d.config.timing().host_dead()).max().unwrap_or_default();
-        // A short run in which all hosts want the lease all the time: ballots meet.
-        let hot = dice.chance(350);
-        let habits = habits(&mut dice, longest, hot);
-        let least = daemons.iter().map(|d| d.config.io_timeout.seconds()).min().unwrap_or(10);
-        let rates = rates(&mut dice, seconds(u64::from(least)), hot);
+        let habits = habits(&mut dice, longest, kind);
+        let x = |d: &DaemonPlan| u64::from(d.config.io_timeout.seconds());
+        let rates = rates(&mut dice, seconds(daemons.iter().map(x).min().unwrap_or(10)), kind);
         let two_disks = wishes.disks.map_or_else(|| dice.chance(300), |n| n > 1);
         // Joining takes two of the slowest io_timeouts: what goes wrong before that has its own share of the runs.
-        let slowest = daemons.iter().map(|d| d.config.io_timeout.seconds()).max().unwrap_or(10);
-        let calm = if dice.chance(250) { Duration::ZERO } else { seconds(u64::from(slowest) * 2 + 4) };
-        let safety = calm + if hot { seconds(12) } else { longest * 14 / 10 };
-        let mishaps = mishaps(&mut dice, daemons.len(), calm..safety, longest, hot);
+        let slowest = daemons.iter().map(x).max().unwrap_or(10);
+        let calm = if dice.chance(250) { Duration::ZERO } else { seconds(slowest * 2 + 4) };
+        let safety = calm
+            + match kind {
+                Kind::Brief => longest * 12 / 10,
+                Kind::Hot => seconds(12),
+                Kind::Long => longest * 14 / 10,
+            };
+        let mishaps = mishaps(&mut dice, daemons.len(), calm..safety, longest, kind);
         Plan { seed, geometry: geometry(sector), hosts, daemons, two_disks, habits, rates, safety, mishaps, bug: None }
     }
 
@@ -238,6 +258,7 @@ impl Plan {
                 .collect(),
             two_disks: false,
             habits: Habits {
+                programs: 2,
                 shortest_run: seconds(1_000_000),
                 longest_run: seconds(1_000_000),
                 longest_pause: seconds(1),
@@ -288,18 +309,18 @@ impl HostPlan {
 }
 
 /// One daemon a host, as a rule; sometimes two on one host, or two with one host_id or one name.
-fn daemons(dice: &mut Dice, hosts: usize) -> Vec<DaemonPlan> {
-    let same = Config {
-        host_id: id(0),
-        io_timeout: x(pick(dice, &[1, 2, 2, 3, 5, 10])),
-        fire: fire(pick(dice, &[4, 8, 10, 20, 60])),
+fn daemons(dice: &mut Dice, hosts: usize, kind: Kind) -> Vec<DaemonPlan> {
+    let (timeouts, fires): (&[u64], &[u64]) = match kind {
+        Kind::Brief => (&[1, 1, 2], &[4, 4, 6, 10]),
+        Kind::Hot | Kind::Long => (&[1, 2, 2, 3, 5, 10], &[4, 8, 10, 20, 60]),
     };
+    let same = Config { host_id: id(0), io_timeout: x(pick(dice, timeouts)), fire: fire(pick(dice, fires)) };
     let mixed = dice.chance(300);
     let mut daemons: Vec<DaemonPlan> = (0..hosts)
         .map(|host| {
             let (io_timeout, fire) = match mixed {
                 false => (same.io_timeout, same.fire),
-                true => (x(pick(dice, &[1, 2, 3, 5, 10])), fire(pick(dice, &[4, 8, 10, 30, 60]))),
+                true => (x(pick(dice, timeouts)), fire(pick(dice, fires))),
             };
             let config = Config { host_id: id(host), io_timeout, fire };
             DaemonPlan { host, seat: Seat(0), config, name: format!("host{host}") }
@@ -322,14 +343,17 @@ fn daemons(dice: &mut Dice, hosts: usize) -> Vec<DaemonPlan> {
     daemons
 }
 
-fn habits(dice: &mut Dice, longest: Duration, hot: bool) -> Habits {
-    let (longest_run, longest_pause) = match hot {
-        true => (pick(dice, &[Duration::from_millis(50), seconds(1)]), Duration::from_millis(100)),
-        false => {
+fn habits(dice: &mut Dice, longest: Duration, kind: Kind) -> Habits {
+    let millis = Duration::from_millis;
+    let (longest_run, longest_pause) = match kind {
+        Kind::Brief => (pick(dice, &[seconds(1), longest * 2, longest * 2]), pick(dice, &[millis(300), seconds(2)])),
+        Kind::Hot => (pick(dice, &[millis(50), seconds(1)]), millis(100)),
+        Kind::Long => {
             (pick(dice, &[seconds(3), seconds(40), longest * 2, longest * 2]), pick(dice, &[seconds(1), seconds(10)]))
         }
     };
     Habits {
+        programs: if kind == Kind::Brief { 1 } else { 2 },
         shortest_run: Duration::from_millis(1),
         longest_run,
         longest_pause,
@@ -343,14 +367,14 @@ fn habits(dice: &mut Dice, longest: Duration, hot: bool) -> Habits {
     }
 }
 
-fn rates(dice: &mut Dice, x: Duration, hot: bool) -> FaultRates {
+fn rates(dice: &mut Dice, x: Duration, kind: Kind) -> FaultRates {
     if dice.chance(150) {
         return FaultRates::NONE;
     }
     FaultRates {
         latency: (Duration::from_micros(50), pick(dice, &[Duration::from_millis(20), seconds(1), x / 2])),
         error: pick(dice, &[0, 10, 60]),
-        late_per_mille: pick(dice, if hot { &[5, 20, 50] } else { &[0, 20, 80] }),
+        late_per_mille: pick(dice, if kind == Kind::Hot { &[5, 20, 50] } else { &[0, 20, 80] }),
         late: (x / 2, x * pick(dice, &[2, 8, 40])),
         never: pick(dice, &[0, 0, 4]),
         torn: 300,
@@ -359,8 +383,13 @@ fn rates(dice: &mut Dice, x: Duration, hot: bool) -> FaultRates {
     }
 }
 
-fn mishaps(dice: &mut Dice, daemons: usize, when: Range<Duration>, longest: Duration, hot: bool) -> Vec<Mishap> {
-    let mean = seconds(pick(dice, if hot { &[3, 8, 20] } else { &[8, 20, 50] }));
+fn mishaps(dice: &mut Dice, daemons: usize, when: Range<Duration>, longest: Duration, kind: Kind) -> Vec<Mishap> {
+    let mean = match kind {
+        Kind::Brief => pick(dice, &[4, 8, 12]),
+        Kind::Hot => pick(dice, &[3, 8, 20]),
+        Kind::Long => pick(dice, &[8, 20, 50]),
+    };
+    let mean = seconds(mean);
     let mut mishaps = Vec::new();
     let mut at = when.start;
     loop {
