@@ -14,6 +14,8 @@
 //! | [`coverage`] | which fault struck in which phase |
 //! | [`plan`] | what a seed makes up |
 //! | [`cluster`] | all of it together; safety phase, then liveness phase |
+//! | [`shrink`] | from a plan that breaks a rule to a smaller one that does |
+//! | [`svg`] | a run's story as a picture |
 //!
 //! A seed is a run, bit for bit. A failure prints its seed; `holdfast sim --seed N` runs that one again and prints its
 //! timeline.
@@ -33,6 +35,8 @@ pub mod guests;
 pub mod host;
 pub mod machine;
 pub mod plan;
+pub mod shrink;
+pub mod svg;
 
 /// Breaks a rule on purpose on this thread, where the build has such bugs at all.
 fn plant(bug: Option<holdfast_io::planted::Bug>) {
