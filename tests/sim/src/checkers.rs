@@ -453,14 +453,19 @@ impl Witness for Checkers {
     }
 }
 
-/// A column for each host, a row for each thing that happened.
+/// The latest rows, in columns.
 fn timeline(state: &State) -> String {
+    columns(&state.hosts, state.rows.iter().skip(state.rows.len().saturating_sub(ROWS)))
+}
+
+/// A column for each host, a row for each thing that happened.
+pub fn columns<'a>(titles: &[String], rows: impl Iterator<Item = &'a Row>) -> String {
     let mut text = format!("{:>14} ", "seconds");
-    for title in &state.hosts {
+    for title in titles {
         let _ = write!(text, "| {title:COLUMN$}");
     }
     text.push('\n');
-    for Row { at, host, what } in state.rows.iter().skip(state.rows.len().saturating_sub(ROWS)) {
+    for Row { at, host, what } in rows {
         let _ = write!(text, "{:>14.6} ", Duration::from_nanos(*at).as_secs_f64());
         match host {
             Some(HostIndex(column)) => {
@@ -468,7 +473,7 @@ fn timeline(state: &State) -> String {
                 let _ = writeln!(text, "| {what}");
             }
             None => {
-                let _ = writeln!(text, "{}| {what}", "-".repeat(state.hosts.len() * (COLUMN + 2)));
+                let _ = writeln!(text, "{}| {what}", "-".repeat(titles.len() * (COLUMN + 2)));
             }
         }
     }

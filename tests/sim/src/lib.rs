@@ -15,6 +15,8 @@
 //! | [`spec`] | the written specification, and the acceptor that holds every run against it |
 //! | [`plan`] | what a seed makes up |
 //! | [`cluster`] | all of it together; safety phase, then liveness phase |
+//! | [`shrink`] | from a plan that breaks a rule to a smaller one that does |
+//! | [`svg`] | a run's story as a picture |
 //!
 //! A seed is a run, bit for bit. A failure prints its seed; `holdfast sim --seed N` runs that one again and prints its
 //! timeline.
@@ -34,7 +36,9 @@ pub mod guests;
 pub mod host;
 pub mod machine;
 pub mod plan;
+pub mod shrink;
 pub mod spec;
+pub mod svg;
 
 /// Breaks a rule on purpose on this thread, where the build has such bugs at all.
 fn plant(bug: Option<holdfast_io::planted::Bug>) {

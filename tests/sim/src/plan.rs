@@ -187,6 +187,8 @@ pub struct Wishes {
     pub hosts: Option<usize>,
     /// So many disks; `None`: one or two.
     pub disks: Option<usize>,
+    /// Some of the hosts behave as sanlock does.
+    pub peers: bool,
 }
 
 /// What a run is about.

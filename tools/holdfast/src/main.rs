@@ -13,6 +13,7 @@ mod inquire;
 mod lockspace;
 mod refusal;
 mod release;
+mod sim;
 mod status;
 
 use std::ffi::OsString;
@@ -31,6 +32,7 @@ enum Command {
     Daemon(Box<daemon::Args>),
     FakeWatchdog(fake_watchdog::Args),
     Demo(demo::Args),
+    Sim(sim::Args),
     #[command(hide = true)]
     DemoHost(demo::HostArgs),
     #[command(hide = true)]
@@ -65,6 +67,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Daemon(args) => daemon::run(*args)?,
         Command::FakeWatchdog(args) => fake_watchdog::run(args)?,
         Command::Demo(args) => demo::run(&args)?,
+        Command::Sim(args) => sim::run(&args)?,
         Command::DemoHost(args) => demo::run_host(&args)?,
         Command::DemoProgram(args) => demo::run_program(&args)?,
         Command::Exec(args) => exec::run(&args),
