@@ -296,6 +296,12 @@ impl HostSector {
         let dblock = Dblock::decode(&holdfast_io::bytes::array_at(sector, 0))?;
         let mode = Self::parse(sector).mode;
         known_flags("mode block", mode.flags, SHARED)?;
+        // Whoever shares a lease has run a ballot for it. No checksum of sanlock's covers the mode block, and where nobody
+        // ever wrote there is no seal either: a flipped bit there must not make up a holder.
+        if mode.is_shared() && dblock.mbal.is_none() {
+            let (found, expected) = (u64::from(mode.flags), "0, since its host has run no ballot here");
+            return Err(DblockError::Field { field: "mode flags", found, expected });
+        }
         Ok(Decoded::Record(HostSector { dblock, mode, seal }))
     }
 

@@ -39,15 +39,23 @@ fn no_seed_breaks_a_rule() {
     }
     let mut all = Counts::default();
     let mut coverage = Coverage::default();
-    let mut steps = 0;
+    let (mut steps, mut broken) = (0, Vec::new());
     let seeds = seeds();
     for seed in seeds.clone() {
-        let outcome = run_one(seed);
-        all += outcome.counts;
-        coverage.merge(&outcome.coverage);
-        steps += outcome.steps;
+        match run(&Plan::of_seed(seed)) {
+            Ok(outcome) => {
+                all += outcome.counts;
+                coverage.merge(&outcome.coverage);
+                steps += outcome.steps;
+            }
+            Err(violation) => {
+                println!("{violation}\nreplay: holdfast sim --seed {seed}");
+                broken.push(seed);
+            }
+        }
     }
     println!("seeds {seeds:?}: {steps} steps, {all:?}\n{coverage}");
+    assert!(broken.is_empty(), "rules were broken by seeds {broken:?}");
 }
 
 #[test]

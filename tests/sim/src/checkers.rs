@@ -398,9 +398,9 @@ impl Checkers {
 
 impl Witness for Checkers {
     fn begins(&self, io: &Facts, beside: Option<&Facts>) {
-        if io.op == Op::Write
-            && let Some(other) = beside
-        {
+        if io.op == Op::Read {
+            self.read_begins(io);
+        } else if let Some(other) = beside {
             let (pid, id) = (other.writer.process, other.id);
             let what = format!("a write at {} begins beside write {id} of process {pid}, still in flight", io.at);
             self.violate("I6", Some(io.writer.host), what);

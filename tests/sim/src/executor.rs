@@ -469,6 +469,8 @@ pub struct SimClock {
 
 struct Dial {
     rate: Cell<ClockRate>,
+    /// Since when it stands still.
+    still: Cell<Option<Nanos>>,
     /// How long the host slept in this boot: a clock that counts through suspend counts it, another does not.
     suspended: Cell<Duration>,
 }
@@ -477,7 +479,10 @@ impl SimClock {
     /// The clock of a host that runs at `rate`.
     #[must_use]
     pub fn new(sim: &Sim, rate: ClockRate) -> Self {
-        SimClock { sim: sim.clone(), dial: Rc::new(Dial { rate: Cell::new(rate), suspended: Cell::default() }) }
+        SimClock {
+            sim: sim.clone(),
+            dial: Rc::new(Dial { rate: Cell::new(rate), still: Cell::default(), suspended: Cell::default() }),
+        }
     }
 
     /// Offset and drift.
@@ -486,8 +491,20 @@ impl SimClock {
         self.dial.rate.get()
     }
 
-    /// The clock stood still for `pause`: its host was stopped from outside.
+    /// The clock stands still from now on: its host was stopped from outside.
+    pub fn stands_still(&self) {
+        self.dial.still.set(Some(self.sim.now()));
+    }
+
+    /// What the dial shows, whatever the host makes of it.
+    #[must_use]
+    pub fn dial(&self) -> LocalInstant {
+        self.rate().local(self.dial.still.get().unwrap_or_else(|| self.sim.now()))
+    }
+
+    /// The clock stood still for `pause`, and goes on.
     pub fn stood_still(&self, pause: Duration) {
+        self.dial.still.set(None);
         let rate = self.rate();
         self.dial.rate.set(ClockRate { true_at: rate.true_at + nanos(pause), ..rate });
     }
@@ -500,7 +517,7 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> LocalInstant {
-        let now = self.rate().local(self.sim.now());
+        let now = self.dial();
         if planted(Bug::ClockStopsInSuspend) { now.before(self.dial.suspended.get()) } else { now }
     }
 

@@ -369,6 +369,9 @@ impl SimHost {
             return;
         }
         state.still = Some((self.0.sim.now(), clock_too));
+        if let Some(clock) = state.clock.as_ref().filter(|_| clock_too) {
+            clock.stands_still();
+        }
         state.daemons.values().for_each(|d| self.0.sim.freeze(d.group));
         self.0.guests.stand_still();
         state.watchdogs.values_mut().for_each(|dog| dog.moves += 1);

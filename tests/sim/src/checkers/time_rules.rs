@@ -12,7 +12,7 @@ use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostTerm};
 
 use super::sectors::{Dblock, Leader};
-use super::{Area, Checkers};
+use super::{Area, Checkers, Holder};
 use crate::dice::nanos;
 use crate::disk::{Facts, HostIndex, Writer};
 use crate::executor::{Group, SimClock};
@@ -26,6 +26,8 @@ const IMAGES: usize = 4;
 pub(super) struct State {
     processes: BTreeMap<Writer, Process>,
     looks: BTreeMap<(Writer, u64), Vec<Look>>,
+    /// When reads began, on their hosts' own clocks.
+    began: BTreeMap<(usize, u64), LocalInstant>,
     /// Writes of delta sectors that are not acknowledged yet.
     pending: BTreeMap<(usize, u64), Pending>,
 }
@@ -107,10 +109,6 @@ impl State {
     }
 }
 
-fn now_of(clock: &SimClock, at: u64) -> LocalInstant {
-    clock.rate().local(at)
-}
-
 impl Checkers {
     /// A process starts that will write as `writer`, by this clock.
     pub fn process_starts(&self, writer: Writer, clock: SimClock) {
@@ -151,9 +149,7 @@ impl Checkers {
         let late = {
             let state = self.state.borrow();
             let Some(process) = state.time.processes.get(&writer) else { return };
-            let past = |j: &Join| {
-                !j.freed && j.limit > LocalInstant::EARLIEST && now_of(&process.clock, self.sim.now()) >= j.limit
-            };
+            let past = |j: &Join| !j.freed && j.limit > LocalInstant::EARLIEST && process.clock.dial() >= j.limit;
             process.join.filter(past).map(|j| j.term)
         };
         let Some(term) = late.filter(|term| self.leaves_something(writer, *term)) else { return };
@@ -186,7 +182,9 @@ impl Checkers {
 
     pub(super) fn looked(&self, io: &Facts, bytes: &[u8], damaged: &[u64]) {
         let Some(clock) = self.clock_of(io.writer) else { return };
-        let (started, ended) = (now_of(&clock, io.began), now_of(&clock, self.sim.now()));
+        let began = self.state.borrow_mut().time.began.remove(&(io.disk, io.id));
+        let Some(started) = began else { return };
+        let ended = clock.dial();
         let areas = self.state.borrow().areas.clone();
         for area in areas {
             let Area::Delta(_, at, geometry) = area else { continue };
@@ -199,6 +197,14 @@ impl Checkers {
                     self.look(io.writer, slot, sector, (started, ended));
                 }
             }
+        }
+    }
+
+    /// A read begins. Noted now: a clock that stands still meanwhile says another instant afterwards.
+    pub(super) fn read_begins(&self, io: &Facts) {
+        if let Some(clock) = self.clock_of(io.writer) {
+            let now = clock.dial();
+            self.state.borrow_mut().time.began.insert((io.disk, io.id), now);
         }
     }
 
@@ -245,7 +251,7 @@ impl Checkers {
     fn check_limit(&self, io: &Facts) {
         let mut state = self.state.borrow_mut();
         let Some(process) = state.time.processes.get_mut(&io.writer) else { return };
-        let (now, join) = (now_of(&process.clock, self.sim.now()), process.join);
+        let (now, join) = (process.clock.dial(), process.join);
         if let Some(join) = &mut process.join {
             join.used = true;
         }
@@ -261,7 +267,7 @@ impl Checkers {
         let (current, watchdog, join, now) = {
             let state = self.state.borrow();
             let Some(process) = state.time.processes.get(&writer) else { return };
-            let now = now_of(&process.clock, self.sim.now());
+            let now = process.clock.dial();
             (state.disk.leader(area, index), process.watchdog, process.join, now)
         };
         if !watchdog {
@@ -306,11 +312,8 @@ impl Checkers {
         let under = HostTerm { host_id: writer.host_id, generation: Generation(current.owner[1]) };
         let left = {
             let state = self.state.borrow();
-            state
-                .holders
-                .values()
-                .find(|h| h.term.host_id == under.host_id && h.term.generation.0 < new.owner[1])
-                .copied()
+            let older = |h: &&Holder| h.term.host_id == under.host_id && h.term.generation.0 < new.owner[1] && !h.still;
+            state.holders.values().find(older).copied()
         };
         if let Some(holder) = left {
             let what = format!("generation {} begins over a living client of {}", new.owner[1], holder.term);
@@ -359,8 +362,8 @@ impl Checkers {
                 return;
             }
             let block = state.disk.dblock(area, leader.owner[0]);
-            let published_by_another = leader.write_id != leader.owner[0];
-            let given_up = published_by_another && block.lver == leader.lver && block.released;
+            // RELEASED is final for its lver, whoever publishes what afterwards.
+            let given_up = block.lver == leader.lver && block.released;
             let slot = leader.owner[0] - 1;
             let space = state.areas.iter().find(|a| matches!(a, Area::Delta(..)));
             let delta = space.map(|a| state.disk.leader(*a, slot)).unwrap_or_default();
@@ -384,7 +387,7 @@ impl Checkers {
         let mut state = self.state.borrow_mut();
         let Some(pending) = state.time.pending.remove(&(io.disk, io.id)) else { return };
         let Some(process) = state.time.processes.get_mut(&io.writer) else { return };
-        let now = now_of(&process.clock, self.sim.now());
+        let now = process.clock.dial();
         let Some(join) = process.join.as_mut().filter(|j| j.term == pending.term) else { return };
         if pending.sector.is_free() {
             join.freed = true;
