@@ -343,10 +343,12 @@ impl Checkers {
         let numbers: Vec<u64> = {
             let mut state = self.state.borrow_mut();
             if still {
-                state.still.insert(host)
+                state.still.insert(host);
+                // The specification knows no hosts that stand still as a whole (A7).
+                self.spec.replace(None);
             } else {
-                state.still.remove(&host)
-            };
+                state.still.remove(&host);
+            }
             let mine = state.holders.iter_mut().filter(|(_, h)| h.host == host);
             mine.map(|(number, holder)| {
                 holder.still = still;

@@ -414,12 +414,11 @@ fn resources(plan: &Plan) -> Vec<ResourceAt> {
 }
 
 /// The host_id of each host, where the written specification speaks of such a cluster: every host has one daemon and a
-/// host_id of its own, and none stands still as a whole (A7).
+/// host_id of its own.
 fn kept_by_all(plan: &Plan) -> Option<BTreeMap<HostIndex, HostId>> {
     let ids: BTreeMap<HostIndex, HostId> = plan.daemons.iter().map(|d| (HostIndex(d.host), d.config.host_id)).collect();
     let distinct: BTreeSet<HostId> = ids.values().copied().collect();
-    let stands_still = plan.mishaps.iter().any(|m| matches!(m.what, Trouble::Still { .. }));
-    (ids.len() == plan.daemons.len() && distinct.len() == ids.len() && !stands_still).then_some(ids)
+    (ids.len() == plan.daemons.len() && distinct.len() == ids.len()).then_some(ids)
 }
 
 fn titles(plan: &Plan) -> Vec<String> {

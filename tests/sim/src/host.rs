@@ -52,6 +52,8 @@ struct Inner {
     state: RefCell<State>,
     /// Whether a watchdog fires at the last instant that is allowed or anywhere in its last second.
     punctual: Cell<bool>,
+    /// Whether a daemon that is killed is gone before its I/O is (io_uring), or after it (threads, libaio).
+    rings: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -134,6 +136,7 @@ impl SimHost {
             dice: RefCell::new(dice),
             state: RefCell::default(),
             punctual: Cell::new(true),
+            rings: Cell::default(),
         }))
     }
 
@@ -420,6 +423,11 @@ impl SimHost {
         self.0.punctual.set(false);
     }
 
+    /// Daemons here do their I/O through rings: a process that is killed is gone at once, and its writes land later.
+    pub fn uses_rings(&self) {
+        self.0.rings.set(true);
+    }
+
     /// Opens a seat's watchdog, which pets it and makes it count. `false`: another process has it open.
     #[must_use]
     pub fn open_watchdog(&self, process: &Process) -> bool {
@@ -470,7 +478,8 @@ impl SimHost {
 
     fn close_when_over(&self, seat: Seat, writer: Writer) {
         let host = self.clone();
-        if self.0.disks.iter().any(|d| !d.in_flight(|io| io.writer == writer).is_empty()) {
+        let in_flight = |d: &SimDisk| !d.in_flight(|io| io.writer == writer).is_empty();
+        if !self.0.rings.get() && self.0.disks.iter().any(in_flight) {
             let again = move || host.close_when_over(seat, writer);
             return self.0.sim.call_after(Group::RUN, Duration::from_millis(50), again);
         }

@@ -15,6 +15,7 @@
 //! | [`spec`] | the written specification, and the acceptor that holds every run against it |
 //! | [`plan`] | what a seed makes up |
 //! | [`cluster`] | all of it together; safety phase, then liveness phase |
+//! | [`scenario`] | scenarios that several test files play |
 //! | [`shrink`] | from a plan that breaks a rule to a smaller one that does |
 //! | [`svg`] | a run's story as a picture |
 //!
@@ -36,6 +37,7 @@ pub mod guests;
 pub mod host;
 pub mod machine;
 pub mod plan;
+pub mod scenario;
 pub mod shrink;
 pub mod spec;
 pub mod svg;

@@ -1,0 +1,89 @@
+//! Scenarios that several test files play, with a rule broken on purpose or not.
+
+use std::time::Duration;
+
+use holdfast_io::disk::Op;
+use holdfast_io::planted::Bug;
+use holdfast_io::timing::IoTimeout;
+
+use crate::checkers::Violation;
+use crate::cluster::Cluster;
+use crate::disk::Fate;
+use crate::host::Seat;
+use crate::machine::StopAt;
+use crate::plan::{Plan, Trouble, Whom, seconds};
+
+const LONG: Duration = Duration::from_secs(600);
+const SEAT: Seat = Seat(0);
+
+/// Plays a scenario with this rule broken, or none.
+///
+/// # Errors
+/// The violation that the checkers found.
+pub fn play<T>(bug: Option<Bug>, scenario: impl FnOnce() -> Result<T, Box<Violation>>) -> Result<T, Box<Violation>> {
+    crate::plant(bug);
+    let played = scenario();
+    crate::plant(None);
+    played
+}
+
+fn cluster(plan: &Plan) -> Cluster {
+    Cluster::new(plan, true).unwrap_or_else(|e| unreachable!("fixed names: {e}"))
+}
+
+fn must(is: bool, what: &str) {
+    assert!(is, "scenario: {what}");
+}
+
+/// W1: the daemon stops between the decision to pet and the pet, past D2's instant. The pet comes, and the host must be
+/// reset at once. How long that took.
+///
+/// # Errors
+/// The violation that the checkers found.
+pub fn a_pet_that_comes_too_late() -> Result<Duration, Box<Violation>> {
+    let mut plan = Plan::quiet(1);
+    plan.daemons[0].config.io_timeout = IoTimeout::new(2).unwrap_or(IoTimeout::DEFAULT);
+    let cluster = cluster(&plan);
+    cluster.start(0);
+    must(cluster.run_until(LONG, |c| c.holds(0))?, "the host gets the free lease");
+    let host = cluster.members[0].host.clone();
+    let lasts = plan.daemons[0].config.timing().id_renewal_fail() + seconds(2);
+    cluster.strike(Whom::Daemon(0), Trouble::Stop { at: StopAt::Pet, lasts });
+    must(cluster.run_until(LONG, |_| host.is_frozen(SEAT))?, "it stops");
+    must(cluster.run_until(LONG, |_| !host.is_frozen(SEAT))?, "it goes on");
+    let woke = cluster.sim.now();
+    must(cluster.run_until(LONG, |_| !host.is_up())?, "and is reset");
+    Ok(Duration::from_nanos(cluster.sim.now() - woke))
+}
+
+/// I6 on a further device: the daemon dies under a write there, which its ring carries on, and its successor must wait for
+/// that write, although the process is gone and nothing is in flight on the lockspace's own device.
+///
+/// # Errors
+/// The violation that the checkers found.
+pub fn a_write_on_a_further_device() -> Result<(), Box<Violation>> {
+    let mut plan = Plan::quiet(1);
+    plan.two_disks = true;
+    plan.habits.longest_run = seconds(1);
+    let cluster = cluster(&plan);
+    cluster.members[0].host.uses_rings();
+    cluster.start(0);
+    must(cluster.run_until(LONG, |c| c.holds(0))?, "the host gets the free leases");
+    let further = cluster.world.disks[1].clone();
+    further.set_script(|io| (io.op == Op::Write && io.writer.process == 1).then_some(Fate::Held));
+    let held = |_: &Cluster| !further.in_flight(|io| io.op == Op::Write).is_empty();
+    must(cluster.run_until(LONG, held)?, "a write is held back");
+    cluster.members[0].host.crash_daemon(SEAT);
+    cluster.start_daemon(0);
+    cluster.run_for(seconds(20))?;
+    let waits = cluster.world.checkers.counts().joins == 1;
+    if !waits {
+        // Whoever does not wait goes on until it writes beside that write.
+        cluster.run_for(LONG)?;
+    }
+    must(waits, "the successor waits");
+    further.clear_script();
+    must(further.release(|_| true) > 0, "the write lands");
+    must(cluster.run_until(LONG, |c| c.world.checkers.counts().joins == 2)?, "and the successor joins");
+    Ok(())
+}
