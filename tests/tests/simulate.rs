@@ -12,7 +12,7 @@ use holdfast_sim::cluster::{Outcome, run};
 use holdfast_sim::coverage::Coverage;
 use holdfast_sim::plan::Plan;
 
-const USUAL: Range<u64> = 0..2000;
+const USUAL: Range<u64> = 20_000..21_000;
 
 fn var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())

@@ -15,6 +15,10 @@ use crate::checkers::Area;
 use crate::disk::{Facts, HostIndex, Writer};
 
 const MIB: u64 = 1024 * 1024;
+
+fn host_of(p: u64) -> HostIndex {
+    HostIndex(usize::try_from(p).unwrap())
+}
 const S: u64 = 1_000_000_000;
 /// 8 io_timeouts of 10 s and a fire timeout of 60 s.
 const HOST_DEAD: u64 = 140 * S;
@@ -74,7 +78,7 @@ fn delta(p: u64, generation: u64, timestamp: u64) -> Vec<u8> {
 
 impl Run {
     fn new() -> Self {
-        let hosts = (1..=3).map(|p| (HostIndex(p as usize), id(p))).collect();
+        let hosts = (1..=3).map(|p| (host_of(p), id(p))).collect();
         let areas = [Area::Delta(0, LeaseOffset(0), geometry()), resource()];
         let mut run = Run {
             acceptor: Acceptor::new(&areas, &hosts),
@@ -90,8 +94,7 @@ impl Run {
     fn facts(&mut self, p: u64, op: Op, at: u64, len: usize) -> Facts {
         self.last_id += 1;
         let process = *self.processes.entry(p).or_insert(1);
-        let writer =
-            Writer { host: HostIndex(p as usize), boot: 1, process, host_id: HostId::from_slot(p as u32).unwrap() };
+        let writer = Writer { host: host_of(p), boot: 1, process, host_id: id(p) };
         Facts { disk: 0, id: self.last_id, writer, op, at, len, began: self.now }
     }
 
@@ -148,11 +151,11 @@ impl Run {
     fn acquires(&mut self, p: u64, generation: u64, lver: u64, mbal: u64) {
         self.decides(p, generation, lver, mbal);
         self.writes(p, 0, &leader(lver, (p, generation), 7, p)).unwrap();
-        self.acceptor.holds(HostIndex(p as usize), resource()).unwrap();
+        self.acceptor.holds(host_of(p), resource()).unwrap();
     }
 
     fn ends(&mut self, p: u64) {
-        self.acceptor.ends(HostIndex(p as usize), resource()).unwrap();
+        self.acceptor.ends(host_of(p), resource()).unwrap();
     }
 }
 
@@ -393,25 +396,27 @@ fn released_ends_an_lver_that_another_host_published() {
     run.writes_own(3, &dblock(2, 3, None, false)).unwrap();
 }
 
-/// Host 1's leader write is late and falls on that of lver 2: the blocks know better.
+/// Host 2, which decided for host 1, is held up: its record of lver 1 lands when lver 3 is held. The blocks know better.
 #[test]
 fn an_outdated_leader_record_is_told_by_the_blocks() {
     let mut run = Run::new();
-    run.acquires(1, 1, 1, 1);
+    run.decides(1, 1, 1, 1);
+    run.reads(2).unwrap();
+    run.writes_own(2, &dblock(1, 2, None, false)).unwrap();
+    run.reads(2).unwrap();
+    run.writes_own(2, &dblock(1, 2, Some((2, 1, 1)), false)).unwrap();
+    run.reads(2).unwrap();
+    let late = run.issues(2, 0, &leader(1, (1, 1), 7, 2)).unwrap();
+    run.writes(1, 0, &leader(1, (1, 1), 7, 1)).unwrap();
+    run.acquires(1, 1, 2, 1);
     run.ends(1);
-    run.writes_own(1, &dblock(1, 1, Some((1, 1, 1)), true)).unwrap();
-    run.reads_sector(1, 0).unwrap();
-    let free = leader(1, (1, 1), 0, 1);
-    run.writes(1, 0, &free).unwrap();
-    run.acquires(2, 1, 2, 2);
-    run.ends(2);
-    run.writes_own(2, &dblock(2, 2, Some((2, 2, 1)), true)).unwrap();
-    run.reads_sector(2, 0).unwrap();
-    let late = run.issues(2, 0, &leader(2, (2, 1), 0, 2)).unwrap();
-    run.acquires(2, 1, 3, 2);
+    run.acquires(1, 1, 3, 1);
     run.lands(&late).unwrap();
     run.reads(3).unwrap();
+    refused(run.writes_own(3, &dblock(4, 3, None, false)), Why::NotOver(Lver(3)));
     run.writes_own(3, &dblock(3, 3, None, false)).unwrap();
+    run.reads(3).unwrap();
+    run.writes_own(3, &dblock(3, 3, Some((3, 1, 1)), false)).unwrap();
 }
 
 #[test]
