@@ -216,6 +216,8 @@ struct Lock {
     closed: bool,
 }
 
+/// How late a sleeper may wake: an I/O that is over before its caller has noticed its deadline counts.
+pub const LATENESS: Duration = Duration::from_millis(201);
 /// So many sectors of an area, from its beginning, are ever used in a run.
 const WATCHED: usize = 8;
 /// Bytes in a piece: the length of the smallest lease area.
@@ -654,7 +656,7 @@ impl SimDisk {
         }
         let Some(mut flight) = self.0.flights.borrow_mut().remove(&id) else { return };
         let moved = result.map(|_| flight.moved * self.0.sector.bytes());
-        let late = self.0.sim.now() > flight.not_after;
+        let late = self.0.sim.now() > flight.not_after.saturating_add(nanos(LATENESS));
         if flight.facts.op == Op::Read && moved.is_ok() {
             if !flight.seen.is_empty() {
                 self.read_piece(&mut flight);

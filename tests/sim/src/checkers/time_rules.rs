@@ -14,7 +14,7 @@ use holdfast_io::ids::{Generation, HostTerm};
 use super::sectors::{Dblock, Leader};
 use super::{Area, Checkers, Holder};
 use crate::dice::nanos;
-use crate::disk::{Facts, HostIndex, Writer};
+use crate::disk::{Facts, HostIndex, LATENESS, Writer};
 use crate::executor::{Group, SimClock};
 
 /// Slots of a lockspace whose looks are kept.
@@ -395,7 +395,7 @@ impl Checkers {
         }
         let x = Duration::from_secs(u64::from(pending.sector.io_timeout));
         // Past D2's instant nothing is revived; past its own deadline a renewal does not count.
-        if (join.used && now >= join.limit) || now > pending.started.after(x) {
+        if (join.used && now >= join.limit) || now > pending.started.after(x + LATENESS) {
             return;
         }
         // The sector cuts its instant to milliseconds.
