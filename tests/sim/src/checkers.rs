@@ -432,7 +432,8 @@ impl Witness for Checkers {
     }
 
     fn read(&self, io: &Facts, bytes: &[u8], damaged: &[u64], late: bool) {
-        if !late {
+        // While a host stands still as a whole its deadlines may stand still with it.
+        if !late || self.state.borrow().still.contains(&io.writer.host) {
             self.looked(io, bytes, damaged);
         }
     }
