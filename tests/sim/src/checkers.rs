@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | this one | **S1**: no two hosts hold one exclusive lease at one instant, from when a client may write until it has stopped, or is gone with all that it wrote; the timeline of a violation |
 //! | `disk_rules.rs` | **I1** to **I6**; a leader is freed by its owner alone; a record is what the format says; bytes outside the areas stay as they are |
+//! | `excuses.rs` | what is not demanded of real sanlock |
 //! | `time_rules.rs` | **D1** silence seen by the taker, **D2** no write past its instant, **D3** under the watchdog, and over in time, **W1** a late pet ends the host, **P1** a generation rises over nothing that lives |
 //!
 //! Where every host keeps our rules and has one daemon, every step of the run must also be one that the written
@@ -18,6 +19,7 @@
 //! protects against that (docs/safety.md). Its term at that time is *excused* from S1, D1 and D3 - and from nothing else.
 
 mod disk_rules;
+mod excuses;
 mod sectors;
 mod time_rules;
 
@@ -103,6 +105,7 @@ struct Holder {
     term: HostTerm,
     area: Area,
     since: Nanos,
+    shared: bool,
     /// Its host stands still: it does not write (A7).
     still: bool,
 }
@@ -130,6 +133,7 @@ struct State {
     disk: disk_rules::State,
     time: time_rules::State,
     phases: BTreeMap<(HostIndex, u32), Phase>,
+    excuses: excuses::Excuses,
     rows: VecDeque<Row>,
     counts: Counts,
     violation: Option<Box<Violation>>,
@@ -271,9 +275,16 @@ impl Checkers {
         self.state.borrow().violation.clone()
     }
 
-    /// A rule is broken: the first one ends the run.
+    /// A rule is broken: the first one ends the run, unless `host` is excused from it.
     pub fn violate(&self, rule: &'static str, host: Option<HostIndex>, what: impl Into<String>) {
         let what = what.into();
+        if self.is_excused(host, rule) {
+            return self.note(host, || format!("(excused, {rule}: {what})"));
+        }
+        self.violate_unexcused(rule, host, what);
+    }
+
+    fn violate_unexcused(&self, rule: &'static str, host: Option<HostIndex>, what: String) {
         self.note(host, || format!("!! {rule}: {what}"));
         let mut state = self.state.borrow_mut();
         if state.violation.is_some() {
@@ -300,15 +311,19 @@ impl Checkers {
     /// ends it.
     #[must_use]
     pub fn holds(&self, host: HostIndex, term: HostTerm, area: Area) -> u64 {
+        self.begins_to_hold(host, term, area, false)
+    }
+
+    fn begins_to_hold(&self, host: HostIndex, term: HostTerm, area: Area, shared: bool) -> u64 {
         let number = {
             let mut state = self.state.borrow_mut();
             state.counts.holds += 1;
             state.last_holder += 1;
             let number = state.last_holder;
-            state.holders.insert(number, Holder { host, term, area, since: self.sim.now(), still: false });
+            state.holders.insert(number, Holder { host, term, area, since: self.sim.now(), shared, still: false });
             number
         };
-        self.note(Some(host), || "CLIENT WRITES".into());
+        self.note(Some(host), || if shared { "CLIENT READS, shared" } else { "CLIENT WRITES" }.into());
         self.look_for_rivals(number);
         self.accept(host, |spec| spec.holds(host, area));
         number
@@ -318,7 +333,7 @@ impl Checkers {
         let rivals = {
             let state = self.state.borrow();
             let Some(one) = state.holders.get(&number).copied().filter(|h| !h.still) else { return };
-            let rival = |h: &&Holder| h.area == one.area && h.host != one.host && !h.still;
+            let rival = |h: &&Holder| h.area == one.area && h.host != one.host && !h.still && !(h.shared && one.shared);
             state.holders.values().find(rival).map(|other| (one, *other, state.excused.contains(&other.term)))
         };
         if let Some((one, other, excused)) = rivals {
@@ -376,6 +391,9 @@ impl Checkers {
             let mut state = self.state.borrow_mut();
             let terms = state.time.terms_of(host);
             state.excused.extend(terms);
+        }
+        if still > A7_MARGIN {
+            self.peer_stood_still(host);
         }
         if clock_too || still > A7_MARGIN {
             self.state.borrow_mut().time.stood_still(host, still);

@@ -26,6 +26,8 @@ use crate::disk::{FaultRates, HostIndex, SimDisk};
 use crate::executor::{Ended, Group, Nanos, Sim};
 use crate::host::{Seat, SimHost};
 use crate::machine::SimMachine;
+use crate::mixed::OfPeers;
+use crate::peer::{PeerMachine, wdmd};
 use crate::plan::{Mishap, Plan, Trouble, Whom, seconds};
 
 /// The name of the lockspace.
@@ -38,6 +40,8 @@ pub struct Outcome {
     pub counts: Counts,
     /// Which fault struck in which phase.
     pub coverage: Coverage,
+    /// What peers did.
+    pub peers: OfPeers,
     /// Steps of the executor: equal for equal seeds.
     pub steps: u64,
     /// Virtual time.
@@ -50,6 +54,9 @@ pub struct Member {
     pub host: SimHost,
     /// Its seat there.
     pub seat: Seat,
+    /// What outlives its daemon, where that is real sanlock.
+    pub peer: Option<Rc<PeerMachine>>,
+    number: usize,
     config: Config,
     name: RefCell<String>,
     machine: RefCell<Option<SimMachine>>,
@@ -96,7 +103,7 @@ impl Cluster {
                 let dice = Dice::new(plan.seed, Stream::Host(u8::try_from(i).unwrap_or(u8::MAX)));
                 let made =
                     SimHost::new(&sim, &checkers, &disks, HostIndex(i), MachineHash(host.machine), host.ppm, dice);
-                for seat in [Seat(0), Seat(1)] {
+                for seat in [Seat(0), Seat(1), wdmd::SEAT] {
                     made.make_watchdog(seat, host.steps, host.no_watchdog);
                 }
                 if !host.punctual {
@@ -109,6 +116,8 @@ impl Cluster {
             Rc::new(Member {
                 host: hosts[daemon.host].clone(),
                 seat: daemon.seat,
+                peer: daemon.peer.map(|peer| PeerMachine::new(&hosts[daemon.host], &disks, daemon.config, peer)),
+                number: n,
                 config: daemon.config,
                 name: RefCell::new(daemon.name.clone()),
                 machine: RefCell::default(),
@@ -133,7 +142,7 @@ impl Cluster {
             self.members[member].host.boot(seconds(100 + 1000 * member as u64));
         }
         self.start_daemon(member);
-        clients::spawn(&self.world, &self.members[member], member);
+        self.members[member].spawn_clients(&self.world);
     }
 
     /// A daemon goes by another name from its next process on.
@@ -184,7 +193,7 @@ impl Cluster {
     /// Somebody who boots hosts that are down and starts daemons where there are none.
     fn spawn_operators(&self) {
         for (n, member) in self.members.iter().enumerate() {
-            clients::spawn(&self.world, member, n);
+            member.spawn_clients(&self.world);
             let (sim, world, member) = (self.sim.clone(), Rc::clone(&self.world), Rc::clone(member));
             self.sim.spawn(Group::RUN, format!("operator {n}"), async move {
                 let mut pause = member.dice.borrow_mut().skewed(Duration::from_millis(100), seconds(5));
@@ -256,7 +265,8 @@ impl Cluster {
                 host.thaw(member.seat);
             }
             let stuck = disks.iter().any(|d| !d.in_flight(|io| io.writer.host == host.index()).is_empty());
-            if stuck || host.guests().are_stubborn() {
+            let stubborn = host.guests().are_stubborn() || member.peer.as_ref().is_some_and(|p| p.is_stubborn());
+            if stuck || stubborn {
                 host.reset();
             }
         }
@@ -264,7 +274,17 @@ impl Cluster {
 }
 
 impl Member {
+    /// The programs that use its leases; real sanlock brings its own.
+    fn spawn_clients(self: &Rc<Self>, world: &Rc<World>) {
+        if self.peer.is_none() {
+            clients::spawn(world, self, self.number);
+        }
+    }
+
     fn start(&self, world: &Rc<World>) {
+        if let Some(machine) = &self.peer {
+            return machine.start(world, self.seat, self.number, &self.name.borrow(), &self.dice);
+        }
         let Ok(name) = HostName::new(self.name.borrow().as_bytes()) else { return };
         if self.host.has_daemon(self.seat) {
             return;
@@ -325,8 +345,11 @@ impl Scene {
             }
             Trouble::Stop { at, lasts } => {
                 strikes(Fault::Stop);
-                if let Some(machine) = &*member.machine.borrow() {
-                    machine.stop(at);
+                match &*member.machine.borrow() {
+                    Some(machine) => machine.stop(at),
+                    // Real sanlock is not stopped at a chosen step.
+                    None if member.peer.is_some() => host.freeze(seat),
+                    None => {}
                 }
                 // It may take a quarter of the device's timeout until the next pet.
                 self.later(lasts + member.config.fire.device_limit() / 4, move || host.thaw(seat));
@@ -346,7 +369,10 @@ impl Scene {
             Trouble::Damage { area, own, byte, bit } => self.damage(&member, area, own, byte, bit),
             Trouble::KillClient => {
                 strikes(Fault::ClientKilled);
-                host.guests().kill_one();
+                let killed = host.guests().kill_one();
+                if let Some(peer) = member.peer.as_ref().filter(|_| !killed) {
+                    peer.kill_one();
+                }
             }
             Trouble::Calm => self.world.disks.iter().for_each(|d| d.set_rates(FaultRates::NONE)),
             Trouble::Storm => self.world.disks.iter().for_each(|d| d.set_rates(self.rates)),
@@ -413,9 +439,12 @@ fn resources(plan: &Plan) -> Vec<ResourceAt> {
     places.into_iter().map(resource).collect()
 }
 
-/// The host_id of each host, where the written specification speaks of such a cluster: every host has one daemon and a
-/// host_id of its own.
+/// The host_id of each host, where the written specification speaks of such a cluster: every host is ours, has one daemon
+/// and a host_id of its own.
 fn kept_by_all(plan: &Plan) -> Option<BTreeMap<HostIndex, HostId>> {
+    if plan.daemons.iter().any(|d| d.peer.is_some()) {
+        return None;
+    }
     let ids: BTreeMap<HostIndex, HostId> = plan.daemons.iter().map(|d| (HostIndex(d.host), d.config.host_id)).collect();
     let distinct: BTreeSet<HostId> = ids.values().copied().collect();
     (ids.len() == plan.daemons.len() && distinct.len() == ids.len()).then_some(ids)
@@ -527,6 +556,10 @@ fn phases(plan: &Plan, telling: bool, seen: &RefCell<Option<Seen>>) -> Result<Ou
     Ok(Outcome {
         counts: checkers.counts(),
         coverage: checkers.coverage(),
+        peers: OfPeers {
+            excused: checkers.excused(),
+            outruns: cluster.members.iter().filter_map(|m| m.peer.as_ref()).map(|p| p.outruns()).sum(),
+        },
         steps: cluster.sim.steps(),
         end: cluster.sim.now(),
     })

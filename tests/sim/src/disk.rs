@@ -200,12 +200,20 @@ struct Medium {
     dice: RefCell<Dice>,
     rates: Cell<FaultRates>,
     lost: RefCell<BTreeMap<HostIndex, PathLoss>>,
+    prompt: RefCell<BTreeMap<HostIndex, Prompt>>,
     script: RefCell<Option<Script>>,
     /// Whose next write to anything but the first area is held back, and who wants to know.
     holds: RefCell<Vec<Hold>>,
     witness: RefCell<Option<Rc<dyn Witness>>>,
     flights: RefCell<BTreeMap<u64, Flight>>,
     last_id: Cell<u64>,
+}
+
+/// How storage treats a host whose I/O is over in time or never done.
+#[derive(Clone, Copy)]
+struct Prompt {
+    patience: Duration,
+    undamaged: bool,
 }
 
 /// A range locked by a description.
@@ -262,6 +270,7 @@ impl SimDisk {
             dice: RefCell::new(Dice::new(sim.seed(), Stream::Disk(u8::try_from(index).unwrap_or(u8::MAX)))),
             rates: Cell::new(FaultRates::NONE),
             lost: RefCell::default(),
+            prompt: RefCell::default(),
             script: RefCell::default(),
             holds: RefCell::default(),
             witness: RefCell::default(),
@@ -306,6 +315,25 @@ impl SimDisk {
     pub fn restore_path(&self, host: HostIndex) {
         if self.0.lost.borrow_mut().remove(&host).is_some() {
             self.release(|facts| facts.writer.host == host);
+        }
+    }
+
+    /// From now on an I/O of this host is over within `patience`, or it fails without effect when nobody waits for it any
+    /// more; `undamaged`: and it reads what is on the medium.
+    pub fn is_prompt(&self, host: HostIndex, patience: Duration, undamaged: bool) {
+        self.0.prompt.borrow_mut().insert(host, Prompt { patience, undamaged });
+    }
+
+    /// What becomes of an I/O issued at `issued`, if its host is one that [`SimDisk::is_prompt`] speaks of.
+    fn in_time(&self, facts: &Facts, issued: Nanos, fate: Fate) -> Fate {
+        let Some(Prompt { patience, .. }) = self.0.prompt.borrow().get(&facts.writer.host).copied() else {
+            return fate;
+        };
+        // Clocks are apart, and an end is seen a moment later.
+        let left = nanos(patience * 9 / 10).saturating_sub(facts.began - issued);
+        match fate {
+            Fate::Done(within) | Fate::Fails { after: within, .. } if nanos(within) <= left => fate,
+            _ => Fate::Fails { after: patience * 8 + Duration::from_secs(70), landed: Landed::Nothing },
         }
     }
 
@@ -411,7 +439,7 @@ impl SimDisk {
     }
 
     /// The I/O is taken up by its process: from here on it is the device's.
-    fn begin(&self, io: Io, engine: &SimEngine) {
+    fn begin(&self, io: Io, engine: &SimEngine, issued: Nanos) {
         let (op, at, len) = (io.op(), io.at(), io.len());
         let not_after = engine.clock.rate().true_time(io.not_after());
         let Some(mut started) = io.start(engine.clock.now()) else { return };
@@ -436,7 +464,7 @@ impl SimDisk {
             moved: 0,
         };
         self.0.flights.borrow_mut().insert(id, flight);
-        let fate = self.fate(&facts);
+        let fate = self.in_time(&facts, issued, self.fate(&facts));
         self.schedule(&facts, fate);
     }
 
@@ -623,6 +651,9 @@ impl SimDisk {
 
     /// What of a finished read is wrong: for good as long as the medium is damaged, and once by chance.
     fn spoil(&self, flight: &mut Flight) {
+        if self.0.prompt.borrow().get(&flight.facts.writer.host).is_some_and(|p| p.undamaged) {
+            return;
+        }
         let size = self.0.sector.bytes();
         let range = flight.facts.range();
         let damage: Vec<_> = self.0.damage.borrow().range(range.clone()).map(|(at, how)| (*at, *how)).collect();
@@ -697,6 +728,14 @@ pub struct SimEngine {
     clock: SimClock,
 }
 
+impl SimEngine {
+    /// The disk.
+    #[must_use]
+    pub const fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+}
+
 impl Engine for SimEngine {
     fn path(&self) -> &Arc<str> {
         &self.disk.0.path
@@ -712,9 +751,9 @@ impl Engine for SimEngine {
         if long {
             self.disk.tell(|w| w.fault(self.writer.host, Fault::Queued));
         }
-        let engine = self.clone();
+        let (engine, issued) = (self.clone(), medium.sim.now());
         // In the process's group: a frozen process takes up no I/O, a dead one never does.
-        medium.sim.call_after(self.group, queued, move || engine.disk.begin(io, &engine));
+        medium.sim.call_after(self.group, queued, move || engine.disk.begin(io, &engine, issued));
     }
 }
 

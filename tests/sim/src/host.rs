@@ -499,7 +499,8 @@ impl SimHost {
     /// Begins a device's count anew, if it counts.
     pub fn pet(&self, seat: Seat) {
         let mut state = self.0.state.borrow_mut();
-        let (now, still) = (self.0.sim.now(), state.still.is_some());
+        // While the host stands still it does not count: all of that comes on top when the host goes on.
+        let (still, now) = (state.still.is_some(), state.still.map_or(self.0.sim.now(), |(since, _)| since));
         let Some(clock) = state.clock.clone() else { return };
         let Some(dog) = state.watchdogs.get_mut(&seat) else { return };
         let Some(timeout) = dog.counting else { return };

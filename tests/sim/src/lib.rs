@@ -14,6 +14,8 @@
 //! | [`coverage`] | which fault struck in which phase |
 //! | [`spec`] | the written specification, and the acceptor that holds every run against it |
 //! | [`plan`] | what a seed makes up |
+//! | [`peer`] | real sanlock as a daemon, by its specification, with each of its behaviours a switch |
+//! | [`mixed`] | clusters of both: what goes wrong at the peers, and by what a rule breaks |
 //! | [`cluster`] | all of it together; safety phase, then liveness phase |
 //! | [`scenario`] | scenarios that several test files play |
 //! | [`shrink`] | from a plan that breaks a rule to a smaller one that does |
@@ -36,6 +38,8 @@ pub mod executor;
 pub mod guests;
 pub mod host;
 pub mod machine;
+pub mod mixed;
+pub mod peer;
 pub mod plan;
 pub mod scenario;
 pub mod shrink;

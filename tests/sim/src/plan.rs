@@ -14,6 +14,8 @@ use crate::dice::{Dice, Stream};
 use crate::disk::{FaultRates, PathLoss};
 use crate::host::Seat;
 use crate::machine::StopAt;
+use crate::mixed;
+use crate::peer::PeerPlan;
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -66,6 +68,8 @@ pub struct DaemonPlan {
     pub config: Config,
     /// Its host name.
     pub name: String,
+    /// It is real sanlock, and how that is.
+    pub peer: Option<PeerPlan>,
 }
 
 /// Whom something strikes.
@@ -187,7 +191,7 @@ pub struct Wishes {
     pub hosts: Option<usize>,
     /// So many disks; `None`: one or two.
     pub disks: Option<usize>,
-    /// Some of the hosts behave as sanlock does.
+    /// At least one of the hosts is real sanlock, in the regime that docs/compatibility.md promises S1 for.
     pub peers: bool,
 }
 
@@ -222,7 +226,10 @@ impl Plan {
         let more = if kind == Kind::Brief { dice.index(5) / 4 } else { dice.index(2) };
         let count = wishes.hosts.unwrap_or(2 + more);
         let mut hosts: Vec<HostPlan> = (0..count).map(|n| HostPlan::of(&mut dice, n)).collect();
-        let daemons = daemons(&mut dice, count, kind);
+        let mut daemons = daemons(&mut dice, count, kind);
+        if wishes.peers {
+            mixed::cast(&mut daemons, seed);
+        }
         for daemon in &daemons {
             // A device that cannot count so short is refused, and its host never joins.
             let most = u32::try_from(daemon.config.fire.device_limit().as_secs()).unwrap_or(1);
@@ -242,7 +249,9 @@ impl Plan {
                 Kind::Brief => longest * 12 / 10,
                 Kind::Hot => seconds(12),
                 Kind::Long => longest * 14 / 10,
-            };
+            }
+            // What real sanlock holds can be taken after a minute at the earliest.
+            + if wishes.peers { longest } else { Duration::ZERO };
         let mishaps = mishaps(&mut dice, daemons.len(), calm..safety, longest, kind);
         Plan { seed, geometry: geometry(sector), hosts, daemons, two_disks, habits, rates, safety, mishaps, bug: None }
     }
@@ -256,7 +265,7 @@ impl Plan {
             geometry: geometry(SectorSize::B4096),
             hosts: (0..count).map(HostPlan::plain).collect(),
             daemons: (0..count)
-                .map(|n| DaemonPlan { host: n, seat: Seat(0), config: config(n), name: format!("host{n}") })
+                .map(|n| DaemonPlan { host: n, seat: Seat(0), config: config(n), name: format!("host{n}"), peer: None })
                 .collect(),
             two_disks: false,
             habits: Habits {
@@ -325,7 +334,7 @@ fn daemons(dice: &mut Dice, hosts: usize, kind: Kind) -> Vec<DaemonPlan> {
                 true => (x(pick(dice, timeouts)), fire(pick(dice, fires))),
             };
             let config = Config { host_id: id(host), io_timeout, fire };
-            DaemonPlan { host, seat: Seat(0), config, name: format!("host{host}") }
+            DaemonPlan { host, seat: Seat(0), config, name: format!("host{host}"), peer: None }
         })
         .collect();
     if dice.chance(120) {

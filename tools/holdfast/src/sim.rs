@@ -185,11 +185,6 @@ pub enum Error {
 /// [`Error`].
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let making = Making::of(args);
-    if making.wishes.peers {
-        // The one place to take away once plans can be made with such hosts.
-        eprintln!("holdfast: --peers sanlock: this version cannot simulate hosts that behave as sanlock does");
-        return Ok(ExitCode::from(2));
-    }
     quiet::install();
     let good = match args.seed {
         Some(seed) => One { seed, making, args }.run()?,

@@ -60,7 +60,6 @@ fn wrong_options_name_what_is_allowed() {
         (&["--seeds", "9..3"], "FROM..TO"),
         (&["--minutes", "0"], "a number of minutes above 0"),
         (&["--peers", "drbd"], "sanlock"),
-        (&["--peers", "sanlock"], "cannot simulate hosts that behave as sanlock does"),
         (&["--svg", "x.svg"], "--seed"),
         (&["--seed", "1", "--seeds", "2"], "cannot be used with"),
     ] {

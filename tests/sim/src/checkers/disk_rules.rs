@@ -81,7 +81,7 @@ impl Checkers {
     fn landed_delta(&self, io: &Facts, area: Area, index: u64, new: &[u8]) {
         let host = io.writer.host;
         if u64::from(io.writer.host_id.slot()) != index {
-            return self.violate("I1", Some(host), format!("wrote the delta sector of slot {index}"));
+            return self.violate_unexcused("I1", Some(host), format!("wrote the delta sector of slot {index}"));
         }
         let old = self.state.borrow().disk.leader(area, index);
         let new = Leader::read(new);
@@ -130,9 +130,11 @@ impl Checkers {
         });
         if io.writer.host_id.get() != p {
             // The one exception: the mode block of a host that shares, and is dead, is cleared, and nothing else of it.
-            let kept = old[..56] == new[..56] && is_zero(&new[128..144]) && was.shared;
+            // A peer that is excused from I1 zeroes all of it, and does nothing else.
+            let zeroed = is_zero(new) && was.shared && self.is_excused(Some(host), "I1");
+            let kept = zeroed || old[..56] == new[..56] && is_zero(&new[128..144]) && was.shared;
             if !kept {
-                self.violate("I1", Some(host), format!("wrote dblock {p}"));
+                self.violate_unexcused("I1", Some(host), format!("wrote dblock {p}"));
             }
             return;
         }
