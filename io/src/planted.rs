@@ -2,7 +2,7 @@
 //!
 //! They exist only where the feature `planted` is on, and only this project's own tests turn it on. In every other build
 //! [`planted`] is the constant `false`, and each place that asks is compiled away. Even where they exist nothing is broken
-//! before [`plant`] has been called on the very thread that asks.
+//! before `plant` has been called on the very thread that asks.
 
 /// One broken rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,8 +59,6 @@ pub enum Bug {
     RetractForgets,
     /// A host takes a lease that it has given up at this very lver.
     ReleasedIgnored,
-    /// RELEASED counts for a later lver than the one it was said for.
-    ReleasedAtAnyLver,
     /// A leader record that the dblocks prove outdated is believed.
     StaleLeaderAccepted,
     /// A lease of an older generation is taken for one's own.
@@ -98,7 +96,6 @@ impl Bug {
         Bug::BallotFromEmptyBlock,
         Bug::RetractForgets,
         Bug::ReleasedIgnored,
-        Bug::ReleasedAtAnyLver,
         Bug::StaleLeaderAccepted,
         Bug::GenerationNotCompared,
         Bug::BrokenSealAccepted,

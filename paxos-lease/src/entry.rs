@@ -61,10 +61,7 @@ pub(crate) fn decide(leader: &LeaderRecord, hosts: &[HostSector], me: HostTerm) 
 /// RELEASED at another lver says nothing: it may have been read before the owner acquired this one.
 pub(crate) fn given_up(leader: &LeaderRecord, owners: &Dblock) -> bool {
     let published_by_another = leader.write_id != leader.owner_id;
-    owners.lver > leader.lver
-        || (published_by_another
-            && (owners.lver == leader.lver || planted(Bug::ReleasedAtAnyLver))
-            && owners.is_released())
+    owners.lver > leader.lver || (published_by_another && owners.lver == leader.lver && owners.is_released())
 }
 
 /// How the leader record, read again, relates to the one that a ballot for `next` was begun under (spec D 4.5).

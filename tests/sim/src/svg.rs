@@ -1,7 +1,7 @@
 //! A run's story as a picture: a lane for each host, time downwards.
 //!
 //! Time is not linear, or a run of minutes in which everything happens within milliseconds could not be read: a row takes at
-//! least the height of its label, and a gap longer than [`BREAK`] is cut short and marked. Rows keep their order, and rows
+//! least the height of its label, and a gap longer than `BREAK` is cut short and marked. Rows keep their order, and rows
 //! of one instant may stand side by side.
 //!
 //! | seen | means |

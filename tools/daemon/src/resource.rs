@@ -1,6 +1,6 @@
 //! Lease tasks: opening and fencing a resource's device, acquiring, releasing, undoing.
 //!
-//! Each lease has a [`LeaseDisk`] of its own over its device's I/O threads: what it waits for (I6, a retract's "all
+//! Each lease has a `LeaseDisk` of its own over its device's I/O threads: what it waits for (I6, a retract's "all
 //! writes reaped") are its own writes and nobody else's. The disk is kept until the last of them is reaped, across
 //! acquires of the same lease.
 
