@@ -302,6 +302,11 @@ impl HostSector {
             let (found, expected) = (u64::from(mode.flags), "0, since its host has run no ballot here");
             return Err(DblockError::Field { field: "mode flags", found, expected });
         }
+        // Nor hide one: whoever gives a shared claim up clears all of the block, and a claim names a generation.
+        if mode.is_shared() != (mode.generation.0 != 0) {
+            let (found, expected) = (mode.generation.0, "one where the mode flags say SHARED, and else 0");
+            return Err(DblockError::Field { field: "mode generation", found, expected });
+        }
         Ok(Decoded::Record(HostSector { dblock, mode, seal }))
     }
 
@@ -410,6 +415,30 @@ mod tests {
         assert_eq!(HostSector::decode(&sector, SectorIndex(2)), Err(error));
     }
 
+    /// No checksum of sanlock's covers the mode block: of a peer's claim and of its absence, each bit that alone could make
+    /// one into the other is checked.
+    #[test]
+    fn s1_no_flipped_bit_hides_or_makes_up_a_peers_shared_claim() {
+        let sector = |mode| {
+            let whole = HostSector { dblock: held(), mode, seal: None };
+            let mut sector = whole.sector(SectorSize::B512, &seal_of(SectorIndex(2)));
+            sector[seal::OFFSET..seal::END].fill(0);
+            sector
+        };
+        let claim = ModeBlock { flags: SHARED, reserved: 0, generation: Generation(4) };
+        for mode in [claim, ModeBlock::default()] {
+            let whole = sector(mode);
+            assert!(HostSector::decode(&whole, SectorIndex(2)).is_ok());
+            for bit in 0..128 {
+                let mut flipped = whole.clone();
+                flipped[MODE + bit / 8] ^= 1 << (bit % 8);
+                if let Ok(Decoded::Record(found)) = HostSector::decode(&flipped, SectorIndex(2)) {
+                    assert_eq!(found.mode.is_shared(), mode.is_shared(), "bit {bit}");
+                }
+            }
+        }
+    }
+
     /// What a flip of byte `at` in a sealed sector does: seen as damage, or (in the seal's own bytes and in what its
     /// check covers) the seal no longer counts and the sector is read as sanlock's.
     #[test]
@@ -459,7 +488,7 @@ mod tests {
         fn what_a_ballot_leaves_behind_decodes(mbal in 1u64.., bal in 0u64.., host in 1u64..=2000, lver: u64, flags in 0u32..2, shared in 0u32..2) {
             let (mbal, bal) = (Ballot::new(mbal), Ballot::new(bal.min(mbal)));
             let inp = if bal.is_some() { Inp::new(term(host, lver), 7) } else { Inp::default() };
-            let mode = ModeBlock { flags: shared, reserved: 0, generation: Generation(3) };
+            let mode = ModeBlock { flags: shared, reserved: 0, generation: Generation(3 * u64::from(shared)) };
             let seal = seal_of(SectorIndex(7));
             let whole = HostSector { dblock: Dblock { mbal, bal, inp, lver: Lver(lver), flags }, mode, seal: Some(seal) };
             let sector = whole.sector(SectorSize::B4096, &seal);

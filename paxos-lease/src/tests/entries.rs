@@ -14,6 +14,7 @@ use holdfast_io::units::{Geometry, SectorIndex};
 
 use super::{FREE, content, failed, held, refused, run};
 use crate::acquire::{Acquired, Options, RefusalKind, acquire};
+use crate::area::Me;
 use crate::dblock::{Dblock, DblockError, RELEASED};
 use crate::error::{AcquireError, AreaError};
 use crate::format::{NewLease, Writer, clear, plan};
@@ -302,8 +303,10 @@ fn our_own_shared_claim_is_not_erased_by_an_acquire() {
     medium.put_host(1, announced(1, 1), Some(1));
     let error = failed(run(&device(1, &medium, &clock), &clock, &Said::nothing(), Options::default()));
     assert!(matches!(error, AcquireError::AlreadyShared { .. }));
-    medium.put_host(1, announced(1, 1), Some(0));
-    held(run(&device(1, &medium, &clock), &clock, &Said::nothing(), Options::default()));
+    let (restarted, disk) = (Me { term: term(1, 2), ..me(1) }, device(1, &medium, &clock));
+    let (said, lease, options, stop) = (Said::nothing(), lease(), Options::default(), Stop::new());
+    let again = acquire(&disk, &clock, &said, &lease, &restarted, &options, &stop);
+    held(pollster::block_on(again));
     assert!(!medium.host(1).mode.is_shared(), "that of an earlier generation is over (P1)");
 }
 

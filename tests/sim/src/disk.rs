@@ -88,8 +88,9 @@ pub trait Witness {
     fn begins(&self, io: &Facts, beside: Option<&Facts>);
     /// What a write that begins is about to put there.
     fn writes(&self, io: &Facts, data: &[u8]);
-    /// What a read brought. `damaged`: the sectors of it that are not what is on the medium. `late`: its caller has gone.
-    fn read(&self, io: &Facts, bytes: &[u8], damaged: &[u64], late: bool);
+    /// What a read brought, to a caller that may have given it up. `damaged`: the bytes of it that are not what is on the
+    /// medium.
+    fn read(&self, io: &Facts, bytes: &[u8], damaged: &[u64]);
     /// A sector of a write landed.
     fn landed(&self, io: &Facts, sector_at: u64, old: &[u8], new: &[u8]);
     /// Sectors of a read move: `len` bytes from `at` on.
@@ -200,20 +201,13 @@ struct Medium {
     dice: RefCell<Dice>,
     rates: Cell<FaultRates>,
     lost: RefCell<BTreeMap<HostIndex, PathLoss>>,
-    prompt: RefCell<BTreeMap<HostIndex, Prompt>>,
+    prompt: RefCell<BTreeMap<HostIndex, Duration>>,
     script: RefCell<Option<Script>>,
     /// Whose next write to anything but the first area is held back, and who wants to know.
     holds: RefCell<Vec<Hold>>,
     witness: RefCell<Option<Rc<dyn Witness>>>,
     flights: RefCell<BTreeMap<u64, Flight>>,
     last_id: Cell<u64>,
-}
-
-/// How storage treats a host whose I/O is over in time or never done.
-#[derive(Clone, Copy)]
-struct Prompt {
-    patience: Duration,
-    undamaged: bool,
 }
 
 /// A range locked by a description.
@@ -319,14 +313,14 @@ impl SimDisk {
     }
 
     /// From now on an I/O of this host is over within `patience`, or it fails without effect when nobody waits for it any
-    /// more; `undamaged`: and it reads what is on the medium.
-    pub fn is_prompt(&self, host: HostIndex, patience: Duration, undamaged: bool) {
-        self.0.prompt.borrow_mut().insert(host, Prompt { patience, undamaged });
+    /// more.
+    pub fn is_prompt(&self, host: HostIndex, patience: Duration) {
+        self.0.prompt.borrow_mut().insert(host, patience);
     }
 
     /// What becomes of an I/O issued at `issued`, if its host is one that [`SimDisk::is_prompt`] speaks of.
     fn in_time(&self, facts: &Facts, issued: Nanos, fate: Fate) -> Fate {
-        let Some(Prompt { patience, .. }) = self.0.prompt.borrow().get(&facts.writer.host).copied() else {
+        let Some(patience) = self.0.prompt.borrow().get(&facts.writer.host).copied() else {
             return fate;
         };
         // Clocks are apart, and an end is seen a moment later.
@@ -651,16 +645,13 @@ impl SimDisk {
 
     /// What of a finished read is wrong: for good as long as the medium is damaged, and once by chance.
     fn spoil(&self, flight: &mut Flight) {
-        if self.0.prompt.borrow().get(&flight.facts.writer.host).is_some_and(|p| p.undamaged) {
-            return;
-        }
         let size = self.0.sector.bytes();
         let range = flight.facts.range();
         let damage: Vec<_> = self.0.damage.borrow().range(range.clone()).map(|(at, how)| (*at, *how)).collect();
         for (at, (byte, bits)) in damage {
             let from = usize::try_from(at - range.start).unwrap_or(usize::MAX);
             flight.started.buf()[from + byte] ^= bits;
-            flight.damaged.push(at);
+            flight.damaged.push(at + byte as u64);
         }
         let mut dice = self.0.dice.borrow_mut();
         if dice.chance(self.0.rates.get().damaged) {
@@ -669,7 +660,7 @@ impl SimDisk {
             let most = if dice.chance(500) { 256 } else { size };
             let (byte, bit) = (dice.index(most), dice.index(8));
             flight.started.buf()[sector * size + byte] ^= 1 << bit;
-            flight.damaged.push(range.start + (sector * size) as u64);
+            flight.damaged.push(range.start + (sector * size + byte) as u64);
         }
     }
 
@@ -694,7 +685,7 @@ impl SimDisk {
             }
             self.spoil(&mut flight);
             let (facts, damaged) = (flight.facts, std::mem::take(&mut flight.damaged));
-            self.tell(|w| w.read(&facts, flight.started.buf(), &damaged, late));
+            self.tell(|w| w.read(&facts, flight.started.buf(), &damaged));
         }
         self.tell(|w| w.over(&flight.facts, if moved.is_ok() { "done" } else { "failed" }, late));
         flight.started.complete(moved);

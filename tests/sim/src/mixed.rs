@@ -29,7 +29,7 @@ pub struct Faults {
     pub same_name: bool,
     /// Peers share leases that other peers take exclusively. Otherwise a peer shares only where it is the only one.
     pub shared: bool,
-    /// Peers read damaged sectors.
+    /// Damaged sectors are read. Part of what decides is not under sanlock's checksums.
     pub damage: bool,
 }
 
@@ -42,7 +42,7 @@ impl Faults {
 }
 
 /// Makes peers of some of the daemons, and leaves at least one that is not; each has its host for itself.
-pub fn cast(daemons: &mut Vec<DaemonPlan>, seed: u64) {
+pub fn cast(daemons: &mut Vec<DaemonPlan>, seed: u64, faults: Faults) {
     daemons.retain(|d| d.seat == Seat(0));
     for daemon in daemons.iter_mut() {
         let slot = u32::try_from(daemon.host).ok();
@@ -56,7 +56,7 @@ pub fn cast(daemons: &mut Vec<DaemonPlan>, seed: u64) {
     for n in 0..peers {
         make_peer(&mut daemons[(first + n) % count], PeerPlan::REAL);
     }
-    put_under(daemons, seed, Faults::PROMISED);
+    put_under(daemons, seed, faults);
 }
 
 /// Makes a peer of a daemon.
@@ -74,25 +74,22 @@ fn put_under(daemons: &mut [DaemonPlan], seed: u64, faults: Faults) {
     let shares = Dice::new(seed ^ 0x7368_6172, Stream::Scenario).chance(300);
     let may_share = faults.shared || daemons.iter().filter(|d| d.peer.is_some()).count() == 1;
     for peer in daemons.iter_mut().filter_map(|d| d.peer.as_mut()) {
-        let Faults { late, same_name, damage, .. } = faults;
+        let Faults { late, same_name, .. } = faults;
         let shared = if shares && may_share { 300 } else { 0 };
-        *peer = PeerPlan { late, same_name, damage, shared, ..*peer };
+        *peer = PeerPlan { late, same_name, shared, ..*peer };
     }
 }
 
 /// The plan that a seed makes: at least one host of each kind.
 #[must_use]
 pub fn plan(seed: u64, faults: Faults) -> Plan {
-    let mut plan = Plan::of_wishes(seed, Wishes { peers: true, ..Wishes::default() });
-    put_under(&mut plan.daemons, seed, faults);
-    plan
+    Plan::of_wishes(seed, Wishes { peers: Some(faults), ..Wishes::default() })
 }
 
 /// A run in which three hosts want the lease all the time, on a disk that is slow and fails: ballots meet.
 #[must_use]
 pub fn crowded(seed: u64, faults: Faults) -> Plan {
-    let mut plan = Plan::of_wishes(seed, Wishes { hosts: Some(3), peers: true, ..Wishes::default() });
-    put_under(&mut plan.daemons, seed, faults);
+    let mut plan = Plan::of_wishes(seed, Wishes { hosts: Some(3), peers: Some(faults), ..Wishes::default() });
     let mut dice = Dice::new(seed ^ 0x6372_6f77, Stream::Scenario);
     let x = plan.daemons.iter().map(|d| u64::from(d.config.io_timeout.seconds())).min().map_or(seconds(10), seconds);
     let pick = |dice: &mut Dice| Duration::from_millis([5, 50, 1000][dice.index(3)]);

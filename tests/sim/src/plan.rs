@@ -191,8 +191,8 @@ pub struct Wishes {
     pub hosts: Option<usize>,
     /// So many disks; `None`: one or two.
     pub disks: Option<usize>,
-    /// At least one of the hosts is real sanlock, in the regime that docs/compatibility.md promises S1 for.
-    pub peers: bool,
+    /// At least one of the hosts is real sanlock, and this can go wrong beside all that goes wrong at any host.
+    pub peers: Option<mixed::Faults>,
 }
 
 /// What a run is about.
@@ -227,8 +227,8 @@ impl Plan {
         let count = wishes.hosts.unwrap_or(2 + more);
         let mut hosts: Vec<HostPlan> = (0..count).map(|n| HostPlan::of(&mut dice, n)).collect();
         let mut daemons = daemons(&mut dice, count, kind);
-        if wishes.peers {
-            mixed::cast(&mut daemons, seed);
+        if let Some(faults) = wishes.peers {
+            mixed::cast(&mut daemons, seed, faults);
         }
         for daemon in &daemons {
             // A device that cannot count so short is refused, and its host never joins.
@@ -239,7 +239,7 @@ impl Plan {
         let longest = daemons.iter().map(|d| d.config.timing().host_dead()).max().unwrap_or_default();
         let habits = habits(&mut dice, longest, kind);
         let x = |d: &DaemonPlan| u64::from(d.config.io_timeout.seconds());
-        let rates = rates(&mut dice, seconds(daemons.iter().map(x).min().unwrap_or(10)), kind);
+        let mut rates = rates(&mut dice, seconds(daemons.iter().map(x).min().unwrap_or(10)), kind);
         let two_disks = wishes.disks.map_or_else(|| dice.chance(300), |n| n > 1);
         // Joining takes two of the slowest io_timeouts: what goes wrong before that has its own share of the runs.
         let slowest = daemons.iter().map(x).max().unwrap_or(10);
@@ -251,8 +251,12 @@ impl Plan {
                 Kind::Long => longest * 14 / 10,
             }
             // What real sanlock holds can be taken after a minute at the earliest.
-            + if wishes.peers { longest } else { Duration::ZERO };
-        let mishaps = mishaps(&mut dice, daemons.len(), calm..safety, longest, kind);
+            + if wishes.peers.is_some() { longest } else { Duration::ZERO };
+        let mut mishaps = mishaps(&mut dice, daemons.len(), calm..safety, longest, kind);
+        if wishes.peers.is_some_and(|faults| !faults.damage) {
+            rates.damaged = 0;
+            mishaps.retain(|m| !matches!(m.what, Trouble::Damage { .. }));
+        }
         Plan { seed, geometry: geometry(sector), hosts, daemons, two_disks, habits, rates, safety, mishaps, bug: None }
     }
 

@@ -18,6 +18,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use holdfast_sim::mixed::Faults;
 use holdfast_sim::plan::{Plan, Wishes};
 use uuid::Uuid;
 
@@ -135,7 +136,7 @@ impl Making {
         let wishes = Wishes {
             hosts: args.hosts.map(usize::from),
             disks: args.disks.map(usize::from),
-            peers: args.peers == Some(Peers::Sanlock),
+            peers: args.peers.map(|Peers::Sanlock| Faults::PROMISED),
         };
         Making { wishes, sabotage: args.sabotage }
     }
@@ -157,7 +158,7 @@ impl Making {
         if let Some(disks) = self.wishes.disks {
             command += &format!(" --disks {disks}");
         }
-        command += if self.wishes.peers { " --peers sanlock" } else { "" };
+        command += if self.wishes.peers.is_some() { " --peers sanlock" } else { "" };
         command += if self.sabotage { " --sabotage" } else { "" };
         command
     }
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_replay_command_says_all_that_decides_a_run() {
-        let wishes = Wishes { hosts: Some(3), disks: Some(2), peers: true };
+        let wishes = Wishes { hosts: Some(3), disks: Some(2), peers: Some(Faults::PROMISED) };
         let making = Making { wishes, sabotage: true };
         assert_eq!(making.replay(7), "holdfast sim --seed 7 --hosts 3 --disks 2 --peers sanlock --sabotage");
         assert_eq!(Making::default().replay(0), "holdfast sim --seed 0");

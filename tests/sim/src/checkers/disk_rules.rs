@@ -18,10 +18,21 @@ pub(super) struct State {
     /// Leaders and delta sectors as they stand.
     leaders: BTreeMap<(Area, u64), Leader>,
     dblocks: BTreeMap<(Area, u64), Dblock>,
+    /// What dblocks have ever said, whatever a peer put over it: nobody can unsee it.
+    said: BTreeMap<(Area, u64), Said>,
     /// Whose delta sectors stand there.
     by: BTreeMap<(Area, u64), HostIndex>,
     /// Writes in flight: (disk, number) -> by whom, where.
     flights: BTreeMap<(usize, u64), (Writer, u64)>,
+}
+
+/// The furthest that the dblock of one host has been.
+#[derive(Clone, Copy, Default)]
+struct Said {
+    /// The highest lver.
+    lver: u64,
+    /// The highest lver with RELEASED.
+    released: Option<u64>,
 }
 
 impl State {
@@ -46,8 +57,15 @@ impl State {
         self.dblocks.get(&(area, host_id)).copied().unwrap_or_default()
     }
 
-    pub(super) fn dblocks(&self, area: Area) -> impl Iterator<Item = &Dblock> {
-        self.dblocks.iter().filter(move |((a, _), _)| *a == area).map(|(_, d)| d)
+    /// The highest lver for which anybody has ever begun a ballot.
+    pub(super) fn begun(&self, area: Area) -> u64 {
+        self.said.iter().filter(|((a, _), _)| *a == area).map(|(_, said)| said.lver).max().unwrap_or(0)
+    }
+
+    /// Whether a host has ever said of itself that it is done with a version: RELEASED, or a ballot for a later one.
+    /// Final, whoever publishes what afterwards.
+    pub(super) fn gave_up(&self, area: Area, host_id: u64, lver: u64) -> bool {
+        self.said.get(&(area, host_id)).is_some_and(|said| said.lver > lver || said.released >= Some(lver))
     }
 
     pub(super) fn flights(&self) -> impl Iterator<Item = (usize, Writer, u64)> {
@@ -157,6 +175,10 @@ impl Checkers {
                 self.violate("I4", Some(host), format!("lver {lver} bal {bal} has inp {known:?} and {inp:?}"));
             }
         }
-        self.state.borrow_mut().disk.dblocks.insert((area, p), is);
+        let mut state = self.state.borrow_mut();
+        let said = state.disk.said.entry((area, p)).or_default();
+        said.lver = said.lver.max(lver);
+        said.released = said.released.max(is.released.then_some(lver));
+        state.disk.dblocks.insert((area, p), is);
     }
 }

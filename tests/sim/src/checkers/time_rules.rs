@@ -19,6 +19,8 @@ use crate::executor::{Group, SimClock};
 
 /// Slots of a lockspace whose looks are kept.
 const SLOTS: u64 = 6;
+/// Bytes of a sector that say anything.
+const RECORD: usize = 256;
 /// Images of one sector that are told apart at one time.
 const IMAGES: usize = 4;
 
@@ -193,7 +195,10 @@ impl Checkers {
                 let place = at.0 + slot * size;
                 let Some(from) = place.checked_sub(io.at).and_then(|f| usize::try_from(f).ok()) else { continue };
                 let Some(sector) = bytes.get(from..from + geometry.sector().bytes()) else { continue };
-                if area.sector_of(io.disk, place).is_some() && !damaged.contains(&place) {
+                let spoilt = damaged.iter().any(|byte| (place..place + RECORD as u64).contains(byte));
+                // Where there is no seal, damage behind what the checksum covers is what the sector says.
+                let readable = || Some(Leader::read(sector)).is_some_and(|l| l.valid && l.seal.is_none());
+                if area.sector_of(io.disk, place).is_some() && (!spoilt || readable()) {
                     self.look(io.writer, slot, sector, (started, ended));
                 }
             }
@@ -210,7 +215,7 @@ impl Checkers {
 
     fn look(&self, writer: Writer, slot: u64, sector: &[u8], (started, ended): (LocalInstant, LocalInstant)) {
         // The seal's CRC, among these bytes, covers the rest.
-        let image = (0..256)
+        let image = (0..RECORD)
             .step_by(8)
             .fold(0u64, |hash, at| (hash ^ u64_at(sector, at)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23));
         let mut state = self.state.borrow_mut();
@@ -356,7 +361,7 @@ impl Checkers {
                 return;
             }
             let leader = state.disk.leader(area, 0);
-            let begun = state.disk.dblocks(area).map(|d| d.lver).max().unwrap_or(0);
+            let begun = state.disk.begun(area);
             if leader.lver + 1 != new.lver
                 || begun > new.lver
                 || leader.is_free()
@@ -364,14 +369,12 @@ impl Checkers {
             {
                 return;
             }
-            let block = state.disk.dblock(area, leader.owner[0]);
-            // RELEASED is final for its lver, whoever publishes what afterwards.
-            let given_up = block.lver == leader.lver && block.released;
+            let given_up = state.disk.gave_up(area, leader.owner[0], leader.lver);
             let slot = leader.owner[0] - 1;
             let space = state.areas.iter().find(|a| matches!(a, Area::Delta(..)));
             let delta = space.map(|a| state.disk.leader(*a, slot)).unwrap_or_default();
             let newer = delta.owner[1] > leader.owner[1];
-            if given_up || block.lver > leader.lver || newer || delta.is_free() {
+            if given_up || newer || delta.is_free() {
                 return;
             }
             (leader.owner, slot)

@@ -67,13 +67,11 @@ pub struct PeerPlan {
     pub late: bool,
     /// A daemon that died is started again under the same name; otherwise under another, until its host has booted.
     pub same_name: bool,
-    /// It may read damaged sectors.
-    pub damage: bool,
 }
 
 impl PeerPlan {
     /// Real sanlock that takes exclusive leases only, with everything else left open.
-    pub const REAL: PeerPlan = PeerPlan { quirks: Quirks::REAL, shared: 0, late: true, same_name: true, damage: true };
+    pub const REAL: PeerPlan = PeerPlan { quirks: Quirks::REAL, shared: 0, late: true, same_name: true };
 }
 
 /// What of a peer outlives its daemon: wdmd, and its clients.
@@ -104,7 +102,7 @@ impl PeerMachine {
         host.checkers().excuse(host.index(), plan.quirks.excused());
         if !plan.late {
             let patience = Duration::from_secs(u64::from(config.io_timeout.seconds()));
-            disks.iter().for_each(|disk| disk.is_prompt(host.index(), patience, !plan.damage));
+            disks.iter().for_each(|disk| disk.is_prompt(host.index(), patience));
         }
         Rc::new(PeerMachine {
             host: host.clone(),
