@@ -13,6 +13,7 @@
 //! | [`checkers`] | S1, I1 to I6, D1 to D3, W1, P1; the timeline of a violation |
 //! | [`coverage`] | which fault struck in which phase |
 //! | [`spec`] | the written specification, and the acceptor that holds every run against it |
+//! | [`explore`] | every order in which a few hosts' I/Os can take effect |
 //! | [`plan`] | what a seed makes up |
 //! | [`peer`] | real sanlock as a daemon, by its specification, with each of its behaviours a switch |
 //! | [`mixed`] | clusters of both: what goes wrong at the peers, and by what a rule breaks |
@@ -35,6 +36,7 @@ pub mod daemon;
 pub mod dice;
 pub mod disk;
 pub mod executor;
+pub mod explore;
 pub mod guests;
 pub mod host;
 pub mod machine;
