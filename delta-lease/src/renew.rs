@@ -278,8 +278,8 @@ impl Held {
             Ok(()) => {
                 self.images = vec![image];
                 self.sector = sector;
-                // D2 is final: a renewal begun past its instant stands on the disk, and revives nothing.
-                self.expired |= self.in_force && started_at >= self.fails_at();
+                // D2 is final: a renewal that is not over before its instant stands on the disk, and revives nothing.
+                self.expired |= self.in_force && clock.now() >= self.fails_at();
                 if self.expired {
                     return Ok(started_at);
                 }
@@ -704,6 +704,19 @@ mod tests {
         let writes = rig.engine().log().iter().filter(|r| r.op == Op::Write).count();
         assert!(matches!(release(&rig, held), Err(ReleaseError::Expired { .. })));
         assert_eq!(rig.engine().log().iter().filter(|r| r.op == Op::Write).count(), writes);
+    }
+
+    /// So did a host that was leaving when its instant came, between the start of a renewal and its end.
+    #[test]
+    fn d2_a_renewal_across_the_instant_revives_nothing_either() {
+        let (rig, mut held) = joined(Geometry::ALL[0]);
+        held.comes_into_force();
+        let (started, instant) = (held.started_at(), held.fails_at());
+        rig.clock.pass(held.host().timing().id_renewal_fail() - Duration::from_secs(1));
+        rig.engine().fault(Op::Write, 1, Fault::Late(Duration::from_secs(2)));
+        assert!(renew(&rig, &mut held).result.is_ok());
+        assert_eq!((held.started_at(), held.fails_at()), (started, instant));
+        assert!(matches!(release(&rig, held), Err(ReleaseError::Expired { .. })));
     }
 
     #[test]
