@@ -61,6 +61,8 @@ pub enum Bug {
     ReleasedIgnored,
     /// A leader record that the dblocks prove outdated is believed.
     StaleLeaderAccepted,
+    /// What a join has written that failed is taken for a predecessor's.
+    UnconfirmedJoinBelieved,
     /// A lease of an older generation is taken for one's own.
     GenerationNotCompared,
     /// A sector whose seal does not hold is believed: a flipped mode bit.
@@ -97,6 +99,7 @@ impl Bug {
         Bug::RetractForgets,
         Bug::ReleasedIgnored,
         Bug::StaleLeaderAccepted,
+        Bug::UnconfirmedJoinBelieved,
         Bug::GenerationNotCompared,
         Bug::BrokenSealAccepted,
     ];

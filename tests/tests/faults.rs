@@ -17,7 +17,9 @@ use holdfast_sim::executor::Nanos;
 use holdfast_sim::host::{Seat, SimHost};
 use holdfast_sim::machine::StopAt;
 use holdfast_sim::plan::{Plan, Trouble, Whom};
-use holdfast_sim::scenario::{a_pet_that_comes_too_late, a_write_on_a_further_device, play};
+use holdfast_sim::scenario::{
+    a_late_join_over_a_settled_host, a_pet_that_comes_too_late, a_write_on_a_further_device, play,
+};
 
 const RESOURCE: u64 = 1024 * 1024;
 const LONG: Duration = Duration::from_secs(600);
@@ -420,6 +422,12 @@ fn d2_a_daemon_frozen_while_it_leaves_gives_nothing_back_past_its_instant() {
         run(&cluster, seconds(400));
     }
     assert!(host(&cluster, 0).boot_number() >= 1);
+}
+
+/// P1 (b): what a join wrote that failed is no predecessor's.
+#[test]
+fn p1_a_late_join_over_a_settled_host_is_waited_out_like_a_strangers() {
+    play(None, a_late_join_over_a_settled_host).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 /// W1: a pet past D2's instant.

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use holdfast_io::planted::Bug;
 use holdfast_sim::cluster::run_untold;
 use holdfast_sim::plan::Plan;
-use holdfast_sim::scenario::{a_pet_that_comes_too_late, a_write_on_a_further_device, play};
+use holdfast_sim::scenario::{
+    a_late_join_over_a_settled_host, a_pet_that_comes_too_late, a_write_on_a_further_device, play,
+};
 
 /// What `./test` runs without any bug: each bug must be found within as many seeds.
 const BUDGET: u64 = 20_000;
@@ -29,6 +31,9 @@ fn by_scenario(bug: Bug) -> Option<Found> {
     let (by, played) = match bug {
         Bug::PetAfterDeadline => ("a_pet_that_comes_too_late", play(Some(bug), a_pet_that_comes_too_late).map(drop)),
         Bug::FenceOnLockspaceOnly => ("a_write_on_a_further_device", play(Some(bug), a_write_on_a_further_device)),
+        Bug::UnconfirmedJoinBelieved => {
+            ("a_late_join_over_a_settled_host", play(Some(bug), a_late_join_over_a_settled_host))
+        }
         _ => return None,
     };
     let violation = played.expect_err("the scenario breaks a rule with its bug");

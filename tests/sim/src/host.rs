@@ -66,6 +66,8 @@ struct State {
     clock: Option<SimClock>,
     /// Since when it stands still, and whether its clock does too.
     still: Option<(Nanos, bool)>,
+    /// How often it has stood still.
+    stops: u64,
     daemons: BTreeMap<Seat, Running>,
     watchdogs: BTreeMap<Seat, Dog>,
     run_dirs: BTreeMap<Seat, StateFile>,
@@ -372,6 +374,7 @@ impl SimHost {
             return;
         }
         state.still = Some((self.0.sim.now(), clock_too));
+        state.stops += 1;
         if let Some(clock) = state.clock.as_ref().filter(|_| clock_too) {
             clock.stands_still();
         }
@@ -396,12 +399,18 @@ impl SimHost {
         for dog in state.watchdogs.values_mut() {
             dog.fires_at += nanos(still);
         }
+        let stops = state.stops;
         drop(state);
 
         self.0.checkers.stood_still(self.0.index, still, clock_too, !daemons_run || self.0.guests.are_stubborn());
         dogs.into_iter().for_each(|seat| self.time_firing(seat));
         let host = self.clone();
-        self.0.sim.call_after(Group::RUN, Duration::from_millis(300), move || host.0.guests.go_on());
+        self.0.sim.call_after(Group::RUN, Duration::from_millis(300), move || {
+            // Unless it stands still again: then they have never gone on.
+            if host.0.state.borrow().stops == stops {
+                host.0.guests.go_on();
+            }
+        });
         self.note(|| format!("goes on after {still:?}"));
     }
 

@@ -8,7 +8,7 @@ use holdfast_io::timing::IoTimeout;
 
 use crate::checkers::Violation;
 use crate::cluster::Cluster;
-use crate::disk::Fate;
+use crate::disk::{Fate, HostIndex};
 use crate::host::Seat;
 use crate::machine::StopAt;
 use crate::plan::{Plan, Trouble, Whom, seconds};
@@ -85,5 +85,29 @@ pub fn a_write_on_a_further_device() -> Result<(), Box<Violation>> {
     further.clear_script();
     must(further.release(|_| true) > 0, "the write lands");
     must(cluster.run_until(LONG, |c| c.world.checkers.counts().joins == 2)?, "and the successor joins");
+    Ok(())
+}
+
+/// P1 (b): two hosts have one host_id. The write with which one of them joins is given up, the other joins and takes the
+/// lease, and the write lands over its delta sector. What stands there now is the first one's, of its own boot, and must not be
+/// taken for a predecessor's: the other still holds the lease under that very generation.
+///
+/// # Errors
+/// The violation that the checkers found.
+pub fn a_late_join_over_a_settled_host() -> Result<(), Box<Violation>> {
+    let mut plan = Plan::quiet(2);
+    plan.daemons[1].config.host_id = plan.daemons[0].config.host_id;
+    let cluster = cluster(&plan);
+    let disk = cluster.world.disks[0].clone();
+    disk.set_script(|io| (io.op == Op::Write && io.writer.host == HostIndex(1)).then_some(Fate::Held));
+    cluster.start(1);
+    let on_its_way = |_: &Cluster| !disk.in_flight(|io| io.op == Op::Write).is_empty();
+    must(cluster.run_until(LONG, on_its_way)?, "its write is held back");
+    disk.clear_script();
+    cluster.start(0);
+    must(cluster.run_until(LONG, |c| c.holds(0))?, "the other host joins, and gets the free lease");
+    must(disk.release(|io| io.writer.host == HostIndex(1)) > 0, "the write lands");
+    cluster.run_for(LONG)?;
+    must(cluster.world.checkers.counts().joins > 2, "both have tried again");
     Ok(())
 }

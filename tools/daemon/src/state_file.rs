@@ -41,6 +41,10 @@ pub struct SpaceRecord {
     pub host_id: u64,
     /// Our generation: the highest that may be on disk by our hand.
     pub generation: u64,
+    /// We were found to hold the host_id under that generation. Otherwise it may stand there by a write that landed late, over
+    /// another host's that holds it.
+    #[serde(default)]
+    pub joined: bool,
     /// Where it lies.
     pub path: PathBuf,
     /// Byte offset of its area.
@@ -186,6 +190,7 @@ mod tests {
                 name: "LS".into(),
                 host_id: 2,
                 generation: 3,
+                joined: true,
                 path: "/dev/x".into(),
                 offset: 0,
                 fences: vec![fence],

@@ -369,9 +369,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn refuse(&mut self, target: ClientId, code: ResultCode, wait_for: Option<LeaseKey>, now: LocalInstant) {
         let Some(acquire) = self.acquire_of(target) else { return };
         acquire.refused = Some(Refused { code, wait_for });
+        // Of what it got, what is still its own: a client that has gone gave it back at once, and another may have it by now.
         let done = acquire.done.clone();
         for key in done {
-            self.start_release(key);
+            if self.leases.get(&key).is_some_and(|l| l.client == Some(target)) {
+                self.start_release(key);
+            }
         }
         self.end_refused(target, now);
     }

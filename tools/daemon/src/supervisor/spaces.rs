@@ -232,11 +232,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.spaces.insert(ask.name, space);
     }
 
-    /// P1 (b): the generation under which nothing of ours in this lockspace can write any more.
+    /// P1 (b): the generation under which nothing of ours in this lockspace can write any more. Only one that we did hold: a
+    /// join that failed says nothing about whom its write, landing late, has hit. That one is waited out like a stranger.
     fn predecessor_of(&self, name: &SpaceName, space: &Space) -> Option<Generation> {
         let name = name.to_string();
         let same = |i: &&SpaceRecord| {
-            i.name == name
+            (i.joined || planted(Bug::UnconfirmedJoinBelieved))
+                && i.name == name
                 && i.host_id == space.host_id.get()
                 && i.path == space.place.path
                 && i.offset == space.place.offset
@@ -300,6 +302,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             name: name.to_string(),
             host_id: space.host_id.get(),
             generation: generation.0,
+            joined: false,
             path: space.place.path.clone(),
             offset: space.place.offset,
             fences,
@@ -318,6 +321,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 space.last_success = Some(join.started_at);
                 if let Some(record) = &mut space.record {
                     record.generation = join.generation.0;
+                    record.joined = true;
                 }
                 if space.stop.is_set() || now >= fail_at {
                     // Asked to leave while joining, or frozen until past its instant. Nothing is held in it.

@@ -61,7 +61,16 @@ fn wire_lease(space: &str, resource: &str) -> Resource {
 
 fn join_record(space: &str, generation: u64) -> SpaceRecord {
     let path: std::path::PathBuf = format!("/dev/{space}").into();
-    SpaceRecord { name: space.into(), host_id: 1, generation, path, offset: 0, fences: Vec::new(), over: false }
+    SpaceRecord {
+        name: space.into(),
+        host_id: 1,
+        generation,
+        joined: true,
+        path,
+        offset: 0,
+        fences: Vec::new(),
+        over: false,
+    }
 }
 
 fn fence() -> FenceRecord {
@@ -599,6 +608,35 @@ fn after_a_lost_join_the_daemon_is_its_own_predecessor() {
     w.pass(9).apply(Event::Left { space: name("LS") });
     w.add(901, "LS");
     assert_eq!(w.predecessor(), Some(Generation(1)));
+}
+
+/// A client that goes while one of its leases is still being acquired gives back the others at once, and somebody else gets
+/// one of them. When the acquire then fails, that one is not the call's to give back any more.
+#[test]
+fn s1_a_refused_acquire_gives_back_only_what_is_still_its_own() {
+    let mut w = World::joined();
+    w.client(2).acquire(1, &["R1", "R2"], AcquireFlags::NONE).device_ready().ours().device_ready();
+    let second = w.last_task();
+    w.exited(1).closed(1).released();
+    w.hold(2, "R1");
+    assert_eq!(w.codes(2).last(), Some(&0));
+    let releases = |w: &World| w.count(|e| matches!(e, Effect::StartRelease { .. }));
+    let before = releases(&w);
+    let end =
+        AcquireEnd::Refused { code: ResultCode::IO_TIMEOUT, why: "late".into(), may_change: false, undoing: false };
+    w.apply(Event::Acquired { task: second, end });
+    assert_eq!(releases(&w), before, "client 2 holds it");
+}
+
+/// Its write may have landed late, over a host with the same host_id that holds it.
+#[test]
+fn p1_a_join_that_failed_is_no_predecessor() {
+    let mut w = World::new();
+    w.add(900, "LS").fenced("LS", 1);
+    w.apply(Event::Joined { space: name("LS"), result: Err((ResultCode::IO_TIMEOUT, "no answer".into())) });
+    w.apply(Event::Left { space: name("LS") });
+    w.add(901, "LS");
+    assert_eq!(w.predecessor(), None);
 }
 
 #[test]
