@@ -459,11 +459,11 @@ impl Witness for Checkers {
         self.strikes(host, fault);
     }
 
-    fn over(&self, io: &Facts, how: &str, late: bool) {
+    fn over(&self, io: &Facts, how: &str) {
         self.state.borrow_mut().disk.over(io);
         if io.op == Op::Write {
             self.accept(io.writer.host, |spec| spec.over(io));
-            if how == "done" && !late {
+            if how == "done" {
                 self.acknowledged(io);
             } else if how != "done" {
                 self.note(Some(io.writer.host), || format!("write {} at {} {how}", io.id, io.at));

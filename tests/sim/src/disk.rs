@@ -97,8 +97,8 @@ pub trait Witness {
     fn moved(&self, io: &Facts, at: u64, len: usize);
     /// Chance does something to an I/O of a host.
     fn fault(&self, host: HostIndex, fault: Fault);
-    /// An I/O is over; `how` in a word or two. `late`: its caller has gone.
-    fn over(&self, io: &Facts, how: &str, late: bool);
+    /// An I/O is over, whether its caller still waits or not; `how` in a word or two.
+    fn over(&self, io: &Facts, how: &str);
 }
 
 /// What becomes of an I/O that began.
@@ -218,8 +218,6 @@ struct Lock {
     closed: bool,
 }
 
-/// How late a sleeper may wake: an I/O that is over before its caller has noticed its deadline counts.
-pub const LATENESS: Duration = Duration::from_millis(201);
 /// So many sectors of an area, from its beginning, are ever used in a run.
 const WATCHED: usize = 8;
 /// Bytes in a piece: the length of the smallest lease area.
@@ -234,8 +232,6 @@ struct Flight {
     salt: u64,
     seen: Vec<Option<usize>>,
     damaged: Vec<u64>,
-    /// When its caller has gone, in true time.
-    not_after: Nanos,
     /// Waits for a release or for its path.
     held: bool,
     /// Sectors that have moved.
@@ -435,7 +431,6 @@ impl SimDisk {
     /// The I/O is taken up by its process: from here on it is the device's.
     fn begin(&self, io: Io, engine: &SimEngine, issued: Nanos) {
         let (op, at, len) = (io.op(), io.at(), io.len());
-        let not_after = engine.clock.rate().true_time(io.not_after());
         let Some(mut started) = io.start(engine.clock.now()) else { return };
         self.0.last_id.set(self.0.last_id.get() + 1);
         let id = self.0.last_id.get();
@@ -453,7 +448,6 @@ impl SimDisk {
             salt: 0,
             seen: Vec::new(),
             damaged: Vec::new(),
-            not_after,
             held: false,
             moved: 0,
         };
@@ -678,7 +672,6 @@ impl SimDisk {
         }
         let Some(mut flight) = self.0.flights.borrow_mut().remove(&id) else { return };
         let moved = result.map(|_| flight.moved * self.0.sector.bytes());
-        let late = self.0.sim.now() > flight.not_after.saturating_add(nanos(LATENESS));
         if flight.facts.op == Op::Read && moved.is_ok() {
             if !flight.seen.is_empty() {
                 self.read_piece(&mut flight);
@@ -687,7 +680,7 @@ impl SimDisk {
             let (facts, damaged) = (flight.facts, std::mem::take(&mut flight.damaged));
             self.tell(|w| w.read(&facts, flight.started.buf(), &damaged));
         }
-        self.tell(|w| w.over(&flight.facts, if moved.is_ok() { "done" } else { "failed" }, late));
+        self.tell(|w| w.over(&flight.facts, if moved.is_ok() { "done" } else { "failed" }));
         flight.started.complete(moved);
     }
 

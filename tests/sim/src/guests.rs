@@ -33,6 +33,8 @@ use crate::machine::SimMachine;
 /// How long it takes until the daemon hears of an end: a wake-up, or a look at a process group.
 const NEWS: Duration = Duration::from_millis(2);
 const GROUP_LOOK: Duration = Duration::from_millis(100);
+/// By how much the daemon is ahead of everybody else when a host goes on that stood still as a whole.
+pub const HEAD_START: Duration = Duration::from_millis(300);
 
 /// Where the clients of one daemon connect.
 #[derive(Default)]
@@ -396,12 +398,12 @@ impl Guests {
         }
     }
 
-    /// Whether something here cannot be ended but by a reset, or not within a moment.
+    /// Whether something here cannot be ended but by a reset, or not before it would go on beside its daemon.
     #[must_use]
     pub fn are_stubborn(&self) -> bool {
-        let moment = Duration::from_secs(1);
         let state = self.0.state.borrow();
-        state.families.values().any(|f| f.manners.on_kill.is_none_or(|d| d > moment) || f.manners.last_write > moment)
+        let ends = |f: &Family| f.manners.on_kill.map(|d| d + f.manners.last_write + NEWS);
+        state.families.values().any(|f| ends(f).is_none_or(|after| after > HEAD_START - Duration::from_millis(50)))
     }
 
     /// The oldest process is killed by somebody else; `false`: there is none.

@@ -27,7 +27,7 @@ use crate::coverage::Fault;
 use crate::dice::{Dice, nanos};
 use crate::disk::{HostIndex, SimDisk, Writer};
 use crate::executor::{ClockRate, Group, Nanos, Sim, SimClock};
-use crate::guests::{Guests, Port};
+use crate::guests::{Guests, HEAD_START, Port};
 
 /// How far a watchdog's count may lag: almost one step of its counter of seconds.
 pub const WATCHDOG_LAG: Duration = Duration::from_millis(999);
@@ -405,7 +405,7 @@ impl SimHost {
         self.0.checkers.stood_still(self.0.index, still, clock_too, !daemons_run || self.0.guests.are_stubborn());
         dogs.into_iter().for_each(|seat| self.time_firing(seat));
         let host = self.clone();
-        self.0.sim.call_after(Group::RUN, Duration::from_millis(300), move || {
+        self.0.sim.call_after(Group::RUN, HEAD_START, move || {
             // Unless it stands still again: then they have never gone on.
             if host.0.state.borrow().stops == stops {
                 host.0.guests.go_on();

@@ -1,7 +1,7 @@
 //! D1 to D3, W1 and P1: what hosts may do when, by what they have seen and written themselves.
 //!
 //! Everything is derived from the I/O and the watchdogs alone. A renewal counts from the instant that its own sector names
-//! (seconds in the record, milliseconds in the seal), once it is acknowledged within its deadline. What a host has seen
+//! (seconds in the record, milliseconds in the seal), once it is over. What a host has seen
 //! of another is what its reads brought, from their start to their end.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use holdfast_io::ids::{Generation, HostTerm};
 use super::sectors::{Dblock, Leader};
 use super::{Area, Checkers, Holder};
 use crate::dice::nanos;
-use crate::disk::{Facts, HostIndex, LATENESS, Writer};
+use crate::disk::{Facts, HostIndex, Writer};
 use crate::executor::{Group, SimClock};
 
 /// Slots of a lockspace whose looks are kept.
@@ -388,7 +388,7 @@ impl Checkers {
         }
     }
 
-    /// A write was acknowledged in time by its host.
+    /// A write is on the disk, and over.
     pub(super) fn acknowledged(&self, io: &Facts) {
         let mut state = self.state.borrow_mut();
         let Some(pending) = state.time.pending.remove(&(io.disk, io.id)) else { return };
@@ -399,11 +399,12 @@ impl Checkers {
             join.freed = true;
             return;
         }
-        let x = Duration::from_secs(u64::from(pending.sector.io_timeout));
-        // Past D2's instant nothing is revived; past its own deadline a renewal does not count.
-        if (join.used && now >= join.limit) || now > pending.started.after(x + LATENESS) {
+        // Past D2's instant nothing is revived. Past its own deadline a renewal may count: a host that stood still meanwhile
+        // takes it, and the record it rests on is there for all to see.
+        if join.used && now >= join.limit {
             return;
         }
+        let x = Duration::from_secs(u64::from(pending.sector.io_timeout));
         // The sector cuts its instant to milliseconds.
         join.limit = pending.started.after(x * 8 + Duration::from_millis(1));
         let (limit, clock) = (join.limit, process.clock.clone());
