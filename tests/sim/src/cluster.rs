@@ -464,6 +464,7 @@ impl Drop for Cluster {
         // While a panic unwinds, something of the run may be borrowed: it is leaked then.
         if !std::thread::panicking() {
             self.sim.clear();
+            self.hosts.iter().for_each(SimHost::hang_up);
             self.world.disks.iter().for_each(SimDisk::clear_script);
         }
     }

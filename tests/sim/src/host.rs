@@ -257,6 +257,7 @@ impl SimHost {
         self.0.checkers.host_reset(self.0.index);
         for running in gone.into_values() {
             self.0.sim.kill(running.group);
+            running.port.hang_up();
         }
     }
 
@@ -319,6 +320,12 @@ impl SimHost {
         self.0.sim.kill(running.group);
         self.0.checkers.process_gone(running.writer);
         running.port.hang_up();
+    }
+
+    /// The run is over: connections hold the daemon that holds them.
+    pub fn hang_up(&self) {
+        let daemons = std::mem::take(&mut self.0.state.borrow_mut().daemons);
+        daemons.into_values().for_each(|running| running.port.hang_up());
     }
 
     /// The daemon stands still; its clients do not.
