@@ -34,6 +34,12 @@ impl AlignedBuf {
     pub fn from_slice(bytes: &[u8]) -> Self {
         AlignedBuf(Arc::new(Memory::from_slice(bytes)))
     }
+
+    /// Whether a clone shares the memory, so that the next write copies it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
 }
 
 impl Deref for AlignedBuf {

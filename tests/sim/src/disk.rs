@@ -191,8 +191,10 @@ struct Medium {
     index: usize,
     path: Arc<str>,
     sector: SectorSize,
-    /// The true bytes, in pieces of [`PIECE`]. A read of a whole piece shares it.
+    /// The true bytes, in pieces of [`PIECE`].
     pieces: RefCell<Vec<AlignedBuf>>,
+    /// Copies of whole pieces: handed out to reads, and brought up to date once nobody looks at them any more.
+    copies: RefCell<BTreeMap<usize, Vec<Copied>>>,
     /// Every sector that landed, in order: where, and what was there before.
     landings: RefCell<Vec<(u64, Vec<u8>)>>,
     /// Sectors that read wrong until they are written anew: which byte, and which bits of it.
@@ -222,6 +224,12 @@ struct Lock {
 const WATCHED: usize = 8;
 /// Bytes in a piece: the length of the smallest lease area.
 const PIECE: usize = 1024 * 1024;
+
+/// A copy of a piece as it was after so many landings.
+struct Copied {
+    bytes: AlignedBuf,
+    landings: usize,
+}
 
 struct Flight {
     facts: Facts,
@@ -254,6 +262,7 @@ impl SimDisk {
             path: Arc::from(path),
             sector,
             pieces: RefCell::new(pieces),
+            copies: RefCell::default(),
             landings: RefCell::default(),
             damage: RefCell::default(),
             locks: RefCell::default(),
@@ -588,23 +597,36 @@ impl SimDisk {
         }
     }
 
-    /// A read of a whole piece shares the medium's memory, but for what has landed since its sectors moved.
+    /// A read of a whole piece takes a copy of it, without what has landed since its sectors moved.
     fn read_piece(&self, flight: &mut Flight) {
         let (at, size) = (flight.facts.at, self.0.sector.bytes());
-        let piece = usize::try_from(at).ok().and_then(|at| self.0.pieces.borrow().get(at / PIECE).cloned());
-        let Some(mut bytes) = piece.filter(|p| p.len() == PIECE) else { return };
-        let landings = self.0.landings.borrow();
+        let Some(piece) = usize::try_from(at).ok().map(|at| at / PIECE) else { return };
+        let pieces = self.0.pieces.borrow();
+        let Some(medium) = pieces.get(piece).filter(|p| p.len() == PIECE) else { return };
+        let (landings, mut copies) = (self.0.landings.borrow(), self.0.copies.borrow_mut());
+        let copies = copies.entry(piece).or_default();
+        let free = copies.iter().position(|c| !c.bytes.is_shared()).unwrap_or_else(|| {
+            copies.push(Copied { bytes: AlignedBuf::from_slice(medium), landings: landings.len() });
+            copies.len() - 1
+        });
+        let copy = &mut copies[free];
+        let within =
+            |landed: &u64| landed.checked_sub(at).and_then(|from| usize::try_from(from).ok()).filter(|f| *f < PIECE);
+        for from in landings[copy.landings..].iter().filter_map(|(landed, _)| within(landed)) {
+            copy.bytes[from..from + size].copy_from_slice(&medium[from..from + size]);
+        }
+        copy.landings = landings.len();
         let first = flight.seen.iter().flatten().min().copied().unwrap_or(0);
         // The latest first: what stays is what was there before the earliest.
         for (n, (landed, before)) in landings.iter().enumerate().skip(first).rev() {
-            let from = landed.checked_sub(at).and_then(|from| usize::try_from(from).ok()).filter(|from| *from < PIECE);
-            let Some(from) = from else { continue };
+            let Some(from) = within(landed) else { continue };
             let part = part_of(from / size, flight.salt, flight.seen.len());
             if flight.seen[part].is_some_and(|seen| n >= seen) {
-                bytes[from..from + size].copy_from_slice(before);
+                copy.bytes[from..from + size].copy_from_slice(before);
+                copy.landings = copy.landings.min(first);
             }
         }
-        flight.started.put(bytes);
+        flight.started.put(copy.bytes.clone());
     }
 
     /// `false`: the device ends before it.
