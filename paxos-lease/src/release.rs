@@ -192,7 +192,9 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     }
     let leader = area.read_leader().await?;
     let by_our_hand = leader.owner() == Some(me.term) && leader.write_id == me.term.host_id.get();
-    if by_our_hand && leader.lver == duty.lver && !leader.is_free() {
+    // We may have published an earlier lver of ours on the way, which we had given up: nobody but us can say so there.
+    let given_up = leader.lver == duty.lver || (leader.lver == own.lver && own.is_released());
+    if by_our_hand && given_up && !leader.is_free() {
         // The same argument as in a release.
         free_leader(&area, &leader).await?;
     }

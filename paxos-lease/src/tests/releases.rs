@@ -14,7 +14,7 @@ use crate::dblock::Dblock;
 use crate::error::{AreaError, ReleaseError};
 use crate::release::{Held, release, retract};
 use crate::testing::{
-    Fate, Kind, ManualClock, Medium, Said, Step, TestDevice, announced, ballot, device, leader_at, lease,
+    ALIVE, Fate, Kind, ManualClock, Medium, Said, Step, TestDevice, announced, ballot, device, leader_at, lease,
     limited_device, me, proposed, term,
 };
 
@@ -166,6 +166,39 @@ fn a_retracted_value_that_another_published_is_left_in_the_leader_for_the_next_t
     let (host_2, said, options) = (device(2, &medium, &clock), Said::nothing(), Options::default());
     let acquired = pollster::block_on(acquire(&host_2, &clock, &said, &lease(), &me(2), &options, &Stop::new()));
     assert_eq!(held(acquired).lver(), Lver(2));
+}
+
+/// A host has given up an lver for which its proposal stands. It runs that ballot once more, publishes itself, goes on to the
+/// next lver, and its first write there fails. What it has published it must take back: nobody else can.
+#[test]
+fn a_retract_frees_what_was_published_on_the_way_to_a_later_lver() {
+    let given_up = |medium: &Medium| medium.put_dblock(1, proposed(1, 1, term(1, 1)).released());
+    let acquires = |disk: &TestDevice, clock: &ManualClock| run(disk, clock, &Said::nothing(), Options::default());
+    let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
+    given_up(&medium);
+    let disk = device(1, &medium, &clock);
+    assert_eq!(held(acquires(&disk, &clock)).lver(), Lver(2));
+    let steps = disk.engine().steps();
+    let published = steps.iter().position(|step| *step == (Write, Kind::Leader)).unwrap();
+    let next = published + steps[published..].iter().position(|step| *step == (Write, Kind::Own)).unwrap();
+
+    let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
+    given_up(&medium);
+    let disk = device(1, &medium, &clock);
+    disk.engine().fate(next, Fate::Fails);
+    let undo = acquires(&disk, &clock).unwrap_err().undo.unwrap();
+    assert!(!medium.leader().is_free(), "it stands there as the owner of lver 1");
+    pollster::block_on(retract(&disk, &clock, undo, &me(1))).unwrap();
+    assert!(medium.leader().is_free() && medium.leader().lver == Lver(1));
+    held(pollster::block_on(acquire(
+        &device(2, &medium, &clock),
+        &clock,
+        &Said::of(term(1, 1), &[ALIVE]),
+        &lease(),
+        &me(2),
+        &Options::default(),
+        &Stop::new(),
+    )));
 }
 
 #[test]

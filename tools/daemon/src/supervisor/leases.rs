@@ -443,8 +443,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn drop_waiting(&mut self, client: ClientId) {
         let Some(at) = self.waiting.iter().position(|w| w.client == client && !w.trying) else { return };
         self.waiting.remove(at);
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.running = None;
+        let running = self.clients.get_mut(&client).and_then(|c| c.running.take());
+        if let Some(Running { to, .. }) = running {
+            // Another connection may have asked for it.
+            self.reply(to, ResultCode::ENOTTY);
         }
     }
 

@@ -166,7 +166,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Renewed { space, started_at } => self.renewed(space, started_at, now),
             Event::RenewalFailed { space, why, lost } => self.renewal_failed(space, why, lost, now),
             Event::Reaped { space } => self.reaped(space),
-            Event::Left { space } => self.left(space),
+            Event::Left { space } => self.left(space, now),
             Event::DeviceReady { task, result } => self.device_ready(task, result, now),
             Event::Acquired { task, end } => self.acquired(task, end, now),
             Event::Released { task, code, why, done } => self.released(task, code, why, done, now),

@@ -421,11 +421,16 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         };
         space.life = Life::Failing { kill_at: from.after(self.settings.kill_grace) };
         space.stop.set();
+        // A write of ours may still be on its way that lands over whoever takes the host_id after D1 (P1 b).
+        if let Some(record) = &mut space.record {
+            record.joined = false;
+        }
         let waits = std::mem::take(&mut space.join_waits);
         self.effects.push(Effect::CloseLimit { space: name });
         self.answer_waits(waits, ResultCode::RENEW_DIFFERS);
         self.guard_users_of(name, now);
         self.stop_tasks_of(name, now);
+        self.save();
     }
 
     pub(super) fn rem_lockspace(&mut self, to: ReplyTo, flags: RemLockspaceFlags, wire: &Wire, now: LocalInstant) {
@@ -504,11 +509,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
-    pub(super) fn left(&mut self, name: SpaceName) {
+    pub(super) fn left(&mut self, name: SpaceName, now: LocalInstant) {
         let Some(space) = self.spaces.remove(&name) else { return };
         tracing::info!(lockspace = %name, "left");
-        // Everything under this term is over and reaped: for the next join the daemon is its own predecessor (P1 b).
-        if let Some(record) = space.record.map(|r| SpaceRecord { over: true, ..r }) {
+        // Everything under this term is over and reaped: for the next join the daemon is its own predecessor (P1 b). Unless
+        // that took so long that somebody may have taken the host_id before our last write landed over it: nobody can
+        // within host_dead from the start of the last good renewal (D1).
+        let host_dead = Timing::new(space.io_timeout, self.settings.sealed.judged()).host_dead();
+        let joined = space.last_success.is_some_and(|started| now < started.after(host_dead));
+        if let Some(record) = space.record.map(|r| SpaceRecord { over: true, joined, ..r }) {
             self.inherited.retain(|i| !(i.name == record.name && i.path == record.path && i.offset == record.offset));
             self.inherited.push(record);
         }

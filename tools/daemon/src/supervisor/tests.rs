@@ -639,6 +639,17 @@ fn p1_a_join_that_failed_is_no_predecessor() {
     assert_eq!(w.predecessor(), None);
 }
 
+/// A write of a lost join may land after another host has taken the host_id, and then stands there as the latest.
+#[test]
+fn p1_a_join_whose_last_write_may_have_landed_after_host_dead_is_no_predecessor() {
+    let mut w = World::joined();
+    w.pass(9);
+    assert!(!w.daemon.last_saved.lockspaces[0].joined, "nor for a successor, as long as a write may be on its way");
+    w.pass(8 * IO + 60).apply(Event::Left { space: name("LS") });
+    w.add(901, "LS");
+    assert_eq!(w.predecessor(), None);
+}
+
 #[test]
 fn what_a_predecessor_left_stays_in_the_state_file_until_joined_anew() {
     let mut w = World::inheriting(vec![join_record("LS", 4)]);
