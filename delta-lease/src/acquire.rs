@@ -344,7 +344,7 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
     /// Reads again: the lease is ours if every byte is.
     ///
     /// If this read fails, our nonzero timestamp and a generation that owns nothing stay behind: the next taker waits
-    /// them out (D1), or we ourselves take them over (P1 b).
+    /// them out (D1), we ourselves included.
     async fn confirm(&self, seen: &Seen, taken: Taken) -> Result<Confirmed, DeltaError> {
         let again = self.read().await?;
         if again.bytes == seen.view.bytes {

@@ -184,8 +184,11 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     }
     let area = Area { disk, clock, lease: &duty.lease, me, geometry: duty.geometry, uuid: duty.area };
     let own = area.read_host(me.term.host_id).await?.dblock;
-    // Nothing of ours ever reached the disk for this lver: there is nothing that another host could adopt.
-    if own.lver == duty.lver && !own.is_released() {
+    // Where nothing of ours ever reached the disk for this lver, there is nothing that another host could adopt. What stands
+    // there then is of an earlier one, and if it proposes us, another host may have published us for it: we are done with
+    // that one too, or we would not have gone on.
+    let ours = own.lver == duty.lver || (own.lver < duty.lver && own.inp.owner() == Some(me.term));
+    if ours && !own.is_released() {
         // Never zero (I2): what others have seen of this lver stays, and gets the word that we are done with it.
         let empty = Dblock { lver: own.lver, ..Dblock::default() };
         area.write_own(&if planted(Bug::RetractForgets) { empty } else { own.released() }).await?;
@@ -193,7 +196,7 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     let leader = area.read_leader().await?;
     let by_our_hand = leader.owner() == Some(me.term) && leader.write_id == me.term.host_id.get();
     // We may have published an earlier lver of ours on the way, which we had given up: nobody but us can say so there.
-    let given_up = leader.lver == duty.lver || (leader.lver == own.lver && own.is_released());
+    let given_up = leader.lver == duty.lver || (ours && leader.lver == own.lver);
     if by_our_hand && given_up && !leader.is_free() {
         // The same argument as in a release.
         free_leader(&area, &leader).await?;

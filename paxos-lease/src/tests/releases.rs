@@ -201,6 +201,24 @@ fn a_retract_frees_what_was_published_on_the_way_to_a_later_lver() {
     )));
 }
 
+/// Another host has published this one as the owner of an lver. It goes on to the next, and its first write there fails: nobody
+/// but itself can say that it is done with the one before.
+#[test]
+fn a_retract_gives_up_what_another_published_on_the_way_to_a_later_lver() {
+    let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
+    medium.put_dblock(1, proposed(1, 1, term(1, 1)));
+    medium.put_leader(&leader_at(1, term(1, 1), 2));
+    let disk = device(1, &medium, &clock);
+    disk.engine().fate(1, Fate::Fails);
+    let undo = run(&disk, &clock, &Said::nothing(), Options::default()).unwrap_err().undo.unwrap();
+    pollster::block_on(retract(&disk, &clock, undo, &me(1))).unwrap();
+    assert!(medium.dblock(1).is_released() && medium.dblock(1).lver == Lver(1));
+    let (host_2, said) = (device(2, &medium, &clock), Said::of(term(1, 1), &[ALIVE]));
+    let options = Options::default();
+    let acquired = pollster::block_on(acquire(&host_2, &clock, &said, &lease(), &me(2), &options, &Stop::new()));
+    assert_eq!(held(acquired).lver(), Lver(2));
+}
+
 #[test]
 fn d2_past_the_write_limit_a_release_writes_nothing_and_keeps_its_duty() {
     let (medium, clock, _, held) = holding();

@@ -17,11 +17,14 @@
 //! - **Ballots without end.** Hosts can outrun each other for ever. A schedule in which a host begins more than
 //!   [`Setup::ballots`] ballots is cut off, and counted ([`Report::cut`]).
 //! - **Sectors that nobody writes** are read along with the others; so is a host's own, while no write of its is on its way.
+//! - **Looks in vain.** Whoever waits for an owner that has died, but is not found dead yet, looks once in vain at the most.
+//! - **One misfortune of a kind**: one host may die, once; a number of I/Os may pass their deadlines ([`Setup::timeouts`]). An I/O
+//!   that fails at once is one that passes its deadline and is over before its host goes on.
 //! - Hosts are *not* taken for symmetric: ballot numbers order them.
 //!
 //! States are told apart by 128 bits of hash.
 //!
-//! Rules: **S1** one holder at a time; **I2** to **I5** for every sector that lands; and at every end: nobody is stuck, and a
+//! Rules: **S1** one holder at a time; **I1** to **I5** for every sector that lands; and at every end: nobody is stuck, and a
 //! lease that nobody holds can be acquired, by the second attempt.
 
 mod histories;
@@ -37,7 +40,7 @@ use world::{Step, World, formatted};
 #[allow(clippy::disallowed_types)]
 type Table<K, V> = std::collections::HashMap<K, V>;
 
-/// What happens to the daemon of host 0, at some point.
+/// What happens to a host's daemon, at some point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
     /// It dies, and with it its host: once its client is over it is found dead (D1). Its writes may still land.
@@ -55,30 +58,32 @@ pub struct Part {
     pub releases: bool,
     /// It holds the lease when all begins.
     pub owner: bool,
+    /// It waits for an owner that may be dead, until that is sure.
+    pub waits: bool,
 }
 
 impl Part {
     /// Acquires the lease, and keeps it.
-    pub const ACQUIRES: Part = Part { attempts: 1, releases: false, owner: false };
+    pub const ACQUIRES: Part = Part { attempts: 1, releases: false, owner: false, waits: false };
     /// Has the lease, and gives it back.
-    pub const RELEASES: Part = Part { attempts: 1, releases: true, owner: true };
+    pub const RELEASES: Part = Part { releases: true, ..Part::OWNS };
     /// Has the lease, and keeps it.
-    pub const OWNS: Part = Part { attempts: 1, releases: false, owner: true };
+    pub const OWNS: Part = Part { owner: true, ..Part::ACQUIRES };
 }
 
 /// What is explored.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The hosts. An owner is the first.
+    /// The hosts.
     pub parts: Vec<Part>,
-    /// What may happen to the first host.
-    pub crash: Option<Crash>,
+    /// What may happen to which host.
+    pub crash: Option<(usize, Crash)>,
     /// How many I/Os may go on past their deadlines, each to take effect at any later time or never.
     pub timeouts: u32,
     /// Ballots of each host.
     pub ballots: u32,
     /// I6. Without it a write is issued although an older one is on its way, and a daemon starts again beside the writes of
-    /// the one before.
+    /// the one before; then nothing is looked for but a disagreement, S1 or I5.
     pub i6: bool,
 }
 
@@ -173,7 +178,7 @@ impl Explorer<'_> {
         } else if steps.is_empty() {
             self.report.ends += 1;
             self.report.held += u64::from(world.is_held());
-            world.clone().check_end(self.setup, &mut self.histories)?;
+            world.check_end(self.setup, &mut self.histories)?;
             1
         } else {
             self.branch(world, &steps)?

@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use paxos_lease::acquire::{Acquired, Options, acquire};
 use paxos_lease::liveness::{HostLiveness, LivenessError, Verdict};
 use paxos_lease::release::{Retract, release, retract};
-use paxos_lease::{LeaseAt, Me};
+use paxos_lease::{AcquireError, AcquireFailed, AreaError, LeaseAt, Me, ReleaseError};
 
 /// A host and what it is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub(super) struct Role {
     pub(super) attempts: u32,
     /// It gives back what it has acquired.
     pub(super) releases: bool,
+    /// It waits for an owner that may be dead.
+    pub(super) waits: bool,
 }
 
 /// What a host waits for.
@@ -49,7 +51,7 @@ pub(super) enum Waits {
     OwnWrite,
     /// Nothing: it has done all that it is there for.
     Nothing,
-    /// Nothing: it could not give the lease back.
+    /// Nothing: it could not go on, by no fault of the disk's.
     Failed(String),
 }
 
@@ -77,6 +79,12 @@ struct Desk {
     wakes: Cell<Option<LocalInstant>>,
     holds: Cell<Option<Lver>>,
     failed: RefCell<Option<String>>,
+}
+
+impl Desk {
+    fn fails(&self, why: &dyn std::error::Error) {
+        self.failed.replace(Some(why.to_string()));
+    }
 }
 
 /// Not 0: on disk that would say "free".
@@ -143,20 +151,31 @@ async fn life(desk: Rc<Desk>, lease: LeaseAt, role: Role) {
     let me = Me { term, machine, fire: SealedFire::NoWatchdog, io_timeout: IoTimeout::DEFAULT };
     for attempt in 0..role.attempts {
         let backoff_seed = term.host_id.get() * 1000 + u64::from(attempt);
-        let options = Options { wait_for_silent: false, backoff_seed, ..Options::default() };
+        let options = Options { wait_for_silent: role.waits, backoff_seed, ..Options::default() };
         let undo = match acquire(&disk, &clock, &Asks(Rc::clone(&desk)), &lease, &me, &options, &Stop::new()).await {
             Ok(Acquired::Ours(held)) => {
                 desk.holds.set(Some(held.lver()));
                 poll_fn(|_| if desk.holds.get().is_none() { Poll::Ready(()) } else { Poll::Pending }).await;
-                release(&disk, &clock, held, &me).await.err().and_then(|failed| failed.undo)
+                match release(&disk, &clock, held, &me).await {
+                    Ok(()) => None,
+                    Err(failed) if may_fail(&failed.error) => failed.undo,
+                    Err(failed) => return desk.fails(&failed.error),
+                }
             }
             Ok(Acquired::Theirs(refusal)) => refusal.undo,
-            Err(failed) => failed.undo,
+            Err(AcquireFailed { error: AcquireError::Area(AreaError::Io(_)), undo }) => undo,
+            // Its own alarms: a committed value that is another's, a block of its own that it has not written.
+            Err(failed) => return desk.fails(&failed.error),
         };
         if let Some(duty) = undo {
             give_up(&desk, &disk, &clock, duty, &me).await;
         }
     }
+}
+
+/// What the disk alone can do to a release. Anything else says that the lease was not ours.
+const fn may_fail(error: &ReleaseError) -> bool {
+    matches!(error, ReleaseError::StillInFlight { .. } | ReleaseError::Area(AreaError::Io(_)))
 }
 
 /// As the daemon does it: until it is done.
@@ -166,11 +185,8 @@ async fn give_up(desk: &Desk, disk: &SharedDevice, clock: &DeskClock, mut duty: 
             Ok(()) => return,
             Err(failed) => match failed.undo {
                 Some(again) => duty = again,
-                None => {
-                    // Whoever cannot give back what it has begun to take blocks it for good.
-                    desk.failed.replace(Some(failed.error.to_string()));
-                    return;
-                }
+                // Whoever cannot give back what it has begun to take blocks it for good.
+                None => return desk.fails(&failed.error),
             },
         }
         clock.sleep(Duration::from_secs(1)).await;

@@ -41,12 +41,12 @@ pub(super) enum Step {
     Lands(usize),
     /// A late write is over, and has not landed.
     Fails(usize),
-    /// The daemon of the first host dies.
-    Dies,
-    /// The first host is found dead.
-    IsDead,
-    /// The daemon of the first host starts again.
-    Restarts,
+    /// The daemon of a host dies.
+    Dies(usize),
+    /// A host is found dead.
+    IsDead(usize),
+    /// The daemon of a host starts again.
+    Restarts(usize),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -91,14 +91,20 @@ pub(super) struct World {
     hosts: Vec<Host>,
     flights: Vec<Flight>,
     timeouts: u32,
-    /// The first host may still die.
-    crash: bool,
+    /// The host that may still die.
+    mortal: Option<usize>,
+    /// The host that has died, until it starts again.
+    died: Option<usize>,
     /// It is found dead.
     dead: bool,
+    /// Looks at it that may still be in vain.
+    vain: u32,
     /// I5: lver, owner, generation, of leader records that landed.
     owners: Vec<[u64; 3]>,
     /// I4: lver, bal, owner, generation, of dblocks that landed.
     inps: Vec<[u64; 4]>,
+    /// Without I6 nothing but a disagreement is looked for: S1 and I5.
+    all_rules: bool,
     broken: Option<String>,
 }
 
@@ -146,16 +152,20 @@ impl World {
             term: term(n),
             attempts: part.attempts,
             releases: part.releases,
+            waits: part.waits,
         });
         let mut world = World {
             medium,
             hosts: roles.map(Host::new).collect(),
             flights: Vec::new(),
             timeouts: 0,
-            crash: false,
+            mortal: None,
+            died: None,
             dead: false,
+            vain: 1,
             owners: Vec::new(),
             inps: Vec::new(),
+            all_rules: setup.i6,
             broken: None,
         };
         for n in 0..setup.parts.len() {
@@ -164,7 +174,7 @@ impl World {
                 world.runs_alone(n, setup, histories);
             }
         }
-        (world.timeouts, world.crash) = (setup.timeouts, setup.crash.is_some());
+        (world.timeouts, world.mortal) = (setup.timeouts, setup.crash.map(|(who, _)| who));
         world
     }
 
@@ -182,7 +192,8 @@ impl World {
 
     fn breaks(&mut self, what: impl FnOnce() -> String) {
         if self.broken.is_none() {
-            self.broken = Some(what());
+            self.broken =
+                Some(what()).filter(|what| self.all_rules || what.starts_with("S1") || what.starts_with("I5"));
         }
     }
 
@@ -214,17 +225,14 @@ impl World {
         for n in 0..self.flights.len() {
             steps.extend([Step::Lands(n), Step::Fails(n)]);
         }
-        let first = &self.hosts[0];
-        if self.crash && !first.dead {
-            steps.push(Step::Dies);
-        }
-        // Its client is over: D3, or P1 (a).
-        if first.dead && first.holds.is_none() && !self.dead {
-            let under_way = self.flights.iter().any(|f| f.host == 0);
+        steps.extend(self.mortal.map(Step::Dies));
+        // Its client is over: D3, or P1 (b).
+        if let Some(n) = self.died.filter(|n| self.hosts[*n].holds.is_none() && !self.dead) {
+            let under_way = self.flights.iter().any(|f| f.host == n);
             match setup.crash {
-                Some(Crash::Death) => steps.push(Step::IsDead),
-                // P1 (b), the fence.
-                Some(Crash::Restart) if !setup.i6 || !under_way => steps.push(Step::Restarts),
+                Some((_, Crash::Death)) => steps.push(Step::IsDead(n)),
+                // The fence.
+                Some((_, Crash::Restart)) if !setup.i6 || !under_way => steps.push(Step::Restarts(n)),
                 _ => {}
             }
         }
@@ -251,7 +259,13 @@ impl World {
                 steps.extend(others.map(|s| Step::Reads(n, *s)));
             }
             Wait::Write { .. } => steps.push(Step::Writes(n)),
-            Wait::Look(_) => return steps.push(Step::Looks(n)),
+            Wait::Look(of) => {
+                // One look too many would be one more delay.
+                if self.vain > 0 || !matches!(self.verdict(*of), Verdict::Silent { .. }) {
+                    steps.push(Step::Looks(n));
+                }
+                return;
+            }
             _ => {}
         }
         // Whoever waits for a late write of its own may lose patience too.
@@ -282,6 +296,7 @@ impl World {
                 let waits = self.hosts[n].history.map(|h| histories.waits(h));
                 if let Some(Wait::Look(of)) = waits {
                     let verdict = self.verdict(*of);
+                    self.vain -= u32::from(matches!(verdict, Verdict::Silent { .. }));
                     self.learns(n, News::Answer(verdict), histories);
                 }
             }
@@ -298,23 +313,20 @@ impl World {
                 let flight = self.flights.remove(n);
                 self.reaped(&flight, histories);
             }
-            Step::Dies => {
-                self.crash = false;
-                self.loses_patience(0, histories);
-                let first = &mut self.hosts[0];
-                (first.dead, first.history) = (true, None);
-                first.moved.clear();
+            Step::Dies(n) => {
+                (self.mortal, self.died) = (None, Some(n));
+                self.loses_patience(n, histories);
+                let host = &mut self.hosts[n];
+                (host.dead, host.history) = (true, None);
+                host.moved.clear();
             }
-            Step::IsDead => self.dead = true,
-            Step::Restarts => {
-                let Host { role: Role { term, .. }, ballot, ballots, .. } = self.hosts[0];
-                let role = Role {
-                    term: HostTerm { generation: term.generation.next(), ..term },
-                    attempts: 1,
-                    releases: false,
-                };
-                self.hosts[0] = Host { ballot, ballots, ..Host::new(role) };
-                self.starts(0, histories);
+            Step::IsDead(_) => self.dead = true,
+            Step::Restarts(n) => {
+                let Host { role: Role { term, .. }, ballot, .. } = self.hosts[n];
+                let term = HostTerm { generation: term.generation.next(), ..term };
+                self.hosts[n] = Host { ballot, ..Host::new(Role { term, attempts: 1, releases: false, waits: false }) };
+                self.died = None;
+                self.starts(n, histories);
             }
         }
     }
@@ -352,7 +364,10 @@ impl World {
             }
             // What it has been told does not matter any more.
             Wait::Nothing => self.hosts[n].history = None,
-            Wait::Failed(why) => self.breaks(|| format!("host {n} cannot give the lease back: {why}")),
+            Wait::Failed(why) => {
+                self.hosts[n].history = None;
+                self.breaks(|| format!("host {n} cannot go on: {why}"));
+            }
             _ => {}
         }
     }
@@ -404,7 +419,8 @@ impl World {
     fn verdict(&self, of: HostTerm) -> Verdict {
         match self.hosts.iter().enumerate().find(|(_, h)| h.role.term.host_id == of.host_id) {
             Some((_, host)) if host.role.term.generation > of.generation => Verdict::Gone(Gone::NewerGeneration),
-            Some((0, _)) if self.dead => Verdict::Gone(Gone::Silent),
+            Some((n, _)) if self.died == Some(n) && self.dead => Verdict::Gone(Gone::Silent),
+            Some((n, _)) if self.died == Some(n) => Verdict::Silent { earliest: LocalInstant::EARLIEST },
             _ => Verdict::Alive { earliest: LocalInstant::NEVER },
         }
     }
@@ -465,21 +481,27 @@ impl World {
 
     /// Where nothing can happen any more: nobody is stuck, and a lease that nobody holds can be acquired. The first attempt may
     /// find that a host has won which is gone, and must say so in the leader record; the second succeeds.
-    pub(super) fn check_end(mut self, setup: &Setup, histories: &mut Histories) -> Result<(), String> {
+    pub(super) fn check_end(&self, setup: &Setup, histories: &mut Histories) -> Result<(), String> {
         if let Some(n) = self.hosts.iter().position(|h| h.history.is_some() && h.holds.is_none()) {
             return Err(format!("host {n} is stuck"));
         }
-        if self.is_held() {
+        if self.is_held() || !self.all_rules {
             return Ok(());
         }
-        let last = self.hosts.len() - 1;
-        let Host { role, ballot, .. } = self.hosts[last];
-        self.hosts[last] = Host { ballot, ..Host::new(Role { attempts: 2, releases: false, ..role }) };
-        self.starts(last, histories);
-        self.runs_alone(last, setup, histories);
+        let mut alive = (0..self.hosts.len()).filter(|n| !self.hosts[*n].dead);
+        alive.try_for_each(|n| self.clone().is_acquired_by(n, setup, histories))
+    }
+
+    fn is_acquired_by(mut self, n: usize, setup: &Setup, histories: &mut Histories) -> Result<(), String> {
+        let Host { role, ballot, .. } = self.hosts[n];
+        self.hosts[n] = Host { ballot, ..Host::new(Role { attempts: 2, releases: false, waits: false, ..role }) };
+        self.starts(n, histories);
+        self.runs_alone(n, setup, histories);
         match self.broken {
             Some(what) => Err(what),
-            None if self.hosts[last].holds.is_none() => Err("nobody holds the lease, and it cannot be acquired".into()),
+            None if self.hosts[n].holds.is_none() => {
+                Err(format!("nobody holds the lease, and host {n} cannot have it"))
+            }
             None => Ok(()),
         }
     }
