@@ -489,10 +489,10 @@ impl World {
             return Ok(());
         }
         let mut alive = (0..self.hosts.len()).filter(|n| !self.hosts[*n].dead);
-        alive.try_for_each(|n| self.clone().is_acquired_by(n, setup, histories))
+        alive.try_for_each(|n| self.clone().taken_by(n, setup, histories))
     }
 
-    fn is_acquired_by(mut self, n: usize, setup: &Setup, histories: &mut Histories) -> Result<(), String> {
+    fn taken_by(mut self, n: usize, setup: &Setup, histories: &mut Histories) -> Result<(), String> {
         let Host { role, ballot, .. } = self.hosts[n];
         self.hosts[n] = Host { ballot, ..Host::new(Role { attempts: 2, releases: false, waits: false, ..role }) };
         self.starts(n, histories);
