@@ -230,6 +230,12 @@ impl Checkers {
         self.state.borrow_mut().phases.insert((writer.host, writer.process), phase);
     }
 
+    /// Whether a daemon has not begun its work yet.
+    #[must_use]
+    pub fn is_starting(&self, writer: Writer) -> bool {
+        self.state.borrow().phases.get(&(writer.host, writer.process)) == Some(&Phase::Starting)
+    }
+
     /// A fault strikes a host, in whatever phase its latest daemon is.
     pub fn strikes(&self, host: HostIndex, fault: Fault) {
         let phases = &self.state.borrow().phases;

@@ -263,18 +263,16 @@ impl SimHost {
 
     // --- daemons -------------------------------------------------------------------------------------------------
 
-    /// Starts a daemon's process; `None` while the host is down or the seat is taken.
+    /// Starts a daemon's process; `None` while the host is down or stands still, or the seat is taken.
     #[must_use]
     pub fn start_daemon(&self, seat: Seat, host_id: HostId) -> Option<Process> {
         let mut state = self.0.state.borrow_mut();
-        let clock = state.clock.clone().filter(|_| state.up && !state.daemons.contains_key(&seat))?;
+        let clock =
+            state.clock.clone().filter(|_| state.up && state.still.is_none() && !state.daemons.contains_key(&seat))?;
         state.process += 1;
         let group = self.0.sim.new_group();
         let writer = Writer { host: self.0.index, boot: state.boot, process: state.process, host_id };
         let port = Rc::new(Port::default());
-        if state.still.is_some() {
-            self.0.sim.freeze(group);
-        }
         state.daemons.insert(seat, Running { group, writer, port: Rc::clone(&port), frozen: 0 });
         drop(state);
         self.note(|| format!("daemon {} starts", writer.process));
@@ -293,9 +291,13 @@ impl SimHost {
         self.0.state.borrow().daemons.get(&seat).map(|d| Rc::clone(&d.port))
     }
 
-    /// The daemon is gone at whatever it was doing. Its I/O in flight and its clients are not.
+    /// The daemon is gone at whatever it was doing. Its I/O in flight and its clients are not. Where a host stands still, nothing
+    /// dies.
     pub fn crash_daemon(&self, seat: Seat) {
-        let running = self.0.state.borrow_mut().daemons.remove(&seat);
+        let running = {
+            let mut state = self.0.state.borrow_mut();
+            if state.still.is_some() { None } else { state.daemons.remove(&seat) }
+        };
         if let Some(running) = running {
             self.note(|| format!("daemon {} CRASHES", running.writer.process));
             self.0.checkers.count(|c| c.crashes += 1);
@@ -401,7 +403,9 @@ impl SimHost {
             if clock_too { clock.stood_still(still) } else { clock.slept(still) }
         }
         state.daemons.values().for_each(|d| self.0.sim.thaw(d.group));
-        let daemons_run = !state.daemons.is_empty() && state.daemons.values().all(|d| !self.0.sim.is_frozen(d.group));
+        // One that has just been started has its predecessor's clients to find first.
+        let runs = |d: &Running| !self.0.sim.is_frozen(d.group) && !self.0.checkers.is_starting(d.writer);
+        let daemons_run = !state.daemons.is_empty() && state.daemons.values().all(runs);
         let dogs: Vec<Seat> = state.watchdogs.iter().filter(|(_, d)| d.counting.is_some()).map(|(s, _)| *s).collect();
         for dog in state.watchdogs.values_mut() {
             dog.fires_at += nanos(still);
