@@ -444,8 +444,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(at) = self.waiting.iter().position(|w| w.client == client && !w.trying) else { return };
         self.waiting.remove(at);
         let running = self.clients.get_mut(&client).and_then(|c| c.running.take());
-        if let Some(Running { to, .. }) = running {
-            // Another connection may have asked for it.
+        if let Some(Running { to, .. }) = running.filter(|r| r.to.client != client) {
+            // Another connection has asked for it.
             self.reply(to, ResultCode::ENOTTY);
         }
     }
