@@ -173,11 +173,11 @@ fn a_wait_ends_with_its_caller_and_after_its_time() {
     let hosts = TwoHosts::start();
     let (_first, _) = hosts.a.hold("vm1");
     let lease = hosts.b.lease("vm1");
-    for signal in [Signal::SIGKILL, Signal::SIGINT] {
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let mut caller = hosts.b.exec(&["--wait", "-r", &lease], HOLD);
         let waiting = hosts.b.eventually_has(1, "waiting");
         assert!(kill(caller.pid(), signal));
-        let by_signal = (signal == Signal::SIGINT).then_some(128 + 2);
+        let by_signal = (signal == Signal::SIGTERM).then_some(128 + 15);
         assert_eq!(caller.status(), by_signal);
         assert!(is_gone(i32::try_from(waiting[0]["pid"].as_i64().unwrap()).unwrap()), "{signal}");
         hosts.b.eventually_has(0, "waiting");
