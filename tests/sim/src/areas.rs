@@ -19,6 +19,12 @@ use crate::plan::Plan;
 
 const MIB: usize = 1024 * 1024;
 
+/// How many host_ids are in use where there are so many hosts: a host may have two daemons.
+#[must_use]
+pub const fn slots(hosts: usize) -> u32 {
+    if hosts <= 3 { 6 } else { 20 }
+}
+
 /// What a disk is called.
 #[must_use]
 pub fn path(disk: usize) -> String {
@@ -36,7 +42,7 @@ pub fn disks(sim: &Sim, plan: &Plan, space: SpaceName, resources: &[ResourceAt])
             pieces.push(piece(Kind::Space(io_timeout), plan.geometry, space));
         }
         let here = resources.iter().filter(|r| r.path == path(index));
-        pieces.extend(here.map(|r| piece(Kind::Resource(r.name), plan.geometry, space)));
+        pieces.extend(here.map(|r| piece(Kind::Resource(r.name, slots(plan.hosts.len())), plan.geometry, space)));
         pieces.push(piece(Kind::Nobodys, plan.geometry, space));
         SimDisk::of_pieces(sim, index, &path(index), plan.geometry.sector(), pieces)
     };
@@ -46,7 +52,7 @@ pub fn disks(sim: &Sim, plan: &Plan, space: SpaceName, resources: &[ResourceAt])
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Space(IoTimeout),
-    Resource(&'static str),
+    Resource(&'static str, u32),
     Nobodys,
 }
 
@@ -77,10 +83,10 @@ fn formatted(kind: Kind, geometry: Geometry, space: SpaceName) -> AlignedBuf {
                 put(write.offset_in_area, &write.bytes);
             }
         }
-        Kind::Resource(name) => {
+        Kind::Resource(name, num_hosts) => {
             let uuid = AreaUuid(uuid::Uuid::from_u128(0x5EED_0002));
             let resource = ResourceName::new(name.as_bytes()).unwrap_or_else(|e| unreachable!("fixed names: {e}"));
-            let new = NewLease { geometry, space, resource, num_hosts: Some(6), uuid };
+            let new = NewLease { geometry, space, resource, num_hosts: Some(num_hosts), uuid };
             let writes = paxos_lease::format::plan(&new, &Writer { machine, fire });
             for write in writes.unwrap_or_else(|e| unreachable!("a few hosts fit: {e}")) {
                 put(write.offset_in_area, &write.bytes);

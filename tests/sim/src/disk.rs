@@ -221,7 +221,7 @@ struct Lock {
 }
 
 /// So many sectors of an area, from its beginning, are ever used in a run.
-const WATCHED: usize = 8;
+const WATCHED: usize = 22;
 /// Bytes in a piece: the length of the smallest lease area.
 const PIECE: usize = 1024 * 1024;
 

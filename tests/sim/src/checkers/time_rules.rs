@@ -17,8 +17,6 @@ use crate::dice::nanos;
 use crate::disk::{Facts, HostIndex, Writer};
 use crate::executor::{Group, SimClock};
 
-/// Slots of a lockspace whose looks are kept.
-const SLOTS: u64 = 6;
 /// Bytes of a sector that say anything.
 const RECORD: usize = 256;
 /// Images of one sector that are told apart at one time.
@@ -187,11 +185,12 @@ impl Checkers {
         let began = self.state.borrow_mut().time.began.remove(&(io.disk, io.id));
         let Some(started) = began else { return };
         let ended = clock.dial();
+        let slots = crate::areas::slots(self.state.borrow().hosts.len());
         let areas = self.state.borrow().areas.clone();
         for area in areas {
             let Area::Delta(_, at, geometry) = area else { continue };
             let size = geometry.sector().bytes() as u64;
-            for slot in 0..SLOTS {
+            for slot in 0..u64::from(slots) {
                 let place = at.0 + slot * size;
                 let Some(from) = place.checked_sub(io.at).and_then(|f| usize::try_from(f).ok()) else { continue };
                 let Some(sector) = bytes.get(from..from + geometry.sector().bytes()) else { continue };
