@@ -20,6 +20,8 @@
 //! - **Looks in vain.** Whoever waits for an owner that has died, but is not found dead yet, looks once in vain at the most.
 //! - **One misfortune of a kind**: one host may die, once; a number of I/Os may pass their deadlines ([`Setup::timeouts`]). An I/O
 //!   that fails at once is one that passes its deadline and is over before its host goes on.
+//! - **Not played**: requests to stop, looks that fail, writes that D2 refuses, two misfortunes of the same host in a row. The
+//!   seeds have those.
 //! - Hosts are *not* taken for symmetric: ballot numbers order them.
 //!
 //! States are told apart by 128 bits of hash.

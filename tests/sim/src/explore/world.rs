@@ -54,7 +54,6 @@ struct Host {
     role: Role,
     /// `None`: it is dead, or will do nothing more.
     history: Option<History>,
-    dead: bool,
     holds: Option<Lver>,
     /// What its read has moved: (sector, content), in the order of the sectors.
     moved: Vec<(usize, Content)>,
@@ -67,7 +66,7 @@ struct Host {
 
 impl Host {
     const fn new(role: Role) -> Self {
-        Host { role, history: None, dead: false, holds: None, moved: Vec::new(), late: 0, ballot: (0, 0), ballots: 0 }
+        Host { role, history: None, holds: None, moved: Vec::new(), late: 0, ballot: (0, 0), ballots: 0 }
     }
 }
 
@@ -243,7 +242,7 @@ impl World {
         let host = &self.hosts[n];
         if host.holds.is_some() {
             // That of a dead daemon comes to its end too.
-            if host.dead || host.role.releases {
+            if self.died == Some(n) || host.role.releases {
                 steps.push(Step::ClientOver(n));
             }
             return;
@@ -316,9 +315,7 @@ impl World {
             Step::Dies(n) => {
                 (self.mortal, self.died) = (None, Some(n));
                 self.loses_patience(n, histories);
-                let host = &mut self.hosts[n];
-                (host.dead, host.history) = (true, None);
-                host.moved.clear();
+                self.hosts[n].history = None;
             }
             Step::IsDead(_) => self.dead = true,
             Step::Restarts(n) => {
@@ -347,7 +344,6 @@ impl World {
     /// This is a host's history now.
     fn stands(&mut self, n: usize, history: History, histories: &Histories) {
         self.hosts[n].history = Some(history);
-        self.hosts[n].moved.clear();
         match histories.waits(history) {
             Wait::Client(lver) => {
                 self.holds(n, *lver);
@@ -385,7 +381,7 @@ impl World {
         }
         host.moved.sort_unstable();
         if host.moved.len() == covered.len() {
-            let read = host.moved.iter().map(|(s, content)| (at_of(*s), *content)).collect();
+            let read = std::mem::take(&mut host.moved).into_iter().map(|(s, content)| (at_of(s), content)).collect();
             self.learns(n, News::Read(read), histories);
         }
     }
@@ -402,6 +398,7 @@ impl World {
 
     /// It stops waiting: a write goes on.
     fn loses_patience(&mut self, n: usize, histories: &Histories) {
+        self.hosts[n].moved.clear();
         if let Some((sector, data)) = self.writes(n, histories) {
             let host = &mut self.hosts[n];
             let (number, generation) = (host.late, host.role.term.generation);
@@ -488,7 +485,7 @@ impl World {
         if self.is_held() || !self.all_rules {
             return Ok(());
         }
-        let mut alive = (0..self.hosts.len()).filter(|n| !self.hosts[*n].dead);
+        let mut alive = (0..self.hosts.len()).filter(|n| self.died != Some(*n));
         alive.try_for_each(|n| self.clone().taken_by(n, setup, histories))
     }
 
