@@ -16,7 +16,8 @@
 //! The first violation ends the run. Its timeline is told by a second run of the same seed: nobody pays for it before.
 //!
 //! **A7.** A host that stood still as a whole for longer than the margin of D1 may be outlived by its clients: no lease
-//! protects against that (docs/safety.md). Its term at that time is *excused* from S1, D1 and D3 - and from nothing else.
+//! protects against that (docs/safety.md). Its term at that time is *excused* from S1, D1, D3, W1 and P1;
+//! where another host has taken its host_id meanwhile also from I2, which ends the run; and from nothing else.
 
 mod disk_rules;
 mod excuses;
@@ -158,7 +159,7 @@ pub struct Counts {
     pub joins: u64,
     /// Joins that D2 ended.
     pub lost: u64,
-    /// Times that S1, D1 or D3 would have been broken but for A7.
+    /// Times that one of the rules excused by A7 would have been broken but for A7.
     pub excused: u64,
 }
 

@@ -98,6 +98,11 @@ impl SimMachine {
     pub fn stop(&self, at: StopAt) {
         self.0.stop.set(Some(at));
     }
+
+    /// It is not, if it has not been yet.
+    pub fn spare(&self) {
+        self.0.stop.set(None);
+    }
 }
 
 impl Platform for SimMachine {

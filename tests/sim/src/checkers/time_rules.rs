@@ -94,6 +94,11 @@ impl State {
         mine.filter_map(|(_, p)| p.join).filter(|j| !j.freed).map(|j| j.term).collect()
     }
 
+    /// The latest term under which a process writes.
+    pub(super) fn term_of(&self, writer: Writer) -> Option<HostTerm> {
+        Some(self.processes.get(&writer)?.join?.term)
+    }
+
     pub(super) fn host_reset(&mut self, host: HostIndex) {
         self.processes.retain(|w, _| w.host != host);
         self.looks.retain(|(w, _), _| w.host != host);

@@ -224,7 +224,9 @@ impl Spec {
         let Some(inp) = self.decided(state, p)? else { return Ok(()) };
         let host = state.host_mut(p)?;
         let lver = host.dblock.lver;
-        host.mind.seen.iter_mut().for_each(Vec::clear);
+        // The ballot needs them no more; but what says that its lver is over already stays true.
+        let tells = |b: &Dblock| b.lver > lver || (b.lver == lver && b.released);
+        host.mind.seen.iter_mut().for_each(|blocks| blocks.retain(tells));
         if let Some(contest) = &mut host.mind.contest {
             contest.decided = true;
         }

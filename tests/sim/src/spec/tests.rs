@@ -475,3 +475,26 @@ fn what_is_no_record_is_refused() {
     assert!(matches!(run.writes(1, 1, &[0; 512]), Err(Rejection::Record { .. })));
     assert!(matches!(run.writes(1, 2, &[0; 1024]), Err(Rejection::NotOneSector(1024))));
 }
+
+/// Host 2's ballot is decided by the very reading that shows it to be another's, which gave it up: nothing else need be
+/// read before the next lver.
+#[test]
+fn the_reading_that_decides_also_tells_that_the_lver_is_over() {
+    let mut run = Run::new();
+    run.decides(1, 1, 1, 1);
+    run.writes_own(1, &dblock(1, 1, Some((1, 1, 1)), true)).unwrap();
+    run.reads(3).unwrap();
+    run.writes_own(3, &dblock(1, 3, None, false)).unwrap();
+    run.reads(3).unwrap();
+    run.writes_own(3, &dblock(1, 3, Some((3, 1, 1)), false)).unwrap();
+    run.reads(3).unwrap();
+    let late = run.issues(3, 0, &leader(1, (1, 1), 7, 3)).unwrap();
+    let higher = 2 + u64::from(geometry().max_hosts());
+    run.reads(2).unwrap();
+    run.writes_own(2, &dblock(1, higher, None, false)).unwrap();
+    run.reads(2).unwrap();
+    run.writes_own(2, &dblock(1, higher, Some((higher, 1, 1)), false)).unwrap();
+    run.lands(&late).unwrap();
+    run.reads(2).unwrap();
+    run.writes_own(2, &dblock(2, 2, None, false)).unwrap();
+}
