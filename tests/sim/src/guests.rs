@@ -383,8 +383,10 @@ impl Guests {
     /// Nothing of them runs.
     pub fn stand_still(&self) {
         let mut state = self.0.state.borrow_mut();
-        state.still = true;
-        state.processes.values().for_each(|p| self.0.sim.freeze(p.group));
+        // A host that stands still again before they have gone on: they still do.
+        if !std::mem::replace(&mut state.still, true) {
+            state.processes.values().for_each(|p| self.0.sim.freeze(p.group));
+        }
         self.0.checkers.holders_stand_still(self.0.host, true);
     }
 
