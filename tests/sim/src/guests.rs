@@ -400,6 +400,14 @@ impl Guests {
         }
     }
 
+    /// Whether some of them have a daemon that is gone: none of these ports is theirs. Nobody ends them.
+    #[must_use]
+    pub fn are_left_alone(&self, ports: &[Rc<Port>]) -> bool {
+        let theirs = |c: &Rc<Connection>| ports.iter().any(|port| Rc::ptr_eq(&c.port, port));
+        let state = self.0.state.borrow();
+        state.families.values().filter_map(|f| f.connection.as_ref()).any(|c| !theirs(c))
+    }
+
     /// Whether something here cannot be ended but by a reset, or not before it would go on beside its daemon.
     #[must_use]
     pub fn are_stubborn(&self) -> bool {

@@ -405,6 +405,7 @@ impl SimHost {
         state.daemons.values().for_each(|d| self.0.sim.thaw(d.group));
         // One that has just been started has its predecessor's clients to find first.
         let runs = |d: &Running| !self.0.sim.is_frozen(d.group) && !self.0.checkers.is_starting(d.writer);
+        let ports: Vec<Rc<Port>> = state.daemons.values().map(|d| Rc::clone(&d.port)).collect();
         let daemons_run = !state.daemons.is_empty() && state.daemons.values().all(runs);
         let dogs: Vec<Seat> = state.watchdogs.iter().filter(|(_, d)| d.counting.is_some()).map(|(s, _)| *s).collect();
         for dog in state.watchdogs.values_mut() {
@@ -413,7 +414,8 @@ impl SimHost {
         let stops = state.stops;
         drop(state);
 
-        self.0.checkers.stood_still(self.0.index, still, clock_too, !daemons_run || self.0.guests.are_stubborn());
+        let stubborn = self.0.guests.are_stubborn() || self.0.guests.are_left_alone(&ports);
+        self.0.checkers.stood_still(self.0.index, still, clock_too, !daemons_run || stubborn);
         dogs.into_iter().for_each(|seat| self.time_firing(seat));
         let host = self.clone();
         self.0.sim.call_after(Group::RUN, HEAD_START, move || {

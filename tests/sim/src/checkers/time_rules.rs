@@ -135,10 +135,12 @@ impl Checkers {
             }
             let mut holders = state.holders.values();
             let own = state.time.processes.get(&writer).and_then(|p| p.join).map(|j| j.term);
-            holders.any(|h| h.host == writer.host && h.term.host_id == writer.host_id && Some(h.term) != own)
+            let left = |h: &&Holder| h.host == writer.host && h.term.host_id == writer.host_id && Some(h.term) != own;
+            holders.find(left).map(|h| h.term)
         };
-        if left {
-            self.violate("D3", Some(writer.host), "opens the watchdog over living clients of a predecessor");
+        if let Some(term) = left {
+            let what = "opens the watchdog over living clients of a predecessor".into();
+            self.violate_unless_excused("D3", term, writer.host, what);
         }
     }
 

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_io::ids::{HostId, HostTerm, RemoteTimestamp};
+use holdfast_io::ids::{HostId, HostTerm, Lver, RemoteTimestamp};
 use holdfast_io::units::{Geometry, LeaseOffset};
 
 use super::sectors::{self, Delta};
@@ -178,8 +178,9 @@ impl Acceptor {
         resource.writes.insert((io.disk, io.id), (p, write));
         let step = Step::Issues(p, write);
         match resource.step(step) {
-            Err(Rejection::Refused { why: Why::NotOver(_), .. }) => {
-                resource.expire_owners(p, |term| pulses.get(&term.host_id).is_some_and(|pulse| pulse.silent(now)))?;
+            Err(Rejection::Refused { why: Why::NotOver(lver), .. }) => {
+                resource
+                    .expire_owners(p, lver, |term| pulses.get(&term.host_id).is_some_and(|pulse| pulse.silent(now)))?;
                 resource.step(step)
             }
             done => done,
@@ -346,10 +347,11 @@ impl Resource {
         if kept { Ok(None) } else { Err(Rejection::Foreign { by: p, sector: Sector::Dblock(q) }) }
     }
 
-    /// `p` acts as if an owner that it read of were over: those that were silent for long enough are.
-    fn expire_owners(&mut self, p: HostId, silent: impl Fn(HostTerm) -> bool) -> Result<(), Rejection> {
+    /// `p` acts as if the owner of an lver that it read of were over: if it was silent for long enough it is. Nobody else is,
+    /// though he was as silent: while it settled, say, with an io_timeout far below the one that was stored.
+    fn expire_owners(&mut self, p: HostId, lver: Lver, silent: impl Fn(HostTerm) -> bool) -> Result<(), Rejection> {
         let Ok(host) = self.state.host(p) else { return Ok(()) };
-        let held = host.mind.leaders.iter().filter(|l| l.timestamp != RemoteTimestamp::FREE);
+        let held = host.mind.leaders.iter().filter(|l| l.lver == lver && l.timestamp != RemoteTimestamp::FREE);
         let owners: Vec<HostTerm> = held.filter_map(|l| l.owner).filter(|owner| owner.host_id != p).collect();
         for owner in owners {
             let current = self.state.term(owner.host_id) == Ok(owner);
