@@ -67,6 +67,10 @@ pub enum Bug {
     GenerationNotCompared,
     /// A sector whose seal does not hold is believed: a flipped mode bit.
     BrokenSealAccepted,
+    /// S1: an exclusive owner does not look whether others share its lease.
+    SharersOverlooked,
+    /// S1: a conversion to exclusive drops its claim with its first write.
+    ClaimDroppedInBallot,
 }
 
 impl Bug {
@@ -102,6 +106,8 @@ impl Bug {
         Bug::UnconfirmedJoinBelieved,
         Bug::GenerationNotCompared,
         Bug::BrokenSealAccepted,
+        Bug::SharersOverlooked,
+        Bug::ClaimDroppedInBallot,
     ];
 }
 

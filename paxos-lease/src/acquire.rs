@@ -3,11 +3,12 @@
 //! 1. Read the area, find the current lver to be over, or wait for that, or be refused.
 //! 2. Run ballots for the next lver until one is not outrun, or somebody else's is published.
 //! 3. Publish what was committed, whoever's it is, in the leader record.
-//! 4. As owner: see that nobody shares the lease.
+//! 4. As owner: see that nobody shares the lease. Or, to share it: claim that in our mode block, and free the leader record.
 //!
 //! I/O of a free lease: R area, W dblock, R dblocks, W dblock, R dblocks, R leader, W leader. Refused by a living owner:
 //! R area. Owner gone: one R leader more, and while waiting for it one R leader a look. Each lost ballot: R leader and up
-//! to 2 W dblock, 2 R dblocks. Each other host's mode block: R its sector, and W it if that host is dead.
+//! to 2 W dblock, 2 R dblocks. Each other host's mode block: R its sector, and W it if that host is dead. To share it: W
+//! dblock, R leader, W leader.
 //!
 //! Nothing here needs to be timely. The lver that ends is over for good before the first write; a pause of any length
 //! after that finds either its ballot outrun or, at the worst, lets an outdated leader record land, which the dblocks
@@ -28,17 +29,19 @@ use tracing::{debug, info};
 use crate::area::{Area, LeaseAt, Me, Snapshot, may_have_landed};
 use crate::ballot::{BallotEnd, Chosen, Mine, run_ballot};
 use crate::choose::{Outrun, block_of, largest_mbal, shared_holders};
-use crate::dblock::HostSector;
+use crate::dblock::{HostSector, ModeBlock};
 use crate::entry::{Entry, Reread, compare, decide, given_up};
-use crate::error::{AcquireError, AcquireFailed};
+use crate::error::{AcquireError, AcquireFailed, AreaError, ReleaseError};
 use crate::liveness::{HostLiveness, Verdict};
 use crate::number::{Backoff, Ballot};
-use crate::release::{Held, Retract, release};
+use crate::release::{Held, Mode, Retract, give_back};
 use crate::shared::settle_shared;
 
 /// How an acquire is to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
+    /// Exclusively, or shared.
+    pub mode: Mode,
     /// Only if the leader record has this lver.
     pub expected_lver: Option<Lver>,
     /// Change the number of dblocks in use, if the lease becomes ours.
@@ -71,6 +74,8 @@ pub enum RefusalKind {
     LostBallot,
     /// Our ballot committed another host's value (-245).
     CommittedOther,
+    /// Whoever stood in the way of sharing it was about to share it too, each time we looked (-246).
+    SharedRetries,
     /// We were asked to stop.
     Stopped,
 }
@@ -96,7 +101,11 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 /// The shortest, should a verdict name an instant that has passed.
 const SHORTEST_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// Acquires `lease` exclusively for `me`.
+/// How often a lease that is to be shared is asked for again while another host has it for as long as it takes to begin to
+/// share it (spec D 4.9: SHORT_HOLD).
+const SHORT_HOLD_RETRIES: u32 = 40;
+
+/// Acquires `lease` for `me`, in the mode that `options` say.
 ///
 /// The caller keeps two promises: one acquire at a time for a lease, and none while a [`Retract`] of that lease is
 /// outstanding. So no write of ours is on its way to our dblock when it is read here.
@@ -112,6 +121,21 @@ pub async fn acquire<D: Disk, C: Clock, H: HostLiveness>(
     options: &Options,
     stop: &Stop,
 ) -> Result<Acquired, AcquireFailed> {
+    attempt(disk, clock, hosts, lease, me, options, stop, ModeBlock::NONE).await
+}
+
+/// An acquire by a host whose mode block says `claim` now: a conversion, if that is a claim of ours.
+#[expect(clippy::too_many_arguments, reason = "an acquire's own, and the claim")]
+pub(crate) async fn attempt<D: Disk, C: Clock, H: HostLiveness>(
+    disk: &D,
+    clock: &C,
+    hosts: &H,
+    lease: &LeaseAt,
+    me: &Me,
+    options: &Options,
+    stop: &Stop,
+    claim: ModeBlock,
+) -> Result<Acquired, AcquireFailed> {
     let backoff = Backoff::new(options.backoff_seed);
     let mut attempt = Attempt {
         disk,
@@ -121,15 +145,16 @@ pub async fn acquire<D: Disk, C: Clock, H: HostLiveness>(
         me,
         options,
         stop,
+        claim,
         backoff,
         mine: None,
         shape: None,
         leader: None,
         undone: false,
     };
-    match attempt.run().await {
+    match attempt.run_patiently().await {
         Ok(Done::Held(held)) => {
-            info!(resource = %lease.resource, lver = %held.leader.lver, "acquired");
+            info!(resource = %lease.resource, lver = %held.leader.lver, mode = ?held.mode, "acquired");
             Ok(Acquired::Ours(*held))
         }
         Ok(Done::Refused(kind, owner, earliest)) => {
@@ -170,6 +195,8 @@ struct Attempt<'a, D, C, H> {
     me: &'a Me,
     options: &'a Options,
     stop: &'a Stop,
+    /// What our mode block says, and keeps saying.
+    claim: ModeBlock,
     backoff: Backoff,
     /// Our block, from the first read on.
     mine: Option<Mine>,
@@ -182,6 +209,29 @@ struct Attempt<'a, D, C, H> {
 }
 
 impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
+    /// Asks again where a host that holds the lease exclusively does so only to begin to share it: after milliseconds, for
+    /// that is how long it takes.
+    async fn run_patiently(&mut self) -> Result<Done, AcquireError> {
+        let mut retries = 0;
+        loop {
+            let done = self.run().await?;
+            let Done::Refused(kind, owner, earliest) = &done else { return Ok(done) };
+            let passing = self.leader.is_some_and(|leader| leader.flags & SHORT_HOLD != 0);
+            let busy = matches!(kind, RefusalKind::Alive | RefusalKind::LostBallot | RefusalKind::CommittedOther);
+            if self.options.mode == Mode::Exclusive || !passing || !busy {
+                return Ok(done);
+            }
+            if retries == SHORT_HOLD_RETRIES {
+                return Ok(Done::Refused(RefusalKind::SharedRetries, *owner, *earliest));
+            }
+            retries += 1;
+            let at = self.clock.now().after(self.backoff.next_wait());
+            if self.stop.sleep_until(self.clock, at).await == Waited::Stopped {
+                return Ok(Done::Refused(RefusalKind::Stopped, *owner, *earliest));
+            }
+        }
+    }
+
     /// Reads the lease and acts on it, until there is an answer. Each new reading is due to a change that another host
     /// made, or to a back-off, so this loop makes no progress only where others do.
     async fn run(&mut self) -> Result<Done, AcquireError> {
@@ -214,7 +264,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
             return Err(AcquireError::NumHosts { path, offset, found, least, most });
         }
         if let Some(mine) = self.mine.take() {
-            let checked = crate::majority::untouched(area, mine.dblock(), &snapshot.hosts);
+            let checked = crate::majority::untouched(area, &mine, &snapshot.hosts);
             if let Err(e) = checked {
                 self.mine = Some(mine);
                 return Err(e.into());
@@ -222,10 +272,13 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
             return Ok(mine);
         }
         let own = block_of(&snapshot.hosts, self.me.term.host_id).copied().unwrap_or_default();
-        if own.mode.is_shared() && own.mode.generation == self.me.term.generation {
-            return Err(AcquireError::AlreadyShared { path, offset });
+        let sharing = own.mode.says(&ModeBlock::shared(self.me.term.generation));
+        match (sharing, self.claim.is_shared()) {
+            (true, false) => Err(AcquireError::AlreadyShared { path, offset }),
+            (false, true) => Err(AcquireError::ClaimGone { path, offset, found: own.mode.generation }),
+            _ if planted(Bug::ClaimDroppedInBallot) => Ok(Mine::new(&own, ModeBlock::NONE)),
+            _ => Ok(Mine::new(&own, self.claim)),
         }
-        Ok(Mine::new(own.dblock))
     }
 
     fn place(&self) -> (Arc<str>, u64) {
@@ -432,9 +485,15 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         };
         if chosen.inp.owner() == Some(self.me.term) {
             leader.flags &= !SHORT_HOLD;
+            if self.options.mode == Mode::Shared {
+                leader.flags |= SHORT_HOLD;
+            }
             // Not in a record that we publish and pass over: others may follow it while ours is still on its way.
             let wanted = self.options.num_hosts.filter(|_| !mine.dblock().is_released());
-            leader.num_hosts = wanted.map_or(leader.num_hosts, u64::from);
+            // And never so few that a host that shares the lease is overlooked from then on (S1).
+            let sharing = shared_holders(&chosen.seen, self.me.term.host_id);
+            let least = sharing.iter().map(|holder| holder.host_id.get()).max().unwrap_or(0);
+            leader.num_hosts = wanted.map_or(leader.num_hosts, |wanted| u64::from(wanted).max(least));
         }
         leader
     }
@@ -444,21 +503,50 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         &mut self,
         area: &Area<'a, D, C>,
         leader: LeaderRecord,
-        mine: &Mine,
+        mine: &mut Mine,
         seen: &[HostSector],
     ) -> Result<Next, AcquireError> {
         assert_eq!(leader.lver, mine.dblock().lver, "our block stays at the lver that we hold");
         let held = Held::new(area, leader, *mine.dblock());
-        let sharing = shared_holders(seen, self.me.term.host_id);
+        if self.options.mode == Mode::Shared {
+            // Others may share it as well: they need not be looked at.
+            let claim = ModeBlock::shared(self.me.term.generation);
+            return match give_back(area, &held, &claim, None).await {
+                Ok(()) => Ok(Next::Done(Done::Held(Box::new(Held { mode: Mode::Shared, ..held })))),
+                Err(e) => Err(self.in_doubt(mine, e)),
+            };
+        }
+        let mut sharing = shared_holders(seen, self.me.term.host_id);
+        if planted(Bug::SharersOverlooked) {
+            sharing.clear();
+        }
         let standing = settle_shared(area, self.hosts, &sharing).await?;
         let Some(first) = standing.hosts.first().copied() else {
+            if let Err(e) = self.unclaim(area, mine).await {
+                return Err(self.in_doubt(mine, e.into()));
+            }
             return Ok(Next::Done(Done::Held(Box::new(held))));
         };
-        // Shared holders live: give back what we have just won.
-        let released = release(self.disk, self.clock, held, self.me).await;
+        // Shared holders live: give back what we have just won, and go on sharing what we shared.
+        let released = give_back(area, &held, mine.keeps(), None).await;
         self.undone = released.is_ok();
         let kind = RefusalKind::SharedHolders(standing.hosts);
         Ok(refused(kind, Some(first), standing.earliest))
+    }
+
+    /// A conversion has won the lease: its claim to share it goes. Our dblock says that we hold this lver before and after
+    /// it, so a crash, or a write that lands late, changes nothing but what others must look at once we are gone.
+    async fn unclaim(&self, area: &Area<'a, D, C>, mine: &Mine) -> Result<(), AreaError> {
+        if !mine.mode().is_shared() {
+            return Ok(());
+        }
+        area.write_own(mine.dblock(), &ModeBlock::NONE).await
+    }
+
+    /// A write of our own sector failed: it may land, and has to be undone.
+    fn in_doubt(&self, mine: &mut Mine, e: ReleaseError) -> AcquireError {
+        mine.in_doubt |= matches!(&e, ReleaseError::Area(e) if may_have_landed(e));
+        AcquireError::Share(e)
     }
 
     /// What others may still act upon, once this acquire is over without a lease: a write that may land, or a proposal
@@ -474,7 +562,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         };
         let due = (mine.in_doubt || open) && !self.undone;
         let shape = self.shape.filter(|_| due)?;
-        Some(Retract::new(self.lease, shape, self.me.term, mine.dblock().lver))
+        Some(Retract::new(self.lease, shape, self.me.term, mine.dblock().lver, *mine.keeps()))
     }
 }
 

@@ -15,7 +15,7 @@ use holdfast_io::timing::{IoTimeout, Timing};
 use holdfast_io::units::{Geometry, LeaseOffset, SectorIndex};
 
 use crate::choose::newest_lver;
-use crate::dblock::{Dblock, HostSector, Inp};
+use crate::dblock::{Dblock, HostSector, Inp, ModeBlock};
 use crate::error::AreaError;
 use crate::layout::{FIRST_DBLOCK, LEADER, dblock_of, uuid_sector};
 
@@ -129,11 +129,11 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         self.lease.at.sector(sector, self.geometry.sector())
     }
 
-    async fn read(&self, from: SectorIndex, len: usize) -> Result<AlignedBuf, AreaError> {
+    pub(crate) async fn read(&self, from: SectorIndex, len: usize) -> Result<AlignedBuf, AreaError> {
         Ok(self.disk.read(self.offset(from), len, self.deadline()).await?)
     }
 
-    async fn write(&self, at: SectorIndex, sector: AlignedBuf) -> Result<(), AreaError> {
+    pub(crate) async fn write(&self, at: SectorIndex, sector: AlignedBuf) -> Result<(), AreaError> {
         assert_eq!(sector.len(), self.geometry.sector().bytes(), "one sector, which is atomic");
         Ok(self.disk.write(self.offset(at), sector, self.deadline()).await?)
     }
@@ -273,17 +273,21 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         self.write(LEADER, sector).await
     }
 
-    /// Writes our own dblock, with an empty mode block: the only sector of the area that is ours alone (I1).
-    pub(crate) async fn write_own(&self, dblock: &Dblock) -> Result<(), AreaError> {
-        self.write_host(self.me.term.host_id, dblock).await
+    /// Writes our own dblock and mode block: the only sector of the area that is ours alone (I1).
+    pub(crate) async fn write_own(&self, dblock: &Dblock, mode: &ModeBlock) -> Result<(), AreaError> {
+        self.write_host(self.me.term.host_id, dblock, mode).await
     }
 
-    /// Writes a host's sector with an empty mode block. Another host's only under I1's exception, see shared.rs.
-    pub(crate) async fn write_host(&self, host: HostId, dblock: &Dblock) -> Result<(), AreaError> {
+    /// Clears another host's mode block, and nothing else of it. Only under I1's exception, see shared.rs.
+    pub(crate) async fn clear_mode(&self, host: HostId, dblock: &Dblock) -> Result<(), AreaError> {
+        self.write_host(host, dblock, &ModeBlock::NONE).await
+    }
+
+    async fn write_host(&self, host: HostId, dblock: &Dblock, mode: &ModeBlock) -> Result<(), AreaError> {
         assert!(dblock.bal <= dblock.mbal, "I3");
         assert_eq!(dblock.bal.is_some(), dblock.inp.owner_id != 0, "I3: bal and inp are set together");
         let at = dblock_of(host);
-        let whole = HostSector { dblock: *dblock, ..HostSector::default() };
+        let whole = HostSector { dblock: *dblock, mode: *mode, seal: None };
         let seal = self.me.seal(self.uuid, at, self.clock.now());
         self.write(at, whole.sector(self.geometry.sector(), &seal)).await
     }

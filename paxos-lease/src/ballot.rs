@@ -22,7 +22,7 @@ use tracing::debug;
 
 use crate::area::Area;
 use crate::choose::{Outrun, choose_inp, outrun};
-use crate::dblock::{Dblock, HostSector, Inp};
+use crate::dblock::{Dblock, HostSector, Inp, ModeBlock};
 use crate::error::AreaError;
 use crate::majority::write_then_read_majority;
 use crate::number::Ballot;
@@ -30,6 +30,10 @@ use crate::number::Ballot;
 /// Our own block as we last read or wrote it, and what of it others may act upon.
 pub(crate) struct Mine {
     dblock: Dblock,
+    /// The mode block beside it.
+    mode: ModeBlock,
+    /// What our writes say of sharing: our claim, while we convert it, or nothing.
+    keeps: ModeBlock,
     /// The lver for which this acquire has proposed a value: others may adopt it until the lver is decided.
     pub(crate) proposed: Option<Lver>,
     /// A write of ours may still land.
@@ -37,9 +41,19 @@ pub(crate) struct Mine {
 }
 
 impl Mine {
-    /// From the block as it was read.
-    pub(crate) const fn new(dblock: Dblock) -> Self {
-        Mine { dblock, proposed: None, in_doubt: false }
+    /// From our sector as it was read. `keeps`: what our writes say of sharing.
+    pub(crate) const fn new(own: &HostSector, keeps: ModeBlock) -> Self {
+        Mine { dblock: own.dblock, mode: own.mode, keeps, proposed: None, in_doubt: false }
+    }
+
+    /// The mode block as last read or written.
+    pub(crate) const fn mode(&self) -> &ModeBlock {
+        &self.mode
+    }
+
+    /// What our writes say of sharing.
+    pub(crate) const fn keeps(&self) -> &ModeBlock {
+        &self.keeps
     }
 
     /// As last read or written.
@@ -58,6 +72,7 @@ impl Mine {
             Dblock { lver, ..Dblock::default() }
         };
         self.dblock = Dblock { mbal: Some(mbal), ..kept };
+        self.mode = self.keeps;
         assert!(self.dblock.lver >= old.lver, "I2: lver never falls");
         assert!(self.dblock.mbal > old.mbal, "I2: mbal never falls, and no number is used twice");
     }

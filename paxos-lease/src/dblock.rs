@@ -197,6 +197,21 @@ pub struct ModeBlock {
 }
 
 impl ModeBlock {
+    /// No claim.
+    pub const NONE: Self = ModeBlock { flags: 0, reserved: 0, generation: Generation(0) };
+
+    /// The claim of a host that shares the lease.
+    #[must_use]
+    pub const fn shared(generation: Generation) -> Self {
+        ModeBlock { flags: SHARED, reserved: 0, generation }
+    }
+
+    /// Whether both say the same: the reserved word says nothing.
+    #[must_use]
+    pub fn says(&self, other: &Self) -> bool {
+        (self.flags, self.generation) == (other.flags, other.generation)
+    }
+
     /// Whether the host claims the lease in shared mode.
     #[must_use]
     pub const fn is_shared(&self) -> bool {

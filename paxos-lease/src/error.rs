@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use holdfast_io::disk::IoError;
-use holdfast_io::ids::{HostId, HostTerm, Lver};
+use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, ResourceName};
 use holdfast_io::leader::LeaderError;
 use holdfast_io::seal::{AreaUuid, SealError};
 use holdfast_io::units::Geometry;
@@ -68,6 +68,16 @@ pub enum AreaError {
         found: AreaUuid,
         /// In the area's tail.
         expected: AreaUuid,
+    },
+    /// A value that its lease has no room for.
+    #[error("the lease at offset {offset} of {path} has no room for a value of {needed} bytes")]
+    NoRoom {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// Bytes.
+        needed: usize,
     },
     /// A host's dblock sector is damaged (-214). It may hide a shared holder or a committed value, so nobody may go on.
     #[error("dblock of host_id {host_id} at offset {offset} of {path} cannot be trusted")]
@@ -169,6 +179,22 @@ pub enum AcquireError {
         /// Byte offset on it.
         offset: u64,
     },
+    /// We share the lease, and our mode block does not say so: a host that took us for dead has cleared it.
+    #[error(
+        "this host shares the lease at offset {offset} of {path}, and its mode block there names generation {found} \
+         (0: nobody): another host has taken it for dead"
+    )]
+    ClaimGone {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// In our mode block.
+        found: Generation,
+    },
+    /// The lease was won, and could not be turned into what was asked for.
+    #[error(transparent)]
+    Share(ReleaseError),
     /// lver or ballot numbers are used up; only a damaged or forged record can bring that about.
     #[error("{field} at offset {offset} of {path} cannot rise any further: format the lease anew")]
     UsedUp {
@@ -220,6 +246,21 @@ pub enum ReleaseError {
         path: Arc<str>,
         /// Byte offset of the lease.
         offset: u64,
+    },
+    /// The lease is given back, and has kept its name.
+    #[error(
+        "the lease at offset {offset} of {path} is given back but not renamed to {name}: its leader record was written by host \
+         {by}, who may still be at work on it"
+    )]
+    NotRenamed {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// The name it was to have.
+        name: ResourceName,
+        /// Who published the record.
+        by: u64,
     },
     /// The leader record has another lver (-250).
     #[error("lease at offset {offset} of {path} has lver {found}, expected {expected}")]

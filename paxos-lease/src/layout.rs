@@ -22,6 +22,12 @@ pub const FIRST_DBLOCK: SectorIndex = SectorIndex(2);
 /// The lease value block, whatever the geometry: in three of the five it is outside the area.
 const VALUE_BLOCK: u32 = 2002;
 
+/// The sector of the lease value block. `None`: sanlock would read and write it in the lease that lies behind this one.
+#[must_use]
+pub const fn value_sector(geometry: Geometry) -> Option<SectorIndex> {
+    if VALUE_BLOCK < geometry.sectors() { Some(SectorIndex(VALUE_BLOCK)) } else { None }
+}
+
 /// The sector of a host's dblock and mode block.
 #[must_use]
 pub const fn dblock_of(host: HostId) -> SectorIndex {
@@ -38,6 +44,15 @@ pub const fn uuid_sector(geometry: Geometry) -> SectorIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_has_a_place_in_areas_of_2048_sectors_alone() {
+        let places: Vec<_> = Geometry::ALL.iter().map(|g| value_sector(*g).map(|s| s.0)).collect();
+        assert_eq!(places, [Some(2002), None, None, None, Some(2002)]);
+        for geometry in Geometry::ALL {
+            assert_ne!(value_sector(geometry), Some(uuid_sector(geometry)));
+        }
+    }
 
     #[test]
     fn every_area_has_room_for_its_uuid_beside_what_sanlock_uses() {

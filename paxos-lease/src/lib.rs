@@ -64,6 +64,7 @@ pub mod acquire;
 mod area;
 mod ballot;
 pub mod choose;
+pub mod convert;
 pub mod dblock;
 mod entry;
 pub mod error;
@@ -72,9 +73,11 @@ pub mod layout;
 pub mod liveness;
 mod majority;
 pub mod number;
+pub mod owners;
 pub mod release;
 pub mod request;
 mod shared;
+pub mod value;
 
 #[cfg(test)]
 mod testing;
@@ -83,6 +86,7 @@ mod tests;
 
 pub use acquire::{Acquired, Options, Refusal, RefusalKind, acquire};
 pub use area::{LeaseAt, Me};
+pub use convert::{AfterShare, ShareFailed, Sharing, exclude, share};
 pub use error::{AcquireError, AcquireFailed, AreaError, ReleaseError, ReleaseFailed};
 pub use liveness::{Gone, HostLiveness, LivenessError, Verdict};
-pub use release::{Held, Retract, release, retract};
+pub use release::{Held, Mode, Retract, release, rename, retract};

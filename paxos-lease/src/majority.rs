@@ -12,7 +12,7 @@ use holdfast_io::disk::Disk;
 use crate::area::{Area, may_have_landed};
 use crate::ballot::Mine;
 use crate::choose::block_of;
-use crate::dblock::{Dblock, HostSector};
+use crate::dblock::HostSector;
 use crate::error::AreaError;
 use crate::layout::dblock_of;
 
@@ -24,25 +24,25 @@ pub(crate) async fn write_then_read_majority<D: Disk, C: Clock>(
     hosts: u32,
     mine: &mut Mine,
 ) -> Result<Vec<HostSector>, AreaError> {
-    if let Err(e) = area.write_own(mine.dblock()).await {
+    if let Err(e) = area.write_own(mine.dblock(), mine.mode()).await {
         // It may land at any later time: nobody may write this sector, or judge the lease, before it is reaped (I6).
         mine.in_doubt |= may_have_landed(&e);
         return Err(e);
     }
     let seen = area.read_hosts(hosts).await?;
-    untouched(area, mine.dblock(), &seen)?;
+    untouched(area, mine, &seen)?;
     Ok(seen)
 }
 
 /// I1, seen from its victim: our block is as we wrote it.
 pub(crate) fn untouched<D: Disk, C: Clock>(
     area: &Area<'_, D, C>,
-    mine: &Dblock,
+    mine: &Mine,
     seen: &[HostSector],
 ) -> Result<(), AreaError> {
     let host_id = area.me.term.host_id;
-    let found = block_of(seen, host_id).map(|s| s.dblock);
-    if found == Some(*mine) {
+    let found = block_of(seen, host_id).map(|s| (s.dblock, s.mode));
+    if found.is_some_and(|(dblock, mode)| dblock == *mine.dblock() && mode.says(mine.mode())) {
         return Ok(());
     }
     Err(AreaError::ForeignWrite {
@@ -50,6 +50,6 @@ pub(crate) fn untouched<D: Disk, C: Clock>(
         offset: area.offset(dblock_of(host_id)),
         host_id,
         found: format!("{found:?}"),
-        expected: format!("{mine:?}"),
+        expected: format!("{:?}", (mine.dblock(), mine.mode())),
     })
 }

@@ -1,17 +1,19 @@
-//! Giving a lease back: [`release`] what is held, [`retract`] what was left half-way (spec D 4.8).
+//! Giving a lease back: [`release`] what is held, [`retract`] what was left half-way (spec D 4.8, 4.9).
 //!
 //! Both say RELEASED in our own dblock first and free the leader record second, and the second only if we wrote that
 //! record. If another host published our value, it may still be at work on the leader: we do not touch it, and RELEASED
 //! at this lver tells everybody that the lver is over.
 //!
-//! I/O of a release: W dblock, R leader, W leader (without the last where another host published). Of a retract: R own
-//! sector, W dblock, R leader, and W leader where it is ours.
+//! A lease held in shared mode has a free leader record. What is given back is the claim in our mode block.
+//!
+//! I/O of a release: W dblock, R leader, W leader (without the last where another host published); of a shared one: R own
+//! sector, W it. Of a retract: R own sector, W it, R leader, and W leader where it is ours.
 
 use std::fmt;
 
 use holdfast_io::clock::{Clock, First, first_of};
 use holdfast_io::disk::Disk;
-use holdfast_io::ids::{HostTerm, Lver, RemoteTimestamp};
+use holdfast_io::ids::{HostTerm, Lver, RemoteTimestamp, ResourceName};
 use holdfast_io::leader::{LeaderRecord, SHORT_HOLD};
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::AreaUuid;
@@ -20,27 +22,44 @@ use holdfast_io::units::Geometry;
 use tracing::info;
 
 use crate::area::{Area, LeaseAt, Me};
-use crate::dblock::Dblock;
+use crate::dblock::{Dblock, HostSector, ModeBlock};
 use crate::error::{AreaError, ReleaseError, ReleaseFailed};
 
-/// A lease held exclusively: what a release needs to know.
+/// How a lease is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// By one host. The leader record names it.
+    #[default]
+    Exclusive,
+    /// By any number of hosts. The mode block of each says so, and the leader record is free.
+    Shared,
+}
+
+/// A lease that is held: what a release needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// The lease.
     pub lease: LeaseAt,
+    /// How.
+    pub mode: Mode,
     /// The shape of its area, as its leader says.
     pub geometry: Geometry,
     /// The area's UUID.
     pub area: AreaUuid,
-    /// The leader record by which it is ours.
+    /// The leader record by which it is ours, or was when we began to share it.
     pub leader: LeaderRecord,
-    /// Our dblock as we wrote it last.
+    /// Our dblock as we wrote it when it became ours.
     pub dblock: Dblock,
 }
 
 impl Held {
     pub(crate) fn new<D, C>(area: &Area<'_, D, C>, leader: LeaderRecord, dblock: Dblock) -> Self {
-        Held { lease: *area.lease, geometry: area.geometry, area: area.uuid, leader, dblock }
+        let (lease, mode) = (*area.lease, Mode::Exclusive);
+        Held { lease, mode, geometry: area.geometry, area: area.uuid, leader, dblock }
+    }
+
+    pub(crate) fn area<'a, D, C>(&'a self, disk: &'a D, clock: &'a C, me: &'a Me) -> Area<'a, D, C> {
+        Area { disk, clock, lease: &self.lease, me, geometry: self.geometry, uuid: self.area }
     }
 
     /// The lease version under which it is held.
@@ -62,11 +81,19 @@ struct Duty {
     area: AreaUuid,
     term: HostTerm,
     lver: Lver,
+    /// What our mode block is to say: a claim where we go on sharing the lease.
+    mode: ModeBlock,
 }
 
 impl Retract {
-    pub(crate) fn new(lease: &LeaseAt, (geometry, area): (Geometry, AreaUuid), term: HostTerm, lver: Lver) -> Self {
-        Retract(Box::new(Duty { lease: *lease, geometry, area, term, lver }))
+    pub(crate) fn new(
+        lease: &LeaseAt,
+        (geometry, area): (Geometry, AreaUuid),
+        term: HostTerm,
+        lver: Lver,
+        mode: ModeBlock,
+    ) -> Self {
+        Retract(Box::new(Duty { lease: *lease, geometry, area, term, lver, mode }))
     }
 
     /// The lease it is about.
@@ -96,41 +123,106 @@ impl fmt::Debug for Retract {
 /// # Errors
 /// [`ReleaseFailed`], with a duty unless the lease turns out not to be ours any more.
 pub async fn release<D: Disk, C: Clock>(disk: &D, clock: &C, held: Held, me: &Me) -> Result<(), ReleaseFailed> {
+    release_as(disk, clock, held, me, None).await
+}
+
+/// Gives back a lease that is held exclusively, and gives it another name by the same write of the leader record (spec D 4.8).
+/// Where another host has published the record, it is that host's, and keeps its name.
+///
+/// # Errors
+/// [`ReleaseFailed`], as [`release`]; with [`ReleaseError::NotRenamed`] the lease is given back, under its old name.
+pub async fn rename<D: Disk, C: Clock>(
+    disk: &D,
+    clock: &C,
+    held: Held,
+    me: &Me,
+    name: ResourceName,
+) -> Result<(), ReleaseFailed> {
+    assert_eq!(held.mode, Mode::Exclusive, "a shared lease is others' as well");
+    release_as(disk, clock, held, me, Some(name)).await
+}
+
+async fn release_as<D: Disk, C: Clock>(
+    disk: &D,
+    clock: &C,
+    held: Held,
+    me: &Me,
+    name: Option<ResourceName>,
+) -> Result<(), ReleaseFailed> {
     assert_eq!(held.leader.owner(), Some(me.term), "a lease is released by the term that holds it");
-    let area = Area { disk, clock, lease: &held.lease, me, geometry: held.geometry, uuid: held.area };
+    let area = held.area(disk, clock, me);
     let lver = held.leader.lver;
-    give_back(&area, &held).await.map_err(|error| {
-        // Of an I/O that failed the outcome is open; a record that is not ours is not ours to retry on.
-        let again = matches!(error, ReleaseError::Area(AreaError::Io(_)));
-        ReleaseFailed {
-            undo: again.then(|| Retract::new(&held.lease, (held.geometry, held.area), me.term, lver)),
-            error,
-        }
+    let done = match held.mode {
+        Mode::Exclusive => give_back(&area, &held, &ModeBlock::NONE, name).await,
+        Mode::Shared => unshare(&area).await,
+    };
+    done.map_err(|error| {
+        let again = may_pass(&error, me);
+        let shape = (held.geometry, held.area);
+        ReleaseFailed { undo: again.then(|| Retract::new(&held.lease, shape, me.term, lver, ModeBlock::NONE)), error }
     })
 }
 
-async fn give_back<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Result<(), ReleaseError> {
+/// Whether another try may succeed. Of an I/O that failed the outcome is open. Our own sector, which nobody else writes, may be
+/// readable again; as long as it is not, it tells others that we hold what we do not. A leader record that is damaged or not
+/// ours is not ours to retry on: our own next acquire, or our end, makes up for it.
+fn may_pass(error: &ReleaseError, me: &Me) -> bool {
+    match error {
+        ReleaseError::StillInFlight { .. } | ReleaseError::Area(AreaError::Io(_)) => true,
+        ReleaseError::Area(AreaError::Dblock { host_id, .. }) => *host_id == me.term.host_id,
+        _ => false,
+    }
+}
+
+/// Gives a lease that is ours exclusively back, or into shared mode: `mode` is what our mode block says from then on. `name`: its
+/// new one.
+pub(crate) async fn give_back<D: Disk, C: Clock>(
+    area: &Area<'_, D, C>,
+    held: &Held,
+    mode: &ModeBlock,
+    name: Option<ResourceName>,
+) -> Result<(), ReleaseError> {
     // mbal, bal, inp and lver stay (I2). Crash after this: the leader still names us, and others wait for host_dead,
-    // or, if another published our value, take the lease at once. Both are right, since we hold nothing any more.
-    area.write_own(&held.dblock.released()).await?;
+    // or, if another published our value, take the lease at once. Both are right, since we hold nothing exclusively any more.
+    // A claim to share it says the same write: whoever finds this lver over by our RELEASED, or by a leader record that we
+    // free after it, reads our block after that, with the claim (S1).
+    area.write_own(&held.dblock.released(), mode).await?;
     let found = area.read_leader().await?;
     if found.write_id != area.me.term.host_id.get() {
-        return Ok(());
+        let (path, offset) = (area.disk.path().clone(), area.lease.at.0);
+        return name.map_or(Ok(()), |name| Err(ReleaseError::NotRenamed { path, offset, name, by: found.write_id }));
     }
     same_record(area, &held.leader, &found)?;
     // Held up here, we are still the owner on disk: nobody takes the lver before we are dead, and then D2 has long
     // refused this write. Should a late publisher come in between, ours is the outdated record (entry.rs).
-    free_leader(area, &found).await?;
+    free_leader(area, &found, name).await?;
+    Ok(())
+}
+
+/// Takes our claim to share the lease back. Our dblock stays as it stands there: since we began to share, a conversion may have
+/// raised it (I2). Held up before the write we are one more sharer for others; landing late it finds our sector as we left
+/// it, for nobody else writes it while we live, and our own next write waits for it (I6).
+async fn unshare<D: Disk, C: Clock>(area: &Area<'_, D, C>) -> Result<(), ReleaseError> {
+    let own = area.read_host(area.me.term.host_id).await?;
+    if own.mode.is_shared() {
+        area.write_own(&own.dblock, &ModeBlock::NONE).await?;
+    }
+    info!(resource = %area.lease.resource, "shared lease released");
     Ok(())
 }
 
 /// Frees a leader record that is ours, by our own hand (spec D 4.8, 6).
-async fn free_leader<D: Disk, C: Clock>(area: &Area<'_, D, C>, leader: &LeaderRecord) -> Result<(), AreaError> {
+async fn free_leader<D: Disk, C: Clock>(
+    area: &Area<'_, D, C>,
+    leader: &LeaderRecord,
+    name: Option<ResourceName>,
+) -> Result<(), AreaError> {
     let me = area.me.term;
     assert!(leader.owner() == Some(me) && leader.write_id == me.host_id.get(), "only what we own and wrote ourselves");
     let free = LeaderRecord {
         timestamp: RemoteTimestamp::FREE,
         flags: leader.flags & !SHORT_HOLD,
+        resource_name: name.unwrap_or(leader.resource_name),
         write_generation: me.generation.0,
         write_timestamp: area.clock.now().disk_seconds(),
         ..*leader
@@ -170,7 +262,7 @@ fn same_record<D: Disk, C: Clock>(
 pub async fn retract<D: Disk, C: Clock>(disk: &D, clock: &C, duty: Retract, me: &Me) -> Result<(), ReleaseFailed> {
     assert_eq!(duty.0.term, me.term, "a duty ends with the term that left it");
     withdraw(disk, clock, &duty.0, me).await.map_err(|error| {
-        let again = matches!(error, ReleaseError::StillInFlight { .. } | ReleaseError::Area(AreaError::Io(_)));
+        let again = may_pass(&error, me);
         ReleaseFailed { error, undo: again.then_some(duty) }
     })
 }
@@ -183,15 +275,16 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
         return Err(ReleaseError::StillInFlight { path: disk.path().clone(), offset: duty.lease.at.0 });
     }
     let area = Area { disk, clock, lease: &duty.lease, me, geometry: duty.geometry, uuid: duty.area };
-    let own = area.read_host(me.term.host_id).await?.dblock;
+    let HostSector { dblock: own, mode, .. } = area.read_host(me.term.host_id).await?;
     // Where nothing of ours ever reached the disk for this lver, there is nothing that another host could adopt. What stands
     // there then is of an earlier one, and if it proposes us, another host may have published us for it: we are done with
     // that one too, or we would not have gone on.
     let ours = own.lver == duty.lver || (own.lver < duty.lver && own.inp.owner() == Some(me.term));
-    if ours && !own.is_released() {
+    if (ours && !own.is_released()) || !mode.says(&duty.mode) {
         // Never zero (I2): what others have seen of this lver stays, and gets the word that we are done with it.
         let empty = Dblock { lver: own.lver, ..Dblock::default() };
-        area.write_own(&if planted(Bug::RetractForgets) { empty } else { own.released() }).await?;
+        let kept = if ours { own.released() } else { own };
+        area.write_own(if planted(Bug::RetractForgets) { &empty } else { &kept }, &duty.mode).await?;
     }
     let leader = area.read_leader().await?;
     let by_our_hand = leader.owner() == Some(me.term) && leader.write_id == me.term.host_id.get();
@@ -199,7 +292,7 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     let given_up = leader.lver == duty.lver || (ours && leader.lver == own.lver);
     if by_our_hand && given_up && !leader.is_free() {
         // The same argument as in a release.
-        free_leader(&area, &leader).await?;
+        free_leader(&area, &leader, None).await?;
     }
     Ok(())
 }

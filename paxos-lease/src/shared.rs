@@ -48,7 +48,7 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
         let earliest = match liveness.verdict(holder).await? {
             Verdict::Gone(Gone::Free | Gone::Silent) => {
                 info!(%holder, "clearing the mode block of a dead shared holder");
-                area.write_host(holder.host_id, &sector.dblock).await?;
+                area.clear_mode(holder.host_id, &sector.dblock).await?;
                 continue;
             }
             Verdict::Gone(Gone::NewerGeneration | Gone::OtherOwner) => continue,

@@ -4,6 +4,7 @@ mod ballots;
 mod entries;
 mod interleave;
 mod releases;
+mod sharing;
 
 use holdfast_io::disk::Op::{Read, Write};
 use holdfast_io::stop::Stop;

@@ -90,6 +90,42 @@ fn one_lease_goes_back_and_forth_300_times_on_sectors_of_4096_bytes() {
     one_lease_goes_back_and_forth(4096);
 }
 
+/// Clients of both take leases exclusively and shared, convert them, give them back and die, at random: every answer is
+/// known beforehand, and both read the same owners from the disk after each.
+fn leases_are_used_in_both_modes(sector: u32) {
+    let device = LoopDevice::new(sector);
+    let (_machine, real) = real_host("theirs");
+    let (_our_machine, ours) = our_host("ours");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let told = run(
+        PYTHON,
+        &[
+            &script("mixed_modes.py"),
+            &format!("--a={}", text(&real.run_dir)),
+            &format!("--b={}", text(&ours.run_dir)),
+            &format!("--device={}", text(&device.path)),
+            &format!("--sector={sector}"),
+            "--seconds=20",
+        ],
+    );
+    let told: Value = serde_json::from_str(&told).unwrap();
+    for what in
+        ["acquire EX: 0", "acquire SH: 0", "acquire EX: -11", "acquire EX: -243", "convert EX: 0", "convert SH: 0"]
+    {
+        assert!(told["seen"][what].as_u64() >= Some(1), "{what}: {told}");
+    }
+}
+
+#[test]
+fn leases_are_shared_and_converted_across_both_programs_on_sectors_of_512_bytes() {
+    leases_are_used_in_both_modes(512);
+}
+
+#[test]
+fn leases_are_shared_and_converted_across_both_programs_on_sectors_of_4096_bytes() {
+    leases_are_used_in_both_modes(4096);
+}
+
 #[test]
 fn the_unmodified_binding_walks_through_the_life_of_a_lease_with_ours() {
     needed();

@@ -11,6 +11,8 @@ use harness::host::IO_TIMEOUT;
 use harness::{
     AT_MOST, Area, FreezableDisk, Guest, LATE, Machine, Process, SPACE, boot_now, stays_so_until, wait_until,
 };
+use holdfast_protocol::command::LockspaceUse;
+use holdfast_protocol::text::Name48;
 use nix::sys::signal::Signal;
 
 /// Fire timeout 10 s: the device counts 5 s, of which SIGTERM gets 2.
@@ -252,6 +254,22 @@ fn hosts_on_one_device_are_never_held_up_by_each_others_fences() {
     let again = Guest::holding(&mut first, &further, "one", "");
     assert!(!neighbour.process.is_over() && !again.process.is_over());
     wait_until("they see each other live", AT_MOST, || successor.sees_live(2) && other.sees_live(1));
+}
+
+#[test]
+fn p1_a_lockspace_in_use_by_what_no_daemon_can_see_is_left_to_the_watchdog() {
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let (mut first, daemon) = first_host(&area);
+    daemon.connection().set_config(LockspaceUse::Used, Name48::new(SPACE).unwrap()).unwrap();
+    daemon.process.signal(Signal::SIGKILL);
+    daemon.process.wait_over("the daemon", AT_MOST);
+    let before = area.delta(1);
+    let successor = first.start_daemon("first", &options(&first));
+    successor.wait_said("something uses it that is no process of ours", AT_MOST);
+    successor.wait_said("it is not known whether writes of the daemon before this one are still in flight", AT_MOST);
+    first.wait_fired(AT_MOST);
+    assert!(area.delta(1) == before, "nothing was written over the old term");
 }
 
 #[test]

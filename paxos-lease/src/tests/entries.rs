@@ -20,12 +20,14 @@ use crate::error::{AcquireError, AreaError};
 use crate::format::{NewLease, Writer, clear, plan};
 use crate::layout::{dblock_of, uuid_sector};
 use crate::liveness::{Gone, Verdict};
+use crate::release::Mode;
 use crate::testing::{
     Fate, Kind, ManualClock, Medium, SMALL, Said, announced, ballot, device, host, leader_at, lease, limited_device,
     machine, me, proposed, term, uuid,
 };
 
-const WAIT: Options = Options { expected_lver: None, num_hosts: None, wait_for_silent: true, backoff_seed: 1 };
+const WAIT: Options =
+    Options { mode: Mode::Exclusive, expected_lver: None, num_hosts: None, wait_for_silent: true, backoff_seed: 1 };
 
 #[test]
 fn a_free_lease_is_taken_in_seven_ios() {

@@ -15,8 +15,10 @@ use holdfast_io::leader::LeaderRecord;
 use holdfast_io::stop::Stop;
 
 use crate::acquire::{Acquired, Options, RefusalKind, acquire};
+use crate::convert::{Sharing, exclude, share};
 use crate::dblock::Dblock;
-use crate::release::{release, retract};
+use crate::entry::given_up;
+use crate::release::{Mode, release, retract};
 use crate::testing::{
     ALIVE, ManualClock, Medium, Paced, Said, device, leader_at, lease, let_others_run, me, proposed, term,
 };
@@ -173,4 +175,110 @@ fn s1_two_hosts_hand_a_lease_back_and_forth_and_never_hold_it_together() {
     }
     assert!(all >= 800, "at least two of eight attempts succeed on average: {all}");
     assert!(busiest >= 6, "and in some orders most of them: {busiest}");
+}
+
+/// Who uses a lease in which mode, by what the hosts themselves believe.
+#[derive(Default)]
+struct Users {
+    exclusive: Option<HostTerm>,
+    shared: std::collections::BTreeSet<u64>,
+    /// How often it was held exclusively, shared, shared by two, and converted to be exclusive.
+    counts: [u32; 4],
+}
+
+impl Users {
+    fn excludes(&mut self, who: HostTerm) {
+        assert_eq!(self.exclusive, None, "S1: {who} beside another exclusive holder");
+        assert!(self.shared.is_empty(), "S1: {who} beside shared holders {:?}", self.shared);
+        self.exclusive = Some(who);
+        self.counts[0] += 1;
+    }
+
+    fn shares(&mut self, who: HostTerm) {
+        assert_eq!(self.exclusive, None, "S1: {who} shares beside an exclusive holder");
+        self.shared.insert(who.host_id.get());
+        self.counts[1] += 1;
+        self.counts[2] += u32::from(self.shared.len() > 1);
+    }
+
+    fn ends(&mut self, who: HostTerm) {
+        self.exclusive = self.exclusive.filter(|other| *other != who);
+        self.shared.remove(&who.host_id.get());
+    }
+}
+
+/// One host that takes the lease in one mode or the other, and changes its mode in between.
+async fn user(n: u64, medium: Medium, clock: ManualClock, users: Rc<RefCell<Users>>, seed: u64) {
+    let disk = Paced(device(n, &medium, &clock));
+    let said = Said::of(term(1, 1), &[ALIVE]).and(term(2, 1), &[ALIVE]);
+    let (me, stop) = (me(n), Stop::new());
+    for round in 0..4 {
+        let choice = seed.wrapping_mul(2 * n + 1).wrapping_add(round) % 4;
+        let mode = if choice < 3 { Mode::Shared } else { Mode::Exclusive };
+        let options = Options { mode, backoff_seed: n * 1000 + round, ..Options::default() };
+        let mut held = match acquire(&disk, &clock, &said, &lease(), &me, &options, &stop).await {
+            Ok(Acquired::Ours(held)) => held,
+            Ok(Acquired::Theirs(refusal)) => {
+                if let Some(duty) = refusal.undo {
+                    retract(&disk, &clock, duty, &me).await.unwrap();
+                }
+                continue;
+            }
+            Err(failed) => panic!("{}", failed.error),
+        };
+        match mode {
+            Mode::Exclusive => users.borrow_mut().excludes(me.term),
+            Mode::Shared => users.borrow_mut().shares(me.term),
+        }
+        for _ in 0..choice * 3 {
+            let_others_run().await;
+        }
+        if choice == 3 {
+            users.borrow_mut().ends(me.term);
+            held = share(&disk, &clock, Sharing::new(held), &me).await.unwrap();
+            users.borrow_mut().shares(me.term);
+        } else if choice > 0 {
+            match exclude(&disk, &clock, &said, &held, &me, &options, &stop).await {
+                Ok(Acquired::Ours(exclusive)) => {
+                    users.borrow_mut().ends(me.term);
+                    users.borrow_mut().excludes(me.term);
+                    users.borrow_mut().counts[3] += 1;
+                    held = exclusive;
+                }
+                Ok(Acquired::Theirs(refusal)) => {
+                    if let Some(duty) = refusal.undo {
+                        retract(&disk, &clock, duty, &me).await.unwrap();
+                    }
+                    assert!(medium.host(n).mode.is_shared(), "refused, it is shared as before");
+                }
+                Err(failed) => panic!("{}", failed.error),
+            }
+        }
+        let_others_run().await;
+        users.borrow_mut().ends(me.term);
+        release(&disk, &clock, held, &me).await.unwrap();
+    }
+}
+
+#[test]
+fn s1_two_hosts_share_a_lease_convert_it_and_never_have_it_exclusively_beside_the_other() {
+    let mut all = [0; 4];
+    for seed in 0u64..600 {
+        let (medium, clock, users) = (Medium::formatted(2), ManualClock::waiting(), Rc::default());
+        let host = |n| user(n, medium.clone(), clock.clone(), Rc::clone(&users), seed);
+        let schedule = |step: usize| {
+            let burst = step as u64 / (1 + seed % 7);
+            (burst ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 61 & 1 == 1
+        };
+        interleave(&clock, schedule, host(1), host(2));
+        let counts = users.borrow().counts;
+        all.iter_mut().zip(counts).for_each(|(all, one)| *all += one);
+        // Whatever the order, nobody is left in anybody's way.
+        let (leader, hosts) = (medium.leader(), [medium.host(1), medium.host(2)]);
+        let owner = leader.owner().map(|owner| &hosts[owner.host_id.slot() as usize].dblock);
+        assert!(leader.is_free() || owner.is_some_and(|dblock| given_up(&leader, dblock)), "{leader:?}");
+        assert!(hosts.iter().all(|host| !host.mode.is_shared()));
+    }
+    let [exclusive, shared, together, converted] = all;
+    assert!(exclusive > 300 && shared > 600 && together > 60 && converted > 60, "{all:?}");
 }

@@ -12,11 +12,12 @@ use super::{content, held, run};
 use crate::acquire::{Options, acquire};
 use crate::dblock::Dblock;
 use crate::error::{AreaError, ReleaseError};
-use crate::release::{Held, release, retract};
+use crate::release::{Held, release, rename, retract};
 use crate::testing::{
     ALIVE, Fate, Kind, ManualClock, Medium, Said, Step, TestDevice, announced, ballot, device, leader_at, lease,
     limited_device, me, proposed, term,
 };
+use crate::value::{has_room, read_value, write_value};
 
 const RELEASE: [Step; 3] = [(Write, Kind::Own), (Read, Kind::Leader), (Write, Kind::Leader)];
 
@@ -36,6 +37,38 @@ fn a_release_is_three_ios_and_leaves_a_free_leader_and_a_released_dblock() {
     assert_eq!(disk.engine().steps(), RELEASE);
     assert_eq!(medium.leader(), LeaderRecord { timestamp: RemoteTimestamp::FREE, ..leader });
     assert_eq!(medium.dblock(1), dblock.released(), "the checksummed part is as it was (G5)");
+}
+
+#[test]
+fn a_value_is_a_sector_of_the_area_that_its_holder_reads_and_writes() {
+    let (_medium, clock, disk, held) = holding();
+    assert!(has_room(&held));
+    let read = || pollster::block_on(read_value(&disk, &clock, &held, &me(1))).unwrap();
+    assert_eq!(read(), vec![0; 512]);
+    pollster::block_on(write_value(&disk, &clock, &held, &me(1), b"a value")).unwrap();
+    let mut expected = b"a value".to_vec();
+    expected.resize(512, 0);
+    assert_eq!(read(), expected);
+    pollster::block_on(write_value(&disk, &clock, &held, &me(1), b"")).unwrap();
+    assert_eq!(read(), vec![0; 512], "zeros follow it");
+}
+
+#[test]
+fn a_lease_is_renamed_by_the_write_that_frees_it_and_only_where_that_is_ours() {
+    let (medium, clock, disk, held) = holding();
+    let (leader, name) = (held.leader, "renamed".parse().unwrap());
+    pollster::block_on(rename(&disk, &clock, held, &me(1), name)).unwrap();
+    assert_eq!(disk.engine().steps(), RELEASE);
+    let expected = LeaderRecord { timestamp: RemoteTimestamp::FREE, resource_name: name, ..leader };
+    assert_eq!(medium.leader(), expected);
+
+    let (medium, clock, disk, held) = holding();
+    let theirs = LeaderRecord { write_id: 3, ..held.leader };
+    medium.put_leader(&theirs);
+    let failed = pollster::block_on(rename(&disk, &clock, held, &me(1), name)).unwrap_err();
+    assert!(matches!(failed.error, ReleaseError::NotRenamed { by: 3, .. }) && failed.undo.is_none());
+    assert_eq!(medium.leader(), theirs);
+    assert!(medium.dblock(1).is_released(), "given back all the same");
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use holdfast_protocol::codes::ResultCode;
-use holdfast_protocol::command::{AcquireFlags, ReleaseFlags};
+use holdfast_protocol::command::{AcquireFlags, LeaseFlags, ReleaseFlags};
 use holdfast_protocol::payload::{Disk, Options, Resource, ResourceHead};
 use holdfast_protocol::request::{Request, Target};
 use holdfast_protocol::text::{DiskPath, Name48};
 
+use crate::checkers::Area;
 use crate::cluster::{Member, SPACE};
 use crate::daemon::{ResourceAt, World};
 use crate::dice::{Dice, Stream};
@@ -120,6 +121,10 @@ struct Program {
     rounds: u64,
     /// It closes its connection and goes on (under `holdfast exec` alone).
     closes: bool,
+    /// It shares its leases.
+    shares: bool,
+    /// Half-way it changes how it holds its one lease.
+    converts: bool,
 }
 
 impl Program {
@@ -155,7 +160,11 @@ impl Program {
         let runs = dice.skewed(least, habits.longest_run);
         let others_run = dice.skewed(least, habits.longest_run);
         let (others, rounds) = (1 + dice.below(2), 1 + dice.below(3));
-        Program { kind, manners, resources, flags, runs, others_run, others, rounds, closes: dice.chance(300) }
+        let (closes, shares) = (dice.chance(300), habits.shares > 0 && dice.chance(habits.shares));
+        // Several processes do not stop writing at one instant.
+        let alone = kind == Kind::Single && resources.len() == 1;
+        let converts = habits.converts > 0 && dice.chance(habits.converts) && alone;
+        Program { kind, manners, resources, flags, runs, others_run, others, rounds, closes, shares, converts }
     }
 
     async fn run(&self, leader: &Leader, sim: &Sim, got: &Cell<bool>, mut next_pid: impl FnMut() -> i32) -> Option<()> {
@@ -166,7 +175,7 @@ impl Program {
                 return None;
             }
             got.set(true);
-            self.resources.iter().for_each(|r| leader.writes(r.area));
+            self.resources.iter().for_each(|r| self.uses(leader, r.area, self.shares));
             if self.kind != Kind::Single {
                 for _ in 0..self.others {
                     leader.fork(next_pid(), self.kind == Kind::Heirs, self.others_run);
@@ -174,6 +183,10 @@ impl Program {
             }
             if self.closes && self.kind == Kind::Group {
                 leader.closes();
+            }
+            if self.converts {
+                sim.sleep(self.runs / 2).await;
+                self.convert(leader, sim).await?;
             }
             sim.sleep(self.runs).await;
             if self.kind == Kind::Single && self.rounds > 1 {
@@ -186,13 +199,43 @@ impl Program {
         Some(())
     }
 
+    fn uses(&self, leader: &Leader, area: Area, shared: bool) {
+        if shared { leader.reads(area) } else { leader.writes(area) }
+    }
+
+    /// Changes how it holds its lease. It stops writing before it asks to share it, and starts once it has it alone.
+    async fn convert(&self, leader: &Leader, sim: &Sim) -> Option<()> {
+        let at = self.resources.first()?;
+        if !self.shares {
+            sim.sleep(self.manners.last_write).await;
+            leader.stops_writing();
+        }
+        let wanted = if self.shares { LeaseFlags::NONE } else { LeaseFlags::SHARED };
+        let resource = ResourceHead { flags: wanted, ..head_of(at)? };
+        let done = leader.ask(Request::Convert { flags: self.flags, target: Target::This, resource }).await?;
+        match (self.shares, done == ResultCode::OK) {
+            (true, true) => {
+                leader.stops_writing();
+                leader.writes(at.area);
+            }
+            (false, true) => leader.reads(at.area),
+            // It shares it still, or does not know what it has.
+            (true | false, false) => {}
+        }
+        Some(())
+    }
+
     fn acquire(&self) -> Request {
         let resources = self.resources.iter().filter_map(|at| {
-            let name = |text: &str| Name48::new(text).ok();
-            let head = ResourceHead::named(name(SPACE)?, name(at.name)?);
+            let flags = if self.shares { LeaseFlags::SHARED } else { LeaseFlags::NONE };
+            let head = ResourceHead { flags, ..head_of(at)? };
             Some(Resource::new(head, vec![Disk::new(DiskPath::new(at.path.clone()).ok()?, at.offset)]))
         });
         let options = Options::default();
         Request::Acquire { flags: self.flags, target: Target::This, resources: resources.collect(), options }
     }
+}
+
+fn head_of(at: &ResourceAt) -> Option<ResourceHead> {
+    Some(ResourceHead::named(Name48::new(SPACE).ok()?, Name48::new(at.name).ok()?))
 }

@@ -85,6 +85,8 @@ words! {
         Acquiring = "acquiring",
         /// It holds one.
         Holding = "holding",
+        /// A lease is being converted.
+        Converting = "converting",
         /// It gives one back.
         Releasing = "releasing",
         /// It has lost its lockspace.
@@ -108,6 +110,7 @@ impl Phase {
             (Some("leaving"), _) => Phase::Leaving,
             (_, Some("opening")) => Phase::Opening,
             (_, Some("acquiring")) => Phase::Acquiring,
+            (_, Some("converting")) => Phase::Converting,
             (_, Some("held")) => Phase::Holding,
             (_, Some("releasing")) => Phase::Releasing,
             _ => Phase::Joined,

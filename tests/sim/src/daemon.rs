@@ -78,6 +78,10 @@ pub struct Habits {
     pub leaves: u32,
     /// Of a thousand acquires, how many wait for their turn.
     pub waits: u32,
+    /// Of a thousand programs, how many share their lease.
+    pub shares: u32,
+    /// Of a thousand programs with one lease, how many change how they hold it.
+    pub converts: u32,
     /// Which hosts want a lease, a bit for each.
     pub wants: u64,
     /// The longest that a host stays down, or without a daemon.

@@ -19,6 +19,8 @@ pub enum Stream {
     Scenario,
     /// What a host itself draws (back-off).
     Host(u8),
+    /// Who shares leases.
+    Sharing,
 }
 
 /// A stream of chance.
@@ -33,6 +35,7 @@ impl Dice {
             Stream::Schedule => 0,
             Stream::Disk(n) => 272 + u64::from(n),
             Stream::Scenario => 2,
+            Stream::Sharing => 3,
             Stream::Host(n) => 16 + u64::from(n),
         });
         Dice(rng)

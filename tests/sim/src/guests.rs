@@ -468,6 +468,15 @@ impl Leader {
         }
     }
 
+    /// It shares the lease of `area`: it reads from now on.
+    pub fn reads(&self, area: Area) {
+        let Some(term) = self.connection.term.get() else { return };
+        let hold = self.guests.0.checkers.shares(self.guests.0.host, term, area);
+        if let Some(family) = self.guests.0.state.borrow_mut().families.get_mut(&self.family) {
+            family.holds.push(hold);
+        }
+    }
+
     /// It has stopped writing by itself, and nothing is in flight.
     pub fn stops_writing(&self) {
         let holds = {

@@ -237,7 +237,13 @@ impl Plan {
             *steps = (*steps).min(most);
         }
         let longest = daemons.iter().map(|d| d.config.timing().host_dead()).max().unwrap_or_default();
-        let habits = habits(&mut dice, longest, kind);
+        let mut habits = habits(&mut dice, longest, kind);
+        // A peer may take exclusively what others share (docs/compatibility.md, M3): that has scenarios of its own.
+        if wishes.peers.is_none() {
+            let mut dice = Dice::new(seed, Stream::Sharing);
+            habits.shares = pick(&mut dice, &[0, 0, 300, 800]);
+            habits.converts = if habits.shares == 0 { 0 } else { pick(&mut dice, &[0, 300]) };
+        }
         let x = |d: &DaemonPlan| u64::from(d.config.io_timeout.seconds());
         let mut rates = rates(&mut dice, seconds(daemons.iter().map(x).min().unwrap_or(10)), kind);
         let two_disks = wishes.disks.map_or_else(|| dice.chance(300), |n| n > 1);
@@ -282,6 +288,8 @@ impl Plan {
                 families: 0,
                 leaves: 0,
                 waits: 0,
+                shares: 0,
+                converts: 0,
                 wants: u64::MAX,
                 absence: seconds(10),
             },
@@ -377,6 +385,8 @@ fn habits(dice: &mut Dice, longest: Duration, kind: Kind) -> Habits {
         families: pick(dice, &[0, 300, 700]),
         leaves: pick(dice, &[0, 0, 100]),
         waits: pick(dice, &[0, 300, 700]),
+        shares: 0,
+        converts: 0,
         wants: u64::MAX,
         absence: longest,
     }

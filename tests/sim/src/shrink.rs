@@ -156,7 +156,7 @@ fn replace<T: PartialEq>(place: &mut T, plain: T) -> bool {
 }
 
 /// Habits and disks without what makes them remarkable, one thing at a time.
-const PLAINER: [fn(&mut Plan) -> bool; 13] = [
+const PLAINER: [fn(&mut Plan) -> bool; 15] = [
     |p| replace(&mut p.rates.error, 0),
     |p| replace(&mut p.rates.late_per_mille, 0),
     |p| replace(&mut p.rates.never, 0),
@@ -169,6 +169,8 @@ const PLAINER: [fn(&mut Plan) -> bool; 13] = [
     |p| replace(&mut p.habits.unkillable, 0),
     |p| replace(&mut p.habits.leaves, 0),
     |p| replace(&mut p.habits.waits, 0),
+    |p| replace(&mut p.habits.shares, 0),
+    |p| replace(&mut p.habits.converts, 0),
     |p| replace(&mut p.habits.longest_pause, Duration::from_secs(1)),
 ];
 

@@ -28,7 +28,8 @@ use holdfast_io::units::{Geometry, LeaseOffset, SectorIndex, SectorSize};
 use paxos_lease::dblock::{HostSector, ModeBlock};
 use paxos_lease::layout::{LEADER, dblock_of};
 use paxos_lease::{
-    Acquired, Gone, HostLiveness, LeaseAt, LivenessError, Me, Options, Retract, Verdict, acquire, release, retract,
+    Acquired, Gone, HostLiveness, LeaseAt, LivenessError, Me, Mode, Options, Retract, Verdict, acquire, release,
+    retract,
 };
 
 use super::{Input, mend, one_line};
@@ -276,6 +277,7 @@ pub fn paxos_acquire(data: &[u8]) {
         geometry_hint: if control & 16 != 0 { Geometry::ALL[0] } else { geometry },
     };
     let options = Options {
+        mode: if control & 64 != 0 { Mode::Shared } else { Mode::Exclusive },
         expected_lver: (control & 4 != 0).then_some(before.lver),
         num_hosts: (control & 2 != 0).then_some(7),
         wait_for_silent: control & 1 != 0,
@@ -294,7 +296,10 @@ pub fn paxos_acquire(data: &[u8]) {
     only_ours_changed(shape, &bytes, &after, host_id);
     match end {
         Ok(Acquired::Ours(held)) => {
-            ours(shape, &bytes, &after, &me, &lease, hosts.always);
+            match held.mode {
+                Mode::Exclusive => ours(shape, &bytes, &after, &me, &lease, hosts.always),
+                Mode::Shared => shared(shape, &after, &me),
+            }
             if let Err(failed) = pollster::block_on(release(&disk, &&clock, held, &me)) {
                 one_line(&failed.error);
                 undone(&disk, &clock, failed.undo, &me);
@@ -313,6 +318,16 @@ fn me(term: HostTerm) -> Me {
     let machine = Machine { machine: MachineHash(7), boot: BootHash(8) };
     let fire = SealedFire::Within(FireTimeout::SANLOCK);
     Me { term, machine, fire, io_timeout: IoTimeout::DEFAULT }
+}
+
+/// A lease is shared by a claim in our own sector that nobody can overlook, beside a version that we have given up.
+fn shared(geometry: Geometry, after: &[u8], me: &Me) {
+    let at = dblock_of(me.term.host_id);
+    let Ok(Decoded::Record(own)) = HostSector::decode(sector(after, geometry, at), at) else {
+        unreachable!("our own sector is a valid one")
+    };
+    assert!(own.dblock.is_released());
+    assert!(own.mode.says(&ModeBlock::shared(me.term.generation)));
 }
 
 /// A duty left behind can be done on a disk that answers, or is refused for good.

@@ -8,8 +8,8 @@ use crate::calls::{self, Call, Place, connection_calls, registered_calls};
 use crate::{ClientError, Endpoint, Hosts, InquireAnswer, LockspaceFound, LockspacePresence};
 use holdfast_protocol::{
     AcquireFlags, AddLockspaceFlags, HEADER_SIZE, Header, InqLockspaceFlags, KillPath, KillPathFlags, Lockspace,
-    Name48, Options, ReleaseFlags, RemLockspaceFlags, ReplyPayload, Resource, ResourceHead, RestrictFlags, StateRecord,
-    Target, WriteResourceFlags, reply::MAX_REPLY,
+    LockspaceUse, Name48, Options, ReleaseFlags, RemLockspaceFlags, ReplyPayload, Resource, ResourceHead,
+    RestrictFlags, StateRecord, Target, WriteResourceFlags, reply::MAX_REPLY,
 };
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};

@@ -7,8 +7,8 @@
 use crate::{ClientError, Endpoint};
 use holdfast_protocol::{
     AcquireFlags, AddLockspaceFlags, Command, Header, Host, InqLockspaceFlags, KillPath, KillPathFlags, Lockspace,
-    Name48, Options, ReleaseFlags, RemLockspaceFlags, Reply, ReplyPayload, Request, Resource, ResourceHead,
-    RestrictFlags, ResultCode, StateRecord, Target, WriteResourceFlags,
+    LockspaceUse, Name48, Options, ReleaseFlags, RemLockspaceFlags, Reply, ReplyPayload, Request, Resource,
+    ResourceHead, RestrictFlags, ResultCode, StateRecord, Target, WriteResourceFlags,
 };
 use std::path::PathBuf;
 
@@ -201,6 +201,17 @@ pub(crate) fn inq_lockspace(flags: InqLockspaceFlags, lockspace: Lockspace) -> C
     }
 }
 
+pub(crate) fn set_config(what: LockspaceUse, lockspace: Name48) -> Call<()> {
+    plain(Request::SetConfig {
+        config: what.number(),
+        lockspace: Lockspace { name: lockspace, ..Lockspace::default() },
+    })
+}
+
+pub(crate) fn convert(target: Target, flags: AcquireFlags, resource: ResourceHead) -> Call<()> {
+    plain(Request::Convert { flags, target, resource })
+}
+
 pub(crate) fn get_lockspaces() -> Call<Vec<Lockspace>> {
     Call {
         request: Request::GetLockspaces,
@@ -317,6 +328,16 @@ macro_rules! connection_calls {
             self.call(calls::acquire(target, flags, resources, options))$($await)*
         }
 
+        /// Makes a lease that `target` holds a shared one, if the resource says SHARED, else an exclusive one.
+        pub $($async)? fn convert(
+            &mut self,
+            target: Target,
+            flags: AcquireFlags,
+            resource: ResourceHead,
+        ) -> Result<(), ClientError> {
+            self.call(calls::convert(target, flags, resource))$($await)*
+        }
+
         /// Gives leases of `target` back; with ORPHAN, orphans: the value is how many are being released.
         pub $($async)? fn release(
             &mut self,
@@ -349,6 +370,11 @@ macro_rules! connection_calls {
             lockspace: Lockspace,
         ) -> Result<(), ClientError> {
             self.call(calls::rem_lockspace(flags, lockspace))$($await)*
+        }
+
+        /// Tells whether something uses a lockspace whose end the daemon cannot see. The daemon closes the connection.
+        pub $($async)? fn set_config(mut self, what: LockspaceUse, lockspace: Name48) -> Result<(), ClientError> {
+            self.call(calls::set_config(what, lockspace))$($await)*
         }
 
         /// Whether a lockspace is joined: name, path and offset must match, and host_id unless it is 0.

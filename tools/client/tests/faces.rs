@@ -4,8 +4,8 @@
 
 use holdfast_client::protocol::{
     self, AcquireFlags, AddLockspaceFlags, Class, Disk, DiskPath, Header, Host, Incoming, InqLockspaceFlags, KillPath,
-    KillPathFlags, KillText, Lockspace, Message, Name48, Options, ReleaseFlags, RemLockspaceFlags, Reply, Request,
-    RequestReader, Resource, ResourceHead, RestrictFlags, ResultCode, StateRecord, StateText, Target,
+    KillPathFlags, KillText, Lockspace, LockspaceUse, Message, Name48, Options, ReleaseFlags, RemLockspaceFlags, Reply,
+    Request, RequestReader, Resource, ResourceHead, RestrictFlags, ResultCode, StateRecord, StateText, Target,
     WriteResourceFlags,
 };
 use holdfast_client::{ClientError, Endpoint, Hosts, InquireAnswer, LockspacePresence, asynchronous, blocking};
@@ -154,6 +154,8 @@ macro_rules! every_call {
         assert_eq!(c.release(pid, ReleaseFlags::ORPHAN, vec![resource().head])$($wait)*, Ok(3));
         let state = b"LS1:vm:/dev/leases:1048576:2".to_vec();
         assert_eq!(c.inquire(pid)$($wait)*, Ok(InquireAnswer { count: 1, state }));
+        assert_eq!(c.convert(pid, AcquireFlags::OWNER_NOWAIT, resource().head)$($wait)*, Ok(()));
+        assert_eq!(open().set_config(LockspaceUse::UsedByOrphans, name("LS1"))$($wait)*, Ok(()));
         assert_eq!(c.write_lockspace(10, lockspace())$($wait)*, Ok(()));
         let found = c.read_lockspace(lockspace())$($wait)*.unwrap();
         assert_eq!((found.lockspace, found.io_timeout), (lockspace(), 10));
@@ -187,7 +189,7 @@ fn every_call_says_the_same_on_both_faces() {
         let daemon = Daemon::start(willing);
         use_face(&daemon.endpoint().with_deadline(Duration::from_secs(20)));
         let requests: Vec<Request> = daemon.heard.try_iter().flatten().collect();
-        assert_eq!(requests.len(), 25);
+        assert_eq!(requests.len(), 27);
         requests
     };
     let blocking = heard(&|endpoint| every_call!(blocking, endpoint, []));

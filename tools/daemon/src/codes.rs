@@ -83,6 +83,7 @@ pub fn of_area(e: &AreaError) -> ResultCode {
         AreaError::Seal { .. } | AreaError::OtherArea { .. } => ResultCode::LEADER_CHECKSUM,
         AreaError::Dblock { .. } | AreaError::ForeignWrite { .. } => ResultCode::DBLOCK_CHECKSUM,
         AreaError::Shape { .. } => ResultCode::LEADER_DIFFERS,
+        AreaError::NoRoom { .. } => ResultCode::EOPNOTSUPP,
     }
 }
 
@@ -98,6 +99,8 @@ pub fn of_acquire(e: &AcquireError) -> ResultCode {
         AcquireError::NumHosts { .. } => ResultCode::EINVAL,
         AcquireError::Superseded { .. } => ResultCode::HELD_BY_LIVE_HOST,
         AcquireError::AlreadyShared { .. } => ResultCode::EEXIST,
+        AcquireError::ClaimGone { .. } => ResultCode::RELEASE_OWNER,
+        AcquireError::Share(e) => of_release(e),
         AcquireError::UsedUp { .. } => ResultCode::DBLOCK_CHECKSUM,
         AcquireError::Disagreement { .. } => ResultCode::LEADER_DIFFERS,
     }
@@ -112,6 +115,7 @@ pub const fn of_refusal(kind: &RefusalKind) -> ResultCode {
         RefusalKind::SharedHolders(_) => ResultCode::EAGAIN,
         RefusalKind::LostBallot => ResultCode::LOST_BALLOT,
         RefusalKind::CommittedOther => ResultCode::LOST_COMMIT,
+        RefusalKind::SharedRetries => ResultCode::SHARED_RETRIES,
         RefusalKind::Stopped => ResultCode::ENOTTY,
     }
 }
@@ -122,6 +126,7 @@ pub fn of_release(e: &ReleaseError) -> ResultCode {
     match e {
         ReleaseError::Area(e) => of_area(e),
         ReleaseError::StillInFlight { .. } => ResultCode::IO_TIMEOUT,
+        ReleaseError::NotRenamed { .. } => ResultCode::GENERAL_ERROR,
         ReleaseError::Lver { .. } => ResultCode::RELEASE_LVER,
         ReleaseError::Record { .. } => ResultCode::RELEASE_OWNER,
     }

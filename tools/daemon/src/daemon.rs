@@ -19,11 +19,12 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::linux::Linux;
+use crate::log_ring::LogRing;
 use crate::platform::Platform;
 use crate::procfs::{ProcError, Procfs};
 use crate::restart::{Inheritance, Succession};
 use crate::rundir::{RunDir, RunDirError};
-use crate::runtime::serve;
+use crate::runtime::{Desk, serve};
 use crate::state_file::{self, SpaceRecord, StateFileError};
 use crate::supervisor::{Report, Settings, Supervisor};
 use crate::watchdog::{Choice, WatchdogError};
@@ -40,6 +41,8 @@ pub struct Options {
     pub owner: (Option<Uid>, Option<Gid>),
     /// Whether to lock memory.
     pub lock_memory: bool,
+    /// Where log lines are kept for clients that ask.
+    pub log: LogRing,
 }
 
 /// Why the daemon did not start, or did not go on.
@@ -124,7 +127,8 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let listener = UnixListener::from_std(run_dir.listen(options.owner)?)?;
         tracing::info!(run_dir = %run_dir.path().display(), host = %options.config.host_name, "ready");
         let works = Works::new(Supervisor::new(settings, proven), linux.clone(), machine, options.config.host_name);
-        serve(works, most_guests, listener, shutdown_signals()?, at_start).await.map_err(DaemonError::from)
+        let desk = Desk { most_guests, log: options.log.clone() };
+        serve(works, desk, listener, shutdown_signals()?, at_start).await.map_err(DaemonError::from)
     })
 }
 

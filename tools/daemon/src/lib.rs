@@ -9,6 +9,7 @@ pub mod group;
 pub mod guard;
 pub mod linux;
 pub mod lockspace;
+pub mod log_ring;
 pub mod nodes;
 pub mod note;
 pub mod platform;

@@ -25,7 +25,7 @@ use crate::codes;
 use crate::note::{Note, Notes};
 use crate::platform::{Disk as LeaseDisk, LeaseFile, Platform};
 use crate::state_file::FenceRecord;
-use crate::supervisor::event::{Event, Join, JoinRequest};
+use crate::supervisor::event::{Event, Join, JoinRequest, Took};
 
 /// A failed renewal is tried again after this long.
 const RETRY: Duration = Duration::from_millis(500);
@@ -90,7 +90,8 @@ impl<P: Platform> Lockspace<P> {
         match self.join(clock, &mut device, &mut fenced).await {
             Ok((mut held, disk)) => {
                 held.comes_into_force();
-                let join = Join { generation: held.generation(), started_at: held.started_at() };
+                let geometry = held.area().geometry;
+                let join = Join { generation: held.generation(), started_at: held.started_at(), geometry };
                 self.notes.event(Event::Joined { space, result: Ok(join) });
                 self.renew(clock, *held, &disk).await;
                 disk.reaped().await;
@@ -251,17 +252,21 @@ impl<P: Platform> Lockspace<P> {
         let mut next = held.started_at().after(interval);
         while self.control.leave.sleep_until(clock, next).await == Waited::Elapsed {
             let renewal = held.renew(disk, clock, &Publication::default()).await;
+            let over = clock.now();
+            let read = renewal.view.as_ref().map_or(Duration::ZERO, |view| view.read_ended.since(view.read_started));
             if let Some(view) = renewal.view {
                 self.notes.send(Note::Seen { space, view });
             }
             next = match renewal.result {
                 Ok(started_at) => {
-                    self.notes.event(Event::Renewed { space, started_at });
+                    let took = Took { read, write: over.since(started_at) };
+                    self.notes.event(Event::Renewed { space, started_at, took });
                     started_at.after(interval)
                 }
                 Err(e) => {
                     let lost = matches!(e, RenewError::Lost(_));
-                    self.notes.event(Event::RenewalFailed { space, why: codes::chain(&e), lost });
+                    let timed_out = matches!(&e, RenewError::Io(e) if codes::of_io(e) == ResultCode::IO_TIMEOUT);
+                    self.notes.event(Event::RenewalFailed { space, why: codes::chain(&e), lost, timed_out });
                     if lost { LocalInstant::NEVER } else { clock.now().after(RETRY) }
                 }
             };

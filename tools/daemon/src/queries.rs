@@ -1,4 +1,5 @@
-//! Requests answered from the disk, or from what was observed of other hosts: GET_HOSTS, READ_*, WRITE_*, EXPLAIN.
+//! Requests answered from the disk, from what was observed of other hosts, or from the log: GET_HOSTS, HOST_STATUS, ALIGN,
+//! READ_*, WRITE_*, LOG_DUMP, EXPLAIN.
 //!
 //! They change nothing in the supervisor's state and each runs as a task of its own, so a disk that hangs delays only the
 //! client that asked for it. Spec A 6.
@@ -8,12 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use delta_lease::liveness::Observation;
 use delta_lease::{DeltaArea, HostState as State};
 use holdfast_io::clock::{BootClock, Clock, LocalInstant};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::{IoError, ReadDisk};
 use holdfast_io::identity::Machine;
-use holdfast_io::ids::{HostId, ResourceName, SpaceName};
+use holdfast_io::ids::{HostId, HostTerm, ResourceName, SpaceName};
 use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::aligned::AlignedBuf;
@@ -24,12 +26,14 @@ use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{LeaseFlags, LockspaceFlags, WriteResourceFlags};
 use holdfast_protocol::payload::{Disk as WireDisk, Host, HostState, Lockspace, Resource};
 use holdfast_protocol::request::Request;
+use holdfast_protocol::state::{StateRecord, StateText};
 use holdfast_protocol::text::Name48;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::codes;
 use crate::linux::Linux;
+use crate::log_ring::LogRing;
 use crate::nodes::Nodes;
 use crate::platform::Disk;
 use crate::resource::SpaceShared;
@@ -89,12 +93,18 @@ pub struct Context {
     pub used: Rc<Vec<InUse>>,
     /// The formattings whose writes may still land.
     pub formats: Formats,
+    /// The latest log lines.
+    pub log: LogRing,
 }
 
 /// Answers a request.
 pub async fn answer(context: Context, request: Request) -> Answer {
     match request {
         Request::GetHosts { lockspace } => context.get_hosts(&lockspace),
+        Request::HostStatus { .. } => context.host_status(),
+        Request::LogDump => log_dump(&context.log),
+        Request::Align { disk } => context.align(&disk).await,
+        Request::ReadResourceOwners { resource } => context.read_owners(resource).await,
         Request::ReadLockspace { lockspace } => context.read_lockspace(lockspace).await,
         Request::WriteLockspace { io_timeout, lockspace, .. } => {
             Answer::of(context.write_lockspace(io_timeout, &lockspace).await)
@@ -122,21 +132,117 @@ impl Context {
         let row = |id: HostId| -> Option<Host> {
             let seen = hosts.observation(id)?;
             let state = if id == space.me.term.host_id { State::Live } else { hosts.state(id, now)? };
+            let io_timeout = seen.io_timeout().filter(|_| seen.was_used());
             Some(Host {
                 host_id: id.get(),
                 generation: seen.generation().map_or(0, |g| g.0),
                 timestamp: seen.timestamp().map_or(0, |t| t.0),
-                io_timeout: seen.io_timeout().map_or(0, |t| u32::from(t.seconds())),
+                io_timeout: io_timeout.map_or(0, |t| u32::from(t.seconds())),
                 flags: wire_state(state).number(),
             })
         };
-        let rows: Vec<Host> = match HostId::new(asked.host_id) {
-            Some(id) => row(id).into_iter().collect(),
-            None => hosts.hosts().filter_map(|(id, _)| row(id)).filter(|h| h.timestamp != 0).collect(),
+        let rows: Vec<Host> = match asked.host_id {
+            id if id != 0 => HostId::new(id).and_then(row).into_iter().collect(),
+            _ => hosts.hosts().filter_map(|(id, _)| row(id)).filter(|h| h.timestamp != 0).collect(),
         };
         let mut payload = Vec::new();
         rows.iter().for_each(|h| h.encode(&mut payload));
         Answer { data2: u32::try_from(rows.len()).unwrap_or(u32::MAX), ..Answer::ok(payload) }
+    }
+
+    /// The hosts that were ever used, as a record stream.
+    fn host_status(&self) -> Answer {
+        let Some(space) = &self.space else { return Answer::refused(ResultCode::ENOSPC) };
+        let hosts = space.hosts.borrow();
+        let mut payload = Vec::new();
+        for (id, seen) in hosts.hosts().filter(|(_, seen)| seen.was_used()) {
+            host_record(id, seen).encode(&mut payload);
+        }
+        Answer::ok(payload)
+    }
+
+    /// The alignment that areas on a device are given unless asked otherwise.
+    async fn align(&self, disk: &WireDisk) -> Answer {
+        let path = path_of(disk).ok_or_else(|| "no path".to_owned());
+        let opened = match path {
+            Ok(path) => self.open(path).await,
+            Err(why) => Err(why),
+        };
+        match opened {
+            // Its result is the alignment, a positive number (spec A 5).
+            Ok((file, _)) => {
+                let align = default_geometry(&file).align().bytes();
+                Answer { code: ResultCode::new(i32::try_from(align).unwrap_or(i32::MAX)), ..Answer::ok(Vec::new()) }
+            }
+            Err(why) => Answer::of(Err((ResultCode::ENODEV, why))),
+        }
+    }
+
+    /// Who owns a lease by what is on the disk, whoever lives.
+    async fn read_owners(&self, mut asked: Resource) -> Answer {
+        let result = self.find_owners(&mut asked).await;
+        let mut payload = Vec::new();
+        asked.head.encode(&mut payload); // always sent, even with an error
+        match result {
+            Ok(owners) => {
+                owners.iter().for_each(|owner| owner.encode(&mut payload));
+                Answer { data2: u32::try_from(owners.len()).unwrap_or(u32::MAX), ..Answer::ok(payload) }
+            }
+            Err((code, why)) => Answer { code, data2: 0, payload, why: Some(why) },
+        }
+    }
+
+    async fn find_owners(&self, asked: &mut Resource) -> Result<Vec<Host>, Refused> {
+        let (disk, offset) = self.lease_disk(asked).await?;
+        let first = disk.read(offset, 4096, self.read_by()).await.map_err(refuse_io)?;
+        let at = |why: &str| format!("lease at offset {offset} of {}: {why}", disk.path());
+        let bytes = leader_bytes(&first);
+        let anything = Expected { space: None, resource: None, host_id: None };
+        let geometry = match LeaderRecord::parse(&bytes).geometry() {
+            Some(geometry) => geometry,
+            // sanlock calls sizes of 0 a contradiction to those asked for, and other impossible ones damage.
+            None => match LeaderRecord::decode(&bytes, LeaderKind::Paxos, &anything) {
+                Err(e) => return Err((codes::of_leader(&e), at(&e.to_string()))),
+                Ok(_) => return Err((ResultCode::EINVAL, at("impossible sizes"))),
+            },
+        };
+        if asked_sizes(asked.head.flags.bits())?.is_some_and(|sizes| sizes != geometry) {
+            return Err((ResultCode::EINVAL, at(&format!("its sizes are {geometry}, not those asked for"))));
+        }
+        // Names are checked, given or not, and no lease has an empty one.
+        let space = SpaceName::new(asked.head.lockspace_name.as_bytes());
+        let space = space.map_err(|e| (ResultCode::LEADER_LOCKSPACE, at(&e.to_string())))?;
+        let resource = ResourceName::new(asked.head.name.as_bytes());
+        let resource = resource.map_err(|e| (ResultCode::LEADER_RESOURCE, at(&e.to_string())))?;
+        let expected = Expected { space: Some(space), resource: Some(resource), host_id: None };
+        // Leader and dblocks in one read: of one instant, as far as a disk has any.
+        let area = disk.read(offset, geometry.area_len(), self.read_by()).await.map_err(refuse_io)?;
+        let leader = match LeaderRecord::decode(&leader_bytes(&area), LeaderKind::Paxos, &expected) {
+            Ok(Decoded::Record(leader)) => leader,
+            Ok(_) => return Err((ResultCode::LEADER_MAGIC, at("there is none, or no more"))),
+            Err(e) => return Err((codes::of_leader(&e), at(&e.to_string()))),
+        };
+        let owners = paxos_lease::owners::read(&leader, geometry, &area)
+            .map_err(|(host, e)| (ResultCode::DBLOCK_CHECKSUM, at(&format!("dblock of host_id {host}: {e}"))))?;
+        asked.head.lver = leader.lver.0;
+        let sizes = LeaseFlags::from_bits(asked.head.flags.bits() & size_flag_bits());
+        asked.head.flags = if owners.shared.is_empty() { sizes } else { sizes | LeaseFlags::SHARED };
+        let row = |term: &HostTerm, timestamp| Host {
+            host_id: term.host_id.get(),
+            generation: term.generation.0,
+            timestamp,
+            io_timeout: 0,
+            flags: 0,
+        };
+        let exclusive = owners.exclusive.iter().map(|term| row(term, leader.timestamp.0));
+        Ok(exclusive.chain(owners.shared.iter().map(|term| row(term, 0))).collect())
+    }
+
+    async fn lease_disk(&self, asked: &Resource) -> Result<(Disk<Linux>, u64), Refused> {
+        let place = asked.disks.first().and_then(|d| path_of(d).map(|p| (p, d.offset)));
+        let (path, offset) = place.ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
+        let (_, disk) = self.open(path).await.map_err(|why| (ResultCode::ENOENT, why))?;
+        Ok((disk, offset))
     }
 
     async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, Disk<Linux>), String> {
@@ -166,10 +272,15 @@ impl Context {
         let (_, disk) = self.open(path).await.map_err(|why| (ResultCode::ENODEV, why))?;
         let expected = SpaceName::new(asked.name.as_bytes()).ok();
         let at = LeaseOffset(asked.disk.offset);
-        let refuse = |e: delta_lease::DeltaError| (codes::of_delta(&e), codes::chain(&e));
+        let refuse = |e: delta_lease::DeltaError| {
+            let sizes = matches!(e, delta_lease::DeltaError::SectorSize { .. });
+            (if sizes { ResultCode::EINVAL } else { codes::of_delta(&e) }, codes::chain(&e))
+        };
         let area = DeltaArea::open(&disk, &self.clock, at, IoTimeout::DEFAULT, expected).await.map_err(refuse)?;
-        check_flags(asked.flags.bits(), area.geometry)?;
-        let host_id = HostId::new(asked.host_id.max(1)).ok_or((ResultCode::EINVAL, "host_id".to_owned()))?;
+        // What is asked for beyond the last host_id is not there.
+        let room = u64::from(area.geometry.max_hosts());
+        let host_id = HostId::new(asked.host_id.max(1)).filter(|id| id.get() <= room);
+        let host_id = host_id.ok_or_else(|| (ResultCode::LEADER_MAGIC, format!("it has room for {room} hosts")))?;
         let view = delta_lease::read_host(&disk, &self.clock, &area, host_id, self.read_by()).await.map_err(refuse)?;
         let sector = view.decode(&area).map_err(|e| (codes::of_sector(&e), codes::chain(&e)))?;
         asked.name = Name48::from_raw(*area.space.field());
@@ -190,7 +301,6 @@ impl Context {
 
     async fn find_resource(&self, asked: &mut Resource) -> Result<(), Refused> {
         let (leader, geometry) = self.read_leader(asked).await?;
-        check_flags(asked.head.flags.bits(), geometry)?;
         asked.head.lockspace_name = Name48::from_raw(*leader.space_name.field());
         asked.head.name = Name48::from_raw(*leader.resource_name.field());
         asked.head.lver = leader.lver.0;
@@ -199,9 +309,7 @@ impl Context {
     }
 
     async fn read_leader(&self, asked: &Resource) -> Result<(LeaderRecord, Geometry), Refused> {
-        let place = asked.disks.first().and_then(|d| path_of(d).map(|p| (p, d.offset)));
-        let (path, offset) = place.ok_or((ResultCode::EINVAL, "no path".to_owned()))?;
-        let (_, disk) = self.open(path).await.map_err(|why| (ResultCode::ENOENT, why))?;
+        let (disk, offset) = self.lease_disk(asked).await?;
         let bytes = disk.read(offset, 4096, self.read_by()).await.map_err(refuse_io)?;
         let expected = Expected {
             space: SpaceName::new(asked.head.lockspace_name.as_bytes()).ok(),
@@ -365,6 +473,28 @@ pub fn host_facts(space: &SpaceShared, id: HostId, now: LocalInstant) -> Option<
     }))
 }
 
+fn log_dump(log: &LogRing) -> Answer {
+    let text = log.text();
+    // Its result counts the bytes that follow (spec A 5).
+    Answer { code: ResultCode::new(i32::try_from(text.len()).unwrap_or(i32::MAX)), ..Answer::ok(text) }
+}
+
+/// What is known of a host, as HOST_STATUS tells it: times of our clock but for the host's own timestamp.
+fn host_record(id: HostId, seen: &Observation) -> StateRecord {
+    let timestamp = seen.timestamp().map_or(0, |t| t.0);
+    let pairs = [
+        ("last_check", seen.last_check.disk_seconds().to_string()),
+        ("last_live", seen.last_live().map_or(0, LocalInstant::disk_seconds).to_string()),
+        ("last_req", "0".to_owned()),
+        ("owner_id", id.to_string()),
+        ("owner_generation", seen.generation().map_or(0, |g| g.0).to_string()),
+        ("timestamp", timestamp.to_string()),
+        ("io_timeout", seen.io_timeout().map_or(0, |t| t.seconds()).to_string()),
+        ("owner_name", seen.name().map_or_else(String::new, |n| n.to_string())),
+    ];
+    StateRecord::host(id.slot() + 1, timestamp, StateText::from_pairs(pairs))
+}
+
 fn wire_state(state: State) -> HostState {
     match state {
         State::Free => HostState::Free,
@@ -403,6 +533,11 @@ fn size_flags(geometry: Geometry) -> u32 {
     sector | geometry.align().flag()
 }
 
+/// Every flag that says something of sizes.
+fn size_flag_bits() -> u32 {
+    Geometry::ALL.iter().map(|g| size_flags(*g)).fold(0, |all, bits| all | bits)
+}
+
 /// The sizes that a client's flags ask for, if they do; both or none (spec D 1.2).
 fn asked_sizes(flags: u32) -> Result<Option<Geometry>, Refused> {
     let sector = match flags & (SECTOR_512 | SECTOR_4K) {
@@ -419,17 +554,12 @@ fn asked_sizes(flags: u32) -> Result<Option<Geometry>, Refused> {
     }
 }
 
-fn geometry_of(flags: u32, file: &BlockFile) -> Result<Geometry, Refused> {
-    Ok(match asked_sizes(flags)? {
-        Some(geometry) => geometry,
-        None if file.kind() == FileKind::Block => Geometry::default_for(file.sector()),
-        None => Geometry::default_for(SectorSize::B512),
-    })
+fn default_geometry(file: &BlockFile) -> Geometry {
+    Geometry::default_for(if file.kind() == FileKind::Block { file.sector() } else { SectorSize::B512 })
 }
 
-fn check_flags(flags: u32, found: Geometry) -> Result<(), Refused> {
-    match asked_sizes(flags)? {
-        Some(asked) if asked != found => Err((ResultCode::EINVAL, format!("the area is {found}, not {asked}"))),
-        _ => Ok(()),
-    }
+/// The sizes that a format is to have. sanlock answers sizes that do not go together with -1.
+fn geometry_of(flags: u32, file: &BlockFile) -> Result<Geometry, Refused> {
+    let asked = asked_sizes(flags).map_err(|(_, why)| (ResultCode::EPERM, why))?;
+    Ok(asked.unwrap_or_else(|| default_geometry(file)))
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use delta_lease::liveness::GoneReason;
 use delta_lease::{DeltaArea, HostTable, OwnerVerdict, read_host};
-use holdfast_io::clock::{Clock, LocalInstant};
+use holdfast_io::clock::{Clock, LocalInstant, first_of};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::{Disk, ReadDisk};
-use holdfast_io::ids::HostTerm;
+use holdfast_io::ids::{HostTerm, ResourceName};
 use holdfast_io::leader::{self, LeaderRecord};
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::stop::Stop;
@@ -23,8 +23,9 @@ use holdfast_io::sys::linux::{FenceOutcome, NodeId};
 use holdfast_io::units::{LeaseOffset, SectorSize};
 use holdfast_protocol::codes::ResultCode;
 use paxos_lease::{
-    Acquired, Gone, Held, HostLiveness, LeaseAt, LivenessError, Me, Options, Refusal, RefusalKind, ReleaseFailed,
-    Retract, Verdict, acquire, layout, release, retract,
+    AcquireError, AcquireFailed, Acquired, AfterShare, Gone, Held, HostLiveness, LeaseAt, LivenessError, Me, Mode,
+    Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Verdict, acquire, exclude, layout,
+    release, rename, retract, share, value,
 };
 
 use crate::codes;
@@ -32,7 +33,7 @@ use crate::linux::Linux;
 use crate::note::Notes;
 use crate::platform::{LeaseFile, Platform, SharedDisk};
 use crate::state_file::FenceRecord;
-use crate::supervisor::event::{AcquireEnd, Event, LeaseKey, LeaseRequest, TaskId};
+use crate::supervisor::event::{AcquireEnd, ConvertRequest, Converted, Event, LeaseKey, LeaseRequest, TaskId};
 
 /// I/Os for the leases of one lockspace on one device that are under way at once.
 const AT_ONCE: usize = 32;
@@ -319,6 +320,7 @@ pub async fn run_acquire<P: Platform>(
         geometry_hint: shared.area.geometry,
     };
     let options = Options {
+        mode: request.mode,
         expected_lver: request.expected_lver,
         num_hosts: request.num_hosts,
         wait_for_silent: !request.nowait,
@@ -326,10 +328,16 @@ pub async fn run_acquire<P: Platform>(
     };
     let ended = acquire(&disk.device, &clock, &*shared, &lease, &shared.me, &options, &stop).await;
     let (code, why, may_change, undo) = match ended {
+        Ok(Acquired::Ours(held)) if request.value && !value::has_room(&held) => {
+            let why = format!("an area of {} has no room for a value", held.geometry);
+            let undo = release(&disk.device, &clock, held, &shared.me).await.err().and_then(|failed| failed.undo);
+            (ResultCode::EOPNOTSUPP, why, false, undo)
+        }
         Ok(Acquired::Ours(held)) => {
-            let lver = held.lver();
-            place(held.geometry.align().bytes());
-            return notes.event(Event::Acquired { task, end: AcquireEnd::Ours { held, lver } });
+            let (lver, geometry) = (held.lver(), held.geometry);
+            place(geometry.align().bytes());
+            let value = if request.value { Some(value_of(&shared, &disk.device, &held).await) } else { None };
+            return notes.event(Event::Acquired { task, end: AcquireEnd::Ours { held, lver, geometry, value } });
         }
         Ok(Acquired::Theirs(refusal)) => {
             let why = explain(&shared, &refusal, clock.now());
@@ -349,33 +357,187 @@ pub async fn run_acquire<P: Platform>(
     }
 }
 
+/// The value of a lease just acquired. One that cannot be read is zeros, as in sanlock: the lease is what matters.
+async fn value_of<P: Platform>(shared: &SpaceShared<P>, disk: &SharedDisk<P>, held: &Held) -> Vec<u8> {
+    match value::read_value(disk, shared.clock(), held, &shared.me).await {
+        Ok(value) => value,
+        Err(error) => {
+            tracing::warn!(resource = %held.lease.resource, why = codes::chain(&error), "its value cannot be read");
+            vec![0; held.geometry.sector().bytes()]
+        }
+    }
+}
+
+/// How often a value is offered to a disk that does not take it.
+const VALUE_TRIES: u32 = 3;
+
+/// Writes the value of a lease before it is given back or shared, once.
+async fn write_value<P: Platform>(
+    shared: &SpaceShared<P>,
+    disk: &SharedDisk<P>,
+    held: &Held,
+    bytes: &[u8],
+) -> Result<(), (ResultCode, String)> {
+    let written = value::write_value(disk, shared.clock(), held, &shared.me, bytes).await;
+    written.map_err(|error| (codes::of_area(&error), codes::chain(&error)))
+}
+
+/// The same until it has succeeded. While such a write may still land nobody else may have the lease, so each is waited for,
+/// until it or the lockspace is over: then host_dead does the rest. A disk that takes the value no time it is offered does
+/// not keep the lease.
+async fn write_value_again<P: Platform>(shared: &SpaceShared<P>, disk: &SharedDisk<P>, held: &Held, bytes: &[u8]) {
+    for _ in 0..VALUE_TRIES {
+        let _ = first_of(disk.reaped(), shared.over.wait()).await;
+        if shared.over.is_set() || write_value(shared, disk, held, bytes).await.is_ok() {
+            return;
+        }
+        tracing::warn!(resource = %held.lease.resource, "its value is not written yet");
+        shared.over.sleep_until(shared.clock(), shared.clock().now().after(Duration::from_secs(1))).await;
+    }
+    let _ = first_of(disk.reaped(), shared.over.wait()).await;
+}
+
+/// What to give back, and how.
+pub struct Release {
+    /// Which lease.
+    pub key: LeaseKey,
+    /// As it is held.
+    pub held: Held,
+    /// Its new name.
+    pub rename: Option<ResourceName>,
+    /// A value to be written before.
+    pub value: Option<Vec<u8>>,
+}
+
 /// One release. Where the disk does not answer, the client gets its answer and the task goes on until the lease is
 /// given back or D2 forbids it.
-pub async fn run_release<P: Platform>(
-    shared: Rc<SpaceShared<P>>,
-    task: TaskId,
-    key: LeaseKey,
-    held: Held,
-    notes: Notes<P>,
-) {
+pub async fn run_release<P: Platform>(shared: Rc<SpaceShared<P>>, task: TaskId, what: Release, notes: Notes<P>) {
+    let Release { key, held, rename: name, value } = what;
     let Some(disk) = shared.disk_of(key) else {
         let why = Some("its device was closed: it is left to the end of this lockspace".to_owned());
         return notes.event(Event::Released { task, code: ResultCode::EBADF, why, done: true });
     };
-    let Err(ReleaseFailed { error, undo }) = release(&disk.device, shared.clock(), held, &shared.me).await else {
-        shared.forget_disk(key);
-        return notes.event(Event::Released { task, code: ResultCode::OK, why: None, done: true });
+    let mut told = false;
+    if let Some(bytes) = value
+        && let Err((code, why)) = write_value(&shared, &disk.device, &held, &bytes).await
+    {
+        // Whether or not it gets there in the end: the client hears that it did not at once.
+        told = true;
+        notes.event(Event::Released { task, code, why: Some(why), done: false });
+        write_value_again(&shared, &disk.device, &held, &bytes).await;
+    }
+    let done = match name {
+        None => release(&disk.device, shared.clock(), held, &shared.me).await,
+        Some(name) => rename(&disk.device, shared.clock(), held, &shared.me, name).await,
     };
-    let (code, why) = (codes::of_release(&error), Some(codes::chain(&error)));
+    let (code, why, undo) = match done {
+        Ok(()) => (ResultCode::OK, None, None),
+        Err(ReleaseFailed { error, undo }) => (codes::of_release(&error), Some(codes::chain(&error)), undo),
+    };
     if undo.is_none() {
         shared.forget_disk(key);
     }
-    notes.event(Event::Released { task, code, why, done: undo.is_none() });
+    match (told, undo.is_none()) {
+        (false, done) => notes.event(Event::Released { task, code, why, done }),
+        (true, true) => notes.event(Event::TaskDone { task }),
+        (true, false) => {}
+    }
     if let Some(duty) = undo {
         finish(&shared, &disk.device, duty).await;
         shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
+}
+
+/// One conversion, with the undoing of what it leaves behind: the lease is its client's in the mode that is reported.
+pub async fn run_convert<P: Platform>(
+    shared: Rc<SpaceShared<P>>,
+    task: TaskId,
+    request: ConvertRequest<Held>,
+    stop: Stop,
+    notes: Notes<P>,
+) {
+    let ConvertRequest { key, held, mode, value, nowait } = request;
+    let end = match shared.disk_of(key) {
+        Some(disk) if mode == Mode::Shared => convert_to_shared(&shared, &disk.device, held, value).await,
+        Some(disk) => convert_to_exclusive(&shared, &disk.device, held, nowait, &stop).await,
+        None => {
+            let why = Some("its device was closed".to_owned());
+            let held = Some((held.clone(), held.mode, held.lver()));
+            Converted { held, code: ResultCode::EBADF, why }
+        }
+    };
+    notes.event(Event::Converted { task, end });
+}
+
+/// Until it is done: from the first write on the lease may count as shared, so there is no way back to exclusive. Where the
+/// lockspace is lost meanwhile, its users are being ended, whatever they take it for.
+async fn convert_to_shared<P: Platform>(
+    shared: &SpaceShared<P>,
+    disk: &SharedDisk<P>,
+    held: Held,
+    value: Option<Vec<u8>>,
+) -> Converted<Held> {
+    if let Some(bytes) = value
+        && let Err((code, why)) = write_value(shared, disk, &held, &bytes).await
+    {
+        // It stays exclusive, and its value to be written with its release, which waits for this write (I6).
+        let held = Some((held.clone(), held.mode, held.lver()));
+        return Converted { held, code, why: Some(why) };
+    }
+    let (clock, mut sharing) = (shared.clock(), Sharing::new(held.clone()));
+    loop {
+        match share(disk, clock, sharing, &shared.me).await {
+            Ok(now) => {
+                return Converted { code: ResultCode::OK, why: None, held: Some((now.clone(), now.mode, now.lver())) };
+            }
+            Err(ShareFailed { error, now: AfterShare::Again(again) }) if !shared.over.is_set() => {
+                tracing::warn!(why = codes::chain(&error), "sharing a lease is tried again");
+                sharing = again;
+                shared.over.sleep_until(clock, clock.now().after(Duration::from_secs(1))).await;
+            }
+            Err(ShareFailed { error, now }) => {
+                let held = match now {
+                    AfterShare::Lost => None,
+                    AfterShare::Shared(now) => Some((now.clone(), now.mode, now.lver())),
+                    AfterShare::Again(_) => Some((held.clone(), held.mode, held.lver())),
+                };
+                return Converted { held, code: codes::of_release(&error), why: Some(codes::chain(&error)) };
+            }
+        }
+    }
+}
+
+async fn convert_to_exclusive<P: Platform>(
+    shared: &SpaceShared<P>,
+    disk: &SharedDisk<P>,
+    held: Held,
+    nowait: bool,
+    stop: &Stop,
+) -> Converted<Held> {
+    let clock = shared.clock();
+    let backoff_seed = clock.now().as_nanos() ^ shared.me.term.host_id.get();
+    let options = Options { wait_for_silent: !nowait, backoff_seed, ..Options::default() };
+    let (code, why, undo) = match exclude(disk, clock, shared, &held, &shared.me, &options, stop).await {
+        Ok(Acquired::Ours(now)) => {
+            let lver = now.lver();
+            return Converted { held: Some((now, Mode::Exclusive, lver)), code: ResultCode::OK, why: None };
+        }
+        Ok(Acquired::Theirs(refusal)) => {
+            (codes::of_refusal(&refusal.kind), explain(shared, &refusal, clock.now()), refusal.undo)
+        }
+        Err(AcquireFailed { error: error @ AcquireError::ClaimGone { .. }, undo: None }) => {
+            // Whoever cleared our claim took us for dead, and may have the lease for itself.
+            return Converted { held: None, code: codes::of_acquire(&error), why: Some(codes::chain(&error)) };
+        }
+        Err(failed) => (codes::of_acquire(&failed.error), codes::chain(&failed), failed.undo),
+    };
+    // Nobody else gets on before this is undone; our client shares the lease all the while.
+    if let Some(duty) = undo {
+        finish(shared, disk, duty).await;
+    }
+    let lver = held.lver();
+    Converted { held: Some((held, Mode::Shared, lver)), code, why: Some(why) }
 }
 
 /// Retracts until done, or until the lockspace is over: then nothing may be written (D2), and host_dead does the rest.

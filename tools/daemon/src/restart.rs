@@ -78,7 +78,14 @@ impl<P: Platform> Succession<'_, P> {
         }
         let mut inheritance = Inheritance { unclean: state.watchdog_armed, ..Inheritance::default() };
         for space in state.lockspaces {
-            let over = if space.over { Ok(()) } else { self.take_fences(&space).await };
+            let over = match &space {
+                space if space.over => Ok(()),
+                // Whatever it is may write on, and is not ours to end.
+                space if space.unseen => {
+                    Err("something uses it that is no process of ours (SET_CONFIG, orphans)".to_owned())
+                }
+                space => self.take_fences(space).await,
+            };
             match over {
                 Ok(()) => inheritance.proven.push(SpaceRecord { over: true, ..space }),
                 Err(why) => {

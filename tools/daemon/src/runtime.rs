@@ -1,12 +1,14 @@
 //! The daemon at work on the real machine: connections, processes and signals around its [`Works`].
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
 use holdfast_io::clock::Clock;
 use holdfast_io::ids::SpaceName;
 use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::Class;
 use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
 use paxos_lease::Held;
@@ -18,11 +20,13 @@ use crate::connection::Connection;
 use crate::group;
 use crate::guard::Peer;
 use crate::linux::Linux;
+use crate::log_ring::LogRing;
 use crate::platform::Platform;
 use crate::procfs::Procfs;
 use crate::queries::format::Formats;
 use crate::queries::{self, Answer, Context};
 use crate::resource::SpaceShared;
+use crate::supervisor::Program;
 use crate::supervisor::event::{ClientId, Effect, Event, Kill, ReplyTo};
 use crate::works::{Front, Joined, Turn, Works, WorksError};
 
@@ -36,8 +40,7 @@ struct Guests {
     guests: BTreeMap<ClientId, Guest>,
     procfs: Procfs,
     formats: Formats,
-    /// Connections served at once; the descriptors left are for devices.
-    most: usize,
+    desk: Desk,
     last_client: u64,
     exit: bool,
 }
@@ -49,13 +52,21 @@ enum Woken {
     Accepted(std::io::Result<(UnixStream, tokio::net::unix::SocketAddr)>),
 }
 
+/// What clients are served with.
+pub struct Desk {
+    /// Connections served at once; the descriptors left are for devices.
+    pub most_guests: usize,
+    /// The latest log lines.
+    pub log: LogRing,
+}
+
 /// Serves until the supervisor says that the work is done.
 ///
 /// # Errors
 /// [`WorksError`]. The watchdog is left counting: what was guarded is guarded no more.
 pub async fn serve(
     works: Works<Linux>,
-    most_guests: usize,
+    desk: Desk,
     listener: UnixListener,
     mut signals: mpsc::UnboundedReceiver<()>,
     at_start: Vec<Request>,
@@ -64,7 +75,7 @@ pub async fn serve(
         guests: BTreeMap::new(),
         procfs: Procfs::default(),
         formats: Formats::default(),
-        most: most_guests,
+        desk,
         last_client: 0,
         exit: false,
     };
@@ -147,7 +158,7 @@ impl Shell {
     }
 
     fn is_full(&self) -> bool {
-        self.guests.guests.len() >= self.guests.most
+        self.guests.guests.len() >= self.guests.desk.most_guests
     }
 
     /// The oldest connection that stands for no client and wants nothing at present.
@@ -165,7 +176,11 @@ impl Shell {
             return Ok(());
         }
         let Some(client) = self.idle_guest() else { return Ok(()) };
-        tracing::debug!(client = client.0, most = self.guests.most, "too many connections: an idle one is closed");
+        tracing::debug!(
+            client = client.0,
+            most = self.guests.desk.most_guests,
+            "too many connections: an idle one is closed"
+        );
         self.guests.with(client, |g| g.connection.cut());
         self.handle(Event::Closed { client }).await
     }
@@ -197,6 +212,7 @@ impl Front<Linux> for Guests {
             Effect::Answer { to, request } => self.answer(works, to, request),
             Effect::AnswerStatus { to } => self.answer_status(works, to),
             Effect::Kill(kill) => self.kill(works, kill),
+            Effect::RunProgram { program, .. } => run_program(program),
             Effect::Exit => self.exit = true,
             // Everything else is the works' own.
             other => unreachable!("{other:?} does not concern clients"),
@@ -227,7 +243,7 @@ impl Guests {
     fn answer(&self, works: &Works<Linux>, to: ReplyTo, request: Request) {
         let Some(guest) = self.guests.get(&to.client) else { return };
         let named = match &request {
-            Request::GetHosts { lockspace } => Some(lockspace.name.as_bytes()),
+            Request::GetHosts { lockspace } | Request::HostStatus { lockspace } => Some(lockspace.name.as_bytes()),
             Request::Explain { resource } => Some(resource.head.lockspace_name.as_bytes()),
             _ => None,
         };
@@ -240,16 +256,21 @@ impl Guests {
             space: name.and_then(|n| works.shared(n)),
             used: Rc::new(used),
             formats: self.formats.clone(),
+            log: self.desk.log.clone(),
         };
-        let closes = matches!(request, Request::GetHosts { .. }) && !works.supervisor.is_registered(to.client);
+        let closes = request.command().class() == Class::MainClose && !works.supervisor.is_registered(to.client);
         let reply = guest.connection.clone();
         let notes = works.notes().clone();
         spawn_local(async move {
+            let command = request.command();
             let Answer { code, data2, payload, why } = queries::answer(context, request).await;
             if let Some(why) = why {
                 tracing::info!(code = code.number(), why, "refused");
             }
-            let mut bytes = to.header.answer(code, data2, payload.len()).encode().to_vec();
+            // A stream is not counted: it ends with its connection (spec A 2).
+            let counted = if command.is_stream() { 0 } else { payload.len() };
+            let data2 = if command.echoes_data2() { to.header.data2 } else { data2 };
+            let mut bytes = to.header.answer(code, data2, counted).encode().to_vec();
             bytes.extend_from_slice(&payload);
             reply.send(bytes);
             if closes {
@@ -278,6 +299,21 @@ impl Guests {
             g.connection.next();
         });
     }
+}
+
+/// Runs a program beside the daemon, and says how it ended. It has nothing of ours but standard error.
+fn run_program(program: Program) {
+    spawn_local(async move {
+        let Program { path, arguments } = program;
+        let mut command = std::process::Command::new(&path);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        let ended = tokio::task::spawn_blocking(move || command.status()).await;
+        match ended {
+            Ok(Ok(status)) => tracing::info!(program = %path.display(), %status, "killpath ended"),
+            Ok(Err(error)) => tracing::error!(program = %path.display(), %error, "killpath cannot be run"),
+            Err(error) => tracing::error!(program = %path.display(), %error, "killpath is lost"),
+        }
+    });
 }
 
 fn hosts_of(shared: &SpaceShared, now: holdfast_io::clock::LocalInstant) -> serde_json::Value {

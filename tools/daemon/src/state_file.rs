@@ -51,6 +51,9 @@ pub struct SpaceRecord {
     pub offset: u64,
     /// Every fence.
     pub fences: Vec<FenceRecord>,
+    /// Something uses it that nobody here can see end: by SET_CONFIG, or an orphan's former client's doing.
+    #[serde(default)]
+    pub unseen: bool,
     /// It was left, and every write through these fences has landed or failed for good: nothing is left to prove.
     pub over: bool,
 }
@@ -195,6 +198,7 @@ mod tests {
                 offset: 0,
                 fences: vec![fence],
                 over: false,
+                unseen: false,
             }],
             guarded: vec![Guarded { pid: 7, start_time: 99, connection_inode: 5, group: true }],
         }

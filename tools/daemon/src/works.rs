@@ -213,6 +213,7 @@ impl<P: Platform> Works<P> {
                 // Tasks that would go on undoing what may no longer be written come to their end.
                 s.over.set();
             }),
+            Effect::EndTasks { space } => self.with_shared(space, |s| s.over.set()),
             Effect::Leave { space, free } => self.leave(space, free),
             Effect::OpenDevice { task, request } => self.open_device(task, request),
             Effect::StartAcquire { task, request, stop } => {
@@ -220,9 +221,15 @@ impl<P: Platform> Works<P> {
                     self.platform.spawn(resource::run_acquire(shared, task, request, stop, self.notes.clone()));
                 }
             }
-            Effect::StartRelease { task, key, held, .. } => {
+            Effect::StartRelease { task, key, held, rename, value, .. } => {
                 if let Some(shared) = self.shared(key.space) {
-                    self.platform.spawn(resource::run_release(shared, task, key, held, self.notes.clone()));
+                    let release = resource::Release { key, held, rename, value };
+                    self.platform.spawn(resource::run_release(shared, task, release, self.notes.clone()));
+                }
+            }
+            Effect::StartConvert { task, request, stop } => {
+                if let Some(shared) = self.shared(request.key.space) {
+                    self.platform.spawn(resource::run_convert(shared, task, request, stop, self.notes.clone()));
                 }
             }
             of_clients @ (Effect::Reply { .. }
@@ -234,6 +241,7 @@ impl<P: Platform> Works<P> {
             | Effect::WatchWrites { .. }
             | Effect::Answer { .. }
             | Effect::AnswerStatus { .. }
+            | Effect::RunProgram { .. }
             | Effect::Kill(_)
             | Effect::Exit) => return Ok(front.perform(self, of_clients)),
         }

@@ -313,7 +313,9 @@ pub struct Lease {
     pub resource: String,
     /// Its version.
     pub lver: u64,
-    /// acquiring, held, releasing.
+    /// exclusive, shared.
+    pub mode: String,
+    /// acquiring, held, converting, releasing.
     pub state: String,
     /// The process that registered; none once that has gone and the lease is being given back.
     pub pid: Option<i64>,

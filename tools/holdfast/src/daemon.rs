@@ -1,6 +1,5 @@
 //! `holdfast daemon`, and `holdfastd`: sanlock's flags, and our own.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,7 +8,8 @@ use holdfast_daemon::config::{ConfigError, ConfigFile};
 use holdfast_daemon::daemon::{DaemonError, Options, run as run_daemon};
 use holdfast_daemon::rundir::RunDir;
 use nix::unistd::{Gid, Group, Uid, User};
-use tracing_subscriber::EnvFilter;
+
+use crate::log;
 
 /// Run the daemon, in the foreground, logging to standard error.
 ///
@@ -105,10 +105,7 @@ pub enum Error {
 /// # Errors
 /// [`Error`]: it did not start, or could not go on.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let default = if args.debug { "debug" } else { "info" };
-    let filter = EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let log = log::start(args.debug);
     let mut file = ConfigFile::read(args.config.as_deref())?;
     file.host_name = args.host_name.or(file.host_name);
     file.watchdog =
@@ -122,6 +119,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         run_dir: RunDir::from_environment(),
         owner: (args.user.map(user).transpose()?, args.group.map(group).transpose()?),
         lock_memory: args.mlock_level > 0,
+        log,
     };
     run_daemon(&options)?;
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ mod fake_watchdog;
 mod hosts;
 mod inquire;
 mod lockspace;
+mod log;
 mod refusal;
 mod release;
 mod sim;

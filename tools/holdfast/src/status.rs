@@ -101,7 +101,8 @@ fn space(space: &Space) -> Vec<String> {
 const LEASE_HEADING: &[&str] = &["lockspace", "resource", "lver", "state", "pid", "name", "held for"];
 
 fn lease(lease: &Lease) -> Vec<String> {
-    let state = if lease.inherited { format!("{}, inherited", lease.state) } else { lease.state.clone() };
+    let state = if lease.state == "held" && lease.mode == "shared" { "shared" } else { &lease.state };
+    let state = if lease.inherited { format!("{state}, inherited") } else { state.to_owned() };
     row(&[
         &lease.lockspace,
         &lease.resource,
@@ -138,6 +139,9 @@ mod tests {
             "leases": [{
                 "lockspace": "LS", "resource": "vm1", "lver": 4, "state": "held", "pid": 77, "name": "qemu",
                 "inherited": true, "held_for_ms": 61000,
+            }, {
+                "lockspace": "LS", "resource": "iso", "lver": 9, "mode": "shared", "state": "held", "pid": 77,
+                "name": "qemu", "inherited": false, "held_for_ms": 2000,
             }],
             "waiting": [{ "lockspace": "LS", "resource": "vm2", "pid": 78, "name": "qemu" }],
             "clients": [{ "pid": 77, "name": "qemu", "inherited": true }],
@@ -151,6 +155,7 @@ mod tests {
         );
         assert!(shown.contains("  lockspace  resource  lver  state            pid  name  held for\n"), "{shown}");
         assert!(shown.contains("  LS         vm1       4     held, inherited  77   qemu  1 min 1 s\n"), "{shown}");
+        assert!(shown.contains("  LS         iso       9     shared           77   qemu  2.0 s\n"), "{shown}");
         assert!(shown.contains("  LS         vm2       78   qemu\n"), "{shown}");
         assert!(shown.ends_with("  of process 77 (qemu)\n"), "{shown}");
     }

@@ -100,6 +100,12 @@ commands! {
 }
 
 impl Command {
+    /// Whether its reply's `length` leaves out what follows the header (A 2).
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Status | Self::HostStatus | Self::Renewal | Self::LogDump)
+    }
+
     /// Whether the reply's `data2` repeats the request's when it carries nothing of its own (A 5, "(echo)").
     #[must_use]
     pub const fn echoes_data2(self) -> bool {
@@ -249,6 +255,33 @@ flag_words! {
         /// Holdfast: the registered process leads a process group of its own, which the kill ladder ends as a whole.
         GROUP = 0x2000_0000,
     }
+    /// `cmd_flags` of REQUEST.
+    RequestFlags {
+        /// A request without a version is for the next one.
+        NEXT_LVER = 0x1,
+    }
+    /// `cmd_flags` of SET_EVENT.
+    SetEventFlags {
+        /// A generation of 0 is the host's current one.
+        CUR_GENERATION = 0x1,
+        /// Clear the host's bit.
+        CLEAR_HOSTID = 0x2,
+        /// Clear the event.
+        CLEAR_EVENT = 0x4,
+        /// Even over an event that is still out.
+        REPLACE_EVENT = 0x8,
+        /// To every host.
+        ALL_HOSTS = 0x10,
+    }
+    /// `cmd_flags` of the resource index's commands.
+    RindexFlags {
+        /// Without the lockspace being joined.
+        NO_LOCKSPACE = 0x1,
+        /// UPDATE_RINDEX: add the entry.
+        ADD = 0x1_0000,
+        /// UPDATE_RINDEX: remove the entry.
+        REM = 0x2_0000,
+    }
     /// `cmd_flags` of RELEASE.
     ReleaseFlags {
         /// Everything the client owns.
@@ -276,6 +309,40 @@ flag_words! {
     WriteResourceFlags {
         /// Write a cleared record, not a fresh one.
         CLEAR = 0x1,
+    }
+}
+
+/// What SET_CONFIG says of a lockspace (spec A 3): whether something uses it that the daemon does not guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum LockspaceUse {
+    /// Something does: once lost it takes the host with it, and it is not left.
+    Used = 1,
+    /// Nothing does.
+    Unused = 2,
+    /// The same, as long as it has orphans.
+    UsedByOrphans = 4,
+    /// Its orphans are in nobody's use.
+    UnusedByOrphans = 8,
+}
+
+impl LockspaceUse {
+    /// The number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// The use with this number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Used),
+            2 => Some(Self::Unused),
+            4 => Some(Self::UsedByOrphans),
+            8 => Some(Self::UnusedByOrphans),
+            _ => None,
+        }
     }
 }
 

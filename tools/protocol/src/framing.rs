@@ -286,7 +286,7 @@ impl RequestReader {
         match need(command, &header, payload) {
             Need::More => None,
             Need::Whole(size) => {
-                let request = Request::decode(command, &header, payload.get(..size)?);
+                let request = Request::decode(command, &header, payload.get(..size)?)?;
                 self.consume(HEADER_SIZE + size);
                 Some(Incoming::Request(Message { header, command, request }))
             }

@@ -167,9 +167,8 @@ fn v6_acquire_two_and_v7_inquire_them() {
 #[test]
 fn v8_convert_and_release() {
     let ask = format!("{H} 1b000000 00000000 a0000000 00000000 00000000 ffffffff {LS1} 5232 [00*78]");
-    let mut payload = Vec::new();
-    ResourceHead::named(name("LS1"), name("R2")).encode(&mut payload);
-    client_sends(&ask, &Request::Other { command: Command::Convert, flags: 0, data: 0, data2: u32::MAX, payload });
+    let resource = ResourceHead::named(name("LS1"), name("R2"));
+    client_sends(&ask, &Request::Convert { flags: AcquireFlags::NONE, target: Target::This, resource });
     for (data, code) in [("00000000", 0), ("8effffff", -114)] {
         daemon_sends(&ask, &format!("{H} 1b000000 00000000 20000000 00000000 {data} 00000000"), &result(code));
     }
@@ -226,8 +225,8 @@ fn v9_status() {
 fn v10_host_status_says_length_32_and_sends_1104_more() {
     let ask = format!("{H} 0f000000 00000000 20000000 00000000 00000000 00000000 4c5331 [00*1101]");
     let sent = bytes(&ask);
-    let Request::Other { command, payload, .. } = decoded(&sent) else { panic!("typed") };
-    assert_eq!((command, payload.as_slice()), (Command::HostStatus, &sent[32..]));
+    let lockspace = Lockspace::new(name("LS1"), 0, Disk::default());
+    assert_eq!(decoded(&sent), Request::HostStatus { lockspace });
     for (data, code) in [("00000000", 0), ("e4ffffff", -28)] {
         let answer = format!("{H} 0f000000 00000000 20000000 00000000 {data} 00000000");
         daemon_sends(&ask, &answer, &Reply::Stream { result: ResultCode::new(code) });
@@ -277,9 +276,8 @@ fn v12_request() {
         "{H} 0b000000 01000000 b0040000 00000000 02000000 00000000 {LS1} 5231 [00*74] 01000000 \
          2f6465762f73632f726573 [00*1029]"
     );
-    let mut payload = Vec::new();
-    on_res("R1", LeaseFlags::NONE, 0).encode(&mut payload);
-    client_sends(&ask, &Request::Other { command: Command::Request, flags: 1, data: 2, data2: 0, payload });
+    let resource = on_res("R1", LeaseFlags::NONE, 0);
+    client_sends(&ask, &Request::AskOwner { flags: RequestFlags::NEXT_LVER, force_mode: 2, resource });
     daemon_sends(&ask, &format!("{H} 0b000000 01000000 20000000 00000000 00000000 00000000"), &result(0));
 }
 
@@ -291,17 +289,18 @@ fn v13_events() {
         ("20000000", "0100000000000000 0100000000000000 0500000000000000 0700000000000000", event),
     ] {
         let ask = format!("{H} {number} 00000000 90040000 00000000 00000000 00000000 4c5331 [00*1101] {tail}");
-        let mut payload = Vec::new();
-        Lockspace::new(name("LS1"), 0, Disk::default()).encode(&mut payload);
-        event.encode(&mut payload);
-        let command = if number == "1e000000" { Command::RegEvent } else { Command::SetEvent };
-        client_sends(&ask, &Request::Other { command, flags: 0, data: 0, data2: 0, payload });
+        let lockspace = Lockspace::new(name("LS1"), 0, Disk::default());
+        let request = match number {
+            "1e000000" => Request::RegEvent { lockspace, event },
+            _ => Request::SetEvent { flags: SetEventFlags::NONE, lockspace, event },
+        };
+        client_sends(&ask, &request);
         for (data, code) in [("00000000", 0), ("f0ffffff", -16)] {
             daemon_sends(&ask, &format!("{H} {number} 00000000 20000000 00000000 {data} 00000000"), &result(code));
         }
     }
     let ask = format!("{H} 1f000000 00000000 70040000 00000000 00000000 00000000 4c5331 [00*1101]");
-    assert!(matches!(decoded(&bytes(&ask)), Request::Other { command: Command::EndEvent, .. }));
+    assert!(matches!(decoded(&bytes(&ask)), Request::EndEvent { .. }));
     daemon_sends(&ask, &format!("{H} 1f000000 00000000 20000000 00000000 00000000 00000000"), &result(0));
 }
 
@@ -337,12 +336,11 @@ fn v15_lvmlockd_acquire_and_value() {
     let ask =
         format!("{H} 19000000 00000000 b0000000 00000000 00000000 00000000 {LS1} {R1} [00*32] {}", "ab".repeat(16));
     let sent = bytes(&ask);
-    client_sends(
-        &ask,
-        &Request::Other { command: Command::SetLvb, flags: 0, data: 0, data2: 0, payload: sent[32..].to_vec() },
-    );
+    let mut head = &sent[32..];
+    let resource = ResourceHead::split_from(&mut head).unwrap();
+    client_sends(&ask, &Request::SetLvb { resource, value: vec![0xab; 16] });
     let ask = format!("{H} 1a000000 00000000 a0000000 00000000 00000000 00000000 {LS1} {R1} [00*32]");
-    assert!(matches!(decoded(&bytes(&ask)), Request::Other { command: Command::GetLvb, .. }));
+    assert!(matches!(decoded(&bytes(&ask)), Request::GetLvb { most: 0, .. }));
     let answer = format!("{H} 1a000000 00000000 20020000 00000000 00000000 00000000 {} [00*496]", "ab".repeat(16));
     let payload = [vec![0xab; 16], vec![0; 496]].concat();
     daemon_sends(&ask, &answer, &Reply::Other { result: ResultCode::OK, data2: 0, payload });
@@ -395,13 +393,10 @@ fn v18_read_resource_owners() {
 fn v19_lookup_rindex_announces_96_bytes_too_many() {
     let body = format!("[00*16] {LS1} {RES} 0000100000000000 [00*8] 72657341 [00*60]");
     let ask = format!("{H} 25000000 00000000 f0040000 00000000 00000000 00000000 {body}");
-    let Request::Other { command, payload, .. } = decoded(&bytes(&ask)) else { panic!("typed") };
-    assert_eq!((command, &payload), (Command::LookupRindex, &bytes(&body)));
-    let mut rest = payload.as_slice();
     let index = Rindex { lockspace_name: name("LS1"), disk: disk("/dev/sc/res", 1 << 20), ..Rindex::default() };
-    assert_eq!(Rindex::split_from(&mut rest), Some(index));
     let mut entry = RindexEntry { name: name("resA"), ..RindexEntry::default() };
-    assert_eq!(RindexEntry::split_from(&mut rest), Some(entry));
+    let (command, flags, hosts) = (Command::LookupRindex, RindexFlags::NONE, (0, 0));
+    assert_eq!(decoded(&bytes(&ask)), Request::RindexEntry { command, flags, hosts, index, entry });
     let answer =
         format!("{H} 25000000 00000000 60000000 00000000 00000000 00000000 72657341 [00*44] 0000300000000000 [00*8]");
     entry.offset = 3 << 20;

@@ -35,7 +35,7 @@ mod testing;
 pub use codes::ResultCode;
 pub use command::{
     AcquireFlags, AddLockspaceFlags, Class, Command, InqLockspaceFlags, KillPathFlags, LeaseFlags, LockspaceFlags,
-    ReleaseFlags, RemLockspaceFlags, RestrictFlags, WriteResourceFlags,
+    LockspaceUse, ReleaseFlags, RemLockspaceFlags, RestrictFlags, WriteResourceFlags,
 };
 pub use framing::{Incoming, Refusal, RequestReader};
 pub use header::{HEADER_SIZE, Header, HeaderFault};

@@ -1,15 +1,14 @@
 //! Requests: typed, out of a header and its payload, and back to the bytes a client sends (A 5, 6).
 //!
 //! [`Message`] is what the daemon gets: the header as it came (its echo is the reply's) and the [`Request`]. The
-//! client builds a `Request` and calls [`Request::encode`], which writes a header with an exact `length`. Commands
-//! outside the typed set arrive as [`Request::Other`], rightly framed, with their payload as bytes.
+//! client builds a `Request` and calls [`Request::encode`], which writes a header with an exact `length`.
 
 use crate::command::{
     AcquireFlags, AddLockspaceFlags, Command, InqLockspaceFlags, KillPathFlags, ReleaseFlags, RemLockspaceFlags,
-    RestrictFlags, WriteResourceFlags,
+    RequestFlags, RestrictFlags, RindexFlags, SetEventFlags, WriteResourceFlags,
 };
 use crate::header::{HEADER_SIZE, Header, length_of};
-use crate::payload::{KillPath, Lockspace, Options, Resource, ResourceHead};
+use crate::payload::{Disk, HostEvent, KillPath, Lockspace, Options, Resource, ResourceHead, Rindex, RindexEntry};
 
 /// Which registered client a command is about (A 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,18 +168,122 @@ pub enum Request {
     },
     /// Holdfast: everything, as JSON.
     HoldfastStatus,
-    /// Any other known command.
-    Other {
+    /// Change a lease between shared and exclusive. No disks are sent.
+    Convert {
+        /// OWNER_NOWAIT alone has a meaning.
+        flags: AcquireFlags,
+        /// Whose.
+        target: Target,
+        /// Which; its SHARED flag is the mode asked for.
+        resource: ResourceHead,
+    },
+    /// Ask a lease's owner to give it up.
+    AskOwner {
+        /// Whether a version of 0 is the next one.
+        flags: RequestFlags,
+        /// `data`: 1 force, 2 graceful; 0 takes a request back.
+        force_mode: u32,
         /// Which.
+        resource: Resource,
+    },
+    /// Look for requests to every lease held in a lockspace.
+    ExamineLockspace {
+        /// Its name.
+        lockspace: Lockspace,
+    },
+    /// Look for a request to one lease.
+    ExamineResource {
+        /// Which.
+        resource: ResourceHead,
+    },
+    /// The alignment of a disk.
+    Align {
+        /// Its path.
+        disk: Disk,
+    },
+    /// Who owns a resource, by what is on the disk.
+    ReadResourceOwners {
+        /// Which.
+        resource: Resource,
+    },
+    /// Set the value of a held lease.
+    SetLvb {
+        /// Which.
+        resource: ResourceHead,
+        /// The value.
+        value: Vec<u8>,
+    },
+    /// Get the value of a held lease.
+    GetLvb {
+        /// `data`: at most so many bytes; 0 is a sector.
+        most: u32,
+        /// Which.
+        resource: ResourceHead,
+    },
+    /// The daemon's recent log lines.
+    LogDump,
+    /// The hosts of a lockspace, as a record stream.
+    HostStatus {
+        /// Its name.
+        lockspace: Lockspace,
+    },
+    /// A lockspace's renewals, as a record stream.
+    Renewal {
+        /// Its name.
+        lockspace: Lockspace,
+    },
+    /// Mark a lockspace as used, or not.
+    SetConfig {
+        /// `data`: 1 used, 2 not; 4 used by orphans, 8 not.
+        config: u32,
+        /// Its name.
+        lockspace: Lockspace,
+    },
+    /// Turn this connection into a source of events.
+    RegEvent {
+        /// Its lockspace's name.
+        lockspace: Lockspace,
+        /// Not looked at.
+        event: HostEvent,
+    },
+    /// End event connections that said so.
+    EndEvent {
+        /// Their lockspace's name.
+        lockspace: Lockspace,
+    },
+    /// Send an event to another host, or clear it.
+    SetEvent {
+        /// How.
+        flags: SetEventFlags,
+        /// In which lockspace.
+        lockspace: Lockspace,
+        /// To whom, and what.
+        event: HostEvent,
+    },
+    /// Format a resource index.
+    FormatRindex {
+        /// Where.
+        index: Rindex,
+    },
+    /// Rebuild a resource index from the leases.
+    RebuildRindex {
+        /// Whether the lockspace must be joined.
+        flags: RindexFlags,
+        /// Where.
+        index: Rindex,
+    },
+    /// One of the four commands about an entry of a resource index.
+    RindexEntry {
+        /// UPDATE_RINDEX, LOOKUP_RINDEX, CREATE_RESOURCE or DELETE_RESOURCE.
         command: Command,
-        /// `cmd_flags`.
-        flags: u32,
-        /// `data`.
-        data: u32,
-        /// `data2`.
-        data2: u32,
-        /// The payload as it came.
-        payload: Vec<u8>,
+        /// How.
+        flags: RindexFlags,
+        /// CREATE_RESOURCE: `data` and `data2`, max_hosts and num_hosts.
+        hosts: (u32, u32),
+        /// Where.
+        index: Rindex,
+        /// Which.
+        entry: RindexEntry,
     },
 }
 
@@ -224,7 +327,24 @@ impl Request {
             Self::KillPath { .. } => Command::KillPath,
             Self::Explain { .. } => Command::Explain,
             Self::HoldfastStatus => Command::HoldfastStatus,
-            Self::Other { command, .. } => *command,
+            Self::Convert { .. } => Command::Convert,
+            Self::AskOwner { .. } => Command::Request,
+            Self::ExamineLockspace { .. } => Command::ExamineLockspace,
+            Self::ExamineResource { .. } => Command::ExamineResource,
+            Self::Align { .. } => Command::Align,
+            Self::ReadResourceOwners { .. } => Command::ReadResourceOwners,
+            Self::SetLvb { .. } => Command::SetLvb,
+            Self::GetLvb { .. } => Command::GetLvb,
+            Self::LogDump => Command::LogDump,
+            Self::HostStatus { .. } => Command::HostStatus,
+            Self::Renewal { .. } => Command::Renewal,
+            Self::SetConfig { .. } => Command::SetConfig,
+            Self::RegEvent { .. } => Command::RegEvent,
+            Self::EndEvent { .. } => Command::EndEvent,
+            Self::SetEvent { .. } => Command::SetEvent,
+            Self::FormatRindex { .. } => Command::FormatRindex,
+            Self::RebuildRindex { .. } => Command::RebuildRindex,
+            Self::RindexEntry { command, .. } => *command,
         }
     }
 
@@ -242,7 +362,13 @@ impl Request {
             Self::WriteLockspace { max_hosts, io_timeout, .. } => (0, *max_hosts, *io_timeout),
             Self::WriteResource { flags, num_hosts, unused, .. } => (flags.bits(), *num_hosts, *unused),
             Self::KillPath { flags, .. } => (flags.bits(), 0, u32::MAX),
-            Self::Other { flags, data, data2, .. } => (*flags, *data, *data2),
+            Self::Convert { flags, target, .. } => (flags.bits(), 0, target.data2()),
+            Self::AskOwner { flags, force_mode, .. } => (flags.bits(), *force_mode, 0),
+            Self::GetLvb { most, .. } => (0, *most, 0),
+            Self::SetConfig { config, .. } => (0, *config, 0),
+            Self::SetEvent { flags, .. } => (flags.bits(), 0, 0),
+            Self::RebuildRindex { flags, .. } => (flags.bits(), 0, 0),
+            Self::RindexEntry { flags, hosts, .. } => (flags.bits(), hosts.0, hosts.1),
             _ => (0, 0, 0),
         }
     }
@@ -254,19 +380,43 @@ impl Request {
             | Self::InqLockspace { lockspace, .. }
             | Self::GetHosts { lockspace }
             | Self::ReadLockspace { lockspace }
+            | Self::ExamineLockspace { lockspace }
+            | Self::HostStatus { lockspace }
+            | Self::Renewal { lockspace }
+            | Self::SetConfig { lockspace, .. }
+            | Self::EndEvent { lockspace }
             | Self::WriteLockspace { lockspace, .. } => lockspace.encode(out),
+            Self::RegEvent { lockspace, event } | Self::SetEvent { lockspace, event, .. } => {
+                lockspace.encode(out);
+                event.encode(out);
+            }
+            Self::Align { disk } => disk.encode(out),
+            Self::Convert { resource, .. } | Self::ExamineResource { resource } | Self::GetLvb { resource, .. } => {
+                resource.encode(out);
+            }
+            Self::SetLvb { resource, value } => {
+                resource.encode(out);
+                out.extend_from_slice(value);
+            }
+            Self::FormatRindex { index } | Self::RebuildRindex { index, .. } => index.encode(out),
+            Self::RindexEntry { index, entry, .. } => {
+                index.encode(out);
+                entry.encode(out);
+            }
             Self::Acquire { resources, options, .. } => {
                 resources.iter().for_each(|resource| resource.encode(out));
                 options.encode(out);
             }
             Self::Release { resources, .. } => resources.iter().for_each(|head| head.encode(out)),
-            Self::ReadResource { resource } | Self::WriteResource { resource, .. } => resource.encode(out),
+            Self::ReadResource { resource }
+            | Self::ReadResourceOwners { resource }
+            | Self::AskOwner { resource, .. }
+            | Self::WriteResource { resource, .. } => resource.encode(out),
             Self::Explain { resource } => {
                 resource.encode(out);
                 out.resize(out.len().next_multiple_of(EXPLAIN_MULTIPLE), 0);
             }
             Self::KillPath { killpath, .. } => killpath.encode(out),
-            Self::Other { payload, .. } => out.extend_from_slice(payload),
             Self::Register
             | Self::Restrict { .. }
             | Self::Inquire { .. }
@@ -275,6 +425,7 @@ impl Request {
             | Self::Version
             | Self::Shutdown { .. }
             | Self::ShutdownWait { .. }
+            | Self::LogDump
             | Self::HoldfastStatus => {}
         }
     }
@@ -291,19 +442,8 @@ impl Request {
         out
     }
 
-    /// The request under `header`, whose payload `framing` has cut to size.
-    pub(crate) fn decode(command: Command, header: &Header, payload: &[u8]) -> Self {
-        Self::decode_typed(command, header, payload).unwrap_or_else(|| Self::Other {
-            command,
-            flags: header.cmd_flags,
-            data: header.data,
-            data2: header.data2,
-            payload: payload.to_vec(),
-        })
-    }
-
-    /// None for a command without a type of its own here.
-    fn decode_typed(command: Command, header: &Header, payload: &[u8]) -> Option<Self> {
+    /// The request under `header`, whose payload `framing` has cut to size. None: it was not cut to size.
+    pub(crate) fn decode(command: Command, header: &Header, payload: &[u8]) -> Option<Self> {
         let bits = header.cmd_flags;
         let target = Target::from_data2(header.data2);
         let mut rest = payload;
@@ -325,33 +465,81 @@ impl Request {
             Command::GetLockspaces => Self::GetLockspaces,
             Command::Status => Self::Status { stop_after: header.data },
             Command::Version => Self::Version,
+            Command::LogDump => Self::LogDump,
             Command::Shutdown => Self::Shutdown { force: header.data == 1 },
             Command::ShutdownWait => Self::ShutdownWait { force: header.data == 1 },
+            Command::HoldfastStatus => Self::HoldfastStatus,
+            Command::Align => Self::Align { disk: Disk::split_from(&mut rest)? },
             Command::KillPath => {
                 let killpath = KillPath::split_from(&mut rest)?;
                 Self::KillPath { flags: KillPathFlags::from_bits(bits), killpath }
             }
-            Command::ReadResource => Self::ReadResource { resource: Resource::split_from(&mut rest)? },
-            Command::WriteResource => Self::WriteResource {
-                flags: WriteResourceFlags::from_bits(bits),
-                num_hosts: header.data,
-                unused: header.data2,
-                resource: Resource::split_from(&mut rest)?,
-            },
-            Command::Explain => Self::Explain { resource: Resource::split_from(&mut rest)? },
-            Command::HoldfastStatus => Self::HoldfastStatus,
-            Command::AddLockspace
-            | Command::RemLockspace
-            | Command::InqLockspace
-            | Command::GetHosts
-            | Command::ReadLockspace
-            | Command::WriteLockspace => Self::decode_lockspace(command, header, Lockspace::split_from(&mut rest)?)?,
-            _ => return None,
+            Command::Convert | Command::ExamineResource | Command::SetLvb | Command::GetLvb => {
+                Self::decode_head(command, header, &mut rest)?
+            }
+            Command::ReadResource
+            | Command::WriteResource
+            | Command::ReadResourceOwners
+            | Command::Request
+            | Command::Explain => Self::decode_resource(command, header, Resource::split_from(&mut rest)?),
+            Command::FormatRindex
+            | Command::RebuildRindex
+            | Command::UpdateRindex
+            | Command::LookupRindex
+            | Command::CreateResource
+            | Command::DeleteResource => Self::decode_index(command, header, &mut rest)?,
+            _ => Self::decode_lockspace(command, header, &mut rest)?,
         })
     }
 
-    fn decode_lockspace(command: Command, header: &Header, lockspace: Lockspace) -> Option<Self> {
-        let bits = header.cmd_flags;
+    fn decode_head(command: Command, header: &Header, rest: &mut &[u8]) -> Option<Self> {
+        let resource = ResourceHead::split_from(rest)?;
+        Some(match command {
+            Command::Convert => Self::Convert {
+                flags: AcquireFlags::from_bits(header.cmd_flags),
+                target: Target::from_data2(header.data2),
+                resource,
+            },
+            Command::SetLvb => Self::SetLvb { resource, value: rest.to_vec() },
+            Command::GetLvb => Self::GetLvb { most: header.data, resource },
+            _ => Self::ExamineResource { resource },
+        })
+    }
+
+    fn decode_resource(command: Command, header: &Header, resource: Resource) -> Self {
+        match command {
+            Command::ReadResource => Self::ReadResource { resource },
+            Command::ReadResourceOwners => Self::ReadResourceOwners { resource },
+            Command::WriteResource => Self::WriteResource {
+                flags: WriteResourceFlags::from_bits(header.cmd_flags),
+                num_hosts: header.data,
+                unused: header.data2,
+                resource,
+            },
+            Command::Request => {
+                Self::AskOwner { flags: RequestFlags::from_bits(header.cmd_flags), force_mode: header.data, resource }
+            }
+            _ => Self::Explain { resource },
+        }
+    }
+
+    fn decode_index(command: Command, header: &Header, rest: &mut &[u8]) -> Option<Self> {
+        let (index, flags) = (Rindex::split_from(rest)?, RindexFlags::from_bits(header.cmd_flags));
+        Some(match command {
+            Command::FormatRindex => Self::FormatRindex { index },
+            Command::RebuildRindex => Self::RebuildRindex { flags, index },
+            _ => Self::RindexEntry {
+                command,
+                flags,
+                hosts: (header.data, header.data2),
+                index,
+                entry: RindexEntry::split_from(rest)?,
+            },
+        })
+    }
+
+    fn decode_lockspace(command: Command, header: &Header, rest: &mut &[u8]) -> Option<Self> {
+        let (lockspace, bits) = (Lockspace::split_from(rest)?, header.cmd_flags);
         Some(match command {
             Command::AddLockspace => {
                 Self::AddLockspace { flags: AddLockspaceFlags::from_bits(bits), io_timeout: header.data, lockspace }
@@ -362,6 +550,16 @@ impl Request {
             Command::ReadLockspace => Self::ReadLockspace { lockspace },
             Command::WriteLockspace => {
                 Self::WriteLockspace { max_hosts: header.data, io_timeout: header.data2, lockspace }
+            }
+            Command::ExamineLockspace => Self::ExamineLockspace { lockspace },
+            Command::HostStatus => Self::HostStatus { lockspace },
+            Command::Renewal => Self::Renewal { lockspace },
+            Command::SetConfig => Self::SetConfig { config: header.data, lockspace },
+            Command::EndEvent => Self::EndEvent { lockspace },
+            Command::RegEvent => Self::RegEvent { lockspace, event: HostEvent::split_from(rest)? },
+            Command::SetEvent => {
+                let event = HostEvent::split_from(rest)?;
+                Self::SetEvent { flags: SetEventFlags::from_bits(bits), lockspace, event }
             }
             _ => return None,
         })

@@ -272,6 +272,12 @@ impl StateRecord {
         Self { data32: host_id, data64: timestamp, ..Self::new(StateKind::Host, Name48::EMPTY, text, StateBody::None) }
     }
 
+    /// A renewal's record.
+    #[must_use]
+    pub fn renewal(timestamp: u64, text: StateText) -> Self {
+        Self { data64: timestamp, ..Self::new(StateKind::Renewal, Name48::EMPTY, text, StateBody::None) }
+    }
+
     /// `data32` as the pid it is in client and resource records.
     #[must_use]
     pub const fn pid(&self) -> i32 {

@@ -196,6 +196,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use tokio::task::LocalSet;
 
+    use crate::log_ring::LogRing;
     use crate::note::{Note, Notes};
     use crate::queries::{Answer, Context, answer};
     use crate::resource;
@@ -296,7 +297,15 @@ mod tests {
             let shared = Rc::new(SpaceShared::new(area, opened, me, &linux));
             shared.limit.set(LocalInstant::NEVER);
             let used = Rc::new(vec![InUse::Joined(Rc::downgrade(&shared))]);
-            let context = Context { clock, nodes, machine, space: None, used, formats: Formats::default() };
+            let context = Context {
+                clock,
+                nodes,
+                machine,
+                space: None,
+                used,
+                formats: Formats::default(),
+                log: LogRing::default(),
+            };
             Rig { _dir: dir, link, context, shared }
         }
 
@@ -327,6 +336,10 @@ mod tests {
                 expected_lver: None,
                 num_hosts: None,
                 nowait: true,
+                mode: paxos_lease::Mode::Exclusive,
+                value: false,
+                persistent: false,
+                orphans: crate::supervisor::event::Orphans::Refused,
             };
             resource::prepare(&shared, Arc::clone(&shared.file), &request).await.unwrap();
             resource::run_acquire(shared, TaskId(1), request, Stop::new(), notes).await;
@@ -339,7 +352,8 @@ mod tests {
 
         async fn release(&self, held: paxos_lease::Held) {
             let (notes, _inbox) = Notes::channel();
-            resource::run_release(Rc::clone(&self.shared), TaskId(2), key(), held, notes).await;
+            let release = resource::Release { key: key(), held, rename: None, value: None };
+            resource::run_release(Rc::clone(&self.shared), TaskId(2), release, notes).await;
         }
 
         fn bytes(&self) -> Vec<u8> {

@@ -4,18 +4,21 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::SpaceName;
+use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
-use holdfast_protocol::command::LockspaceFlags;
+use holdfast_protocol::command::{LeaseFlags, LockspaceFlags};
 use holdfast_protocol::payload::{Disk, Lockspace, Resource, ResourceHead};
 use holdfast_protocol::request::Target;
-use holdfast_protocol::state::{StateRecord, StateText};
+use holdfast_protocol::state::{StateKind, StateRecord, StateText};
 use holdfast_protocol::strings;
 use holdfast_protocol::text::{DiskPath, Name48};
+use paxos_lease::Mode;
 
 use super::event::{ClientId, Effect, Place, ReplyTo};
-use super::leases::{Lease, Phase, WaitingAcquire};
+use super::leases::{Lease, Phase, Token, WaitingAcquire};
 use super::spaces::{Life, Space};
-use super::{Client, Supervisor};
+use super::{Client, Supervisor, history};
 
 /// The version we answer with: that of the sanlock whose protocol this is.
 pub const SANLOCK_VERSION: u32 = 0x0308_0500;
@@ -52,7 +55,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Ok(target) => target,
             Err(code) => return self.reply(to, code),
         };
-        let held: Vec<Resource> = self.held_by(target).into_iter().map(wire_lease).collect();
+        let held: Vec<Resource> = self.held_by(target).into_iter().map(|(lease, _)| wire_lease(lease)).collect();
         let count = u32::try_from(held.len()).unwrap_or(u32::MAX);
         if held.is_empty() {
             return self.reply(to, ResultCode::OK);
@@ -62,19 +65,19 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.reply_with(to, ResultCode::OK, count, &text);
     }
 
-    fn held_by(&self, client: ClientId) -> Vec<&Lease<L>> {
-        let mut held: Vec<&Lease<L>> = self
-            .leases
-            .values()
-            .filter(|l| l.client == Some(client) && matches!(l.phase, Phase::Held { .. }))
-            .collect();
-        held.sort_by_key(|l| l.res_id);
+    /// What a client holds, as often as it does.
+    fn held_by(&self, client: ClientId) -> Vec<(&Lease<L>, &Token)> {
+        let leases = self.leases.values().filter(|l| l.is_held_by(client));
+        let tokens = leases.flat_map(|l| l.tokens.iter().map(move |t| (l, t))).filter(|(_, t)| t.client == client);
+        let mut held: Vec<_> = tokens.collect();
+        held.sort_by_key(|(_, token)| token.slot);
         held
     }
 
     pub(super) fn get_lockspaces(&mut self, to: ReplyTo) {
         let mut payload = Vec::new();
-        let mut spaces: Vec<Lockspace> = self.spaces.iter().map(|(name, s)| wire_space(name.field(), s)).collect();
+        let mut spaces: Vec<Lockspace> =
+            self.newest_spaces().into_iter().map(|(name, s)| wire_space(name.field(), s)).collect();
         spaces.sort_by_key(|s| match s.flags {
             LockspaceFlags::NONE => 0,
             LockspaceFlags::REM => 1,
@@ -92,16 +95,40 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn status(&mut self, to: ReplyTo, stop_after: u32, now: LocalInstant) {
         let mut records = vec![self.daemon_record(now)];
         if stop_after == 0 || stop_after >= 2 {
-            records.extend(self.clients.iter().map(|(id, c)| client_record(*id, c)));
+            // sanlock's own two slots: tools count on them.
+            records.extend([own_record(0, "helper"), own_record(1, "listener")]);
+            let mut clients: Vec<&Client> = self.clients.values().collect();
+            clients.sort_by_key(|c| c.slot);
+            records.extend(clients.into_iter().map(client_record));
         }
         if stop_after == 0 || stop_after >= 3 {
-            records.extend(self.spaces.iter().map(|(name, s)| space_record(name.field(), s)));
+            records.extend(self.newest_spaces().into_iter().map(|(name, s)| space_record(name.field(), s)));
         }
         if stop_after == 0 || stop_after >= 4 {
-            records.extend(self.leases.values().map(|l| self.lease_record(l)));
+            records.extend(self.leases.values().flat_map(|l| self.lease_records(l)));
         }
         let mut bytes = to.header.answer(ResultCode::OK, to.header.data2, 0).encode().to_vec();
         records.iter().for_each(|r| r.encode(&mut bytes));
+        self.effects.push(Effect::Reply { client: to.client, bytes });
+        self.close(to.client);
+    }
+
+    /// The lockspaces, the latest first, as sanlock lists them.
+    fn newest_spaces(&self) -> Vec<(&SpaceName, &Space)> {
+        let mut spaces: Vec<_> = self.spaces.iter().collect();
+        spaces.sort_by_key(|(_, space)| std::cmp::Reverse(space.number));
+        spaces
+    }
+
+    /// The latest renewals of a lockspace as a record stream.
+    pub(super) fn renewals(&mut self, to: ReplyTo, lockspace: &Lockspace) {
+        let found = self.spaces.iter().find(|(name, _)| name.field() == lockspace.name.raw());
+        let (code, io_timeout) = match found {
+            Some((_, space)) => (ResultCode::OK, u32::from(space.io_timeout.seconds())),
+            None => (ResultCode::ENOSPC, 0),
+        };
+        let mut bytes = to.header.answer(code, io_timeout, 0).encode().to_vec();
+        found.into_iter().flat_map(|(_, space)| space.history.records()).for_each(|r| r.encode(&mut bytes));
         self.effects.push(Effect::Reply { client: to.client, bytes });
         self.close(to.client);
     }
@@ -118,7 +145,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             ("debug_renew", fixed(0)),
             ("debug_clients", fixed(0)),
             ("debug_cmds", "0xfffffffffe06ffff".into()),
-            ("renewal_history_size", fixed(0)),
+            ("renewal_history_size", history::MOST.to_string()),
             ("gid", fixed(u64::from(s.report.gid))),
             ("uid", fixed(u64::from(s.report.uid))),
             ("sh_retries", fixed(8)),
@@ -142,25 +169,37 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         StateRecord::daemon(Name48::cut(s.host_name.as_bytes()), StateText::from_pairs(pairs))
     }
 
-    fn lease_record(&self, lease: &Lease<L>) -> StateRecord {
+    /// One record for each token, or one for a lease that is nobody's any more.
+    fn lease_records(&self, lease: &Lease<L>) -> Vec<StateRecord> {
+        match lease.tokens.as_slice() {
+            [] => vec![self.lease_record(lease, None)],
+            tokens => tokens.iter().map(|token| self.lease_record(lease, Some(token))).collect(),
+        }
+    }
+
+    fn lease_record(&self, lease: &Lease<L>, token: Option<&Token>) -> StateRecord {
         let list = match lease.phase {
-            Phase::Held { .. } => "held",
+            Phase::Held { .. } if lease.is_orphan() => "orphan",
+            Phase::Held { .. } | Phase::Converting { .. } => "held",
             Phase::Opening(_) | Phase::Acquiring => "add",
             Phase::Releasing => "rem",
         };
-        let pid = lease.client.and_then(|c| self.clients.get(&c)).map_or(-1, |c| c.pid);
+        let holder = token.and_then(|t| self.clients.get(&t.client)).map(|c| c.pid);
+        let pid = holder.or(lease.left_by).unwrap_or(-1);
+        let (sector_size, align_size) = sizes(lease.geometry);
         let pairs = [
             ("list", list.to_owned()),
-            ("flags", "0".to_owned()),
-            ("sector_size", "0".to_owned()),
-            ("align_size", "0".to_owned()),
+            ("flags", flag(lease.mode == Mode::Shared)),
+            ("sector_size", sector_size.to_string()),
+            ("align_size", align_size.to_string()),
             ("lver", lease.lver.to_string()),
             ("reused", "0".to_owned()),
             ("res_id", lease.res_id.to_string()),
-            ("token_id", lease.res_id.to_string()),
+            ("token_id", token.map_or(0, |t| t.number).to_string()),
         ];
         let mut wire = wire_lease(lease);
         wire.head.lver = 0; // in the stream the version stands in the record itself (spec A V9)
+        wire.disks.iter_mut().for_each(|disk| disk.pad1 = sector_size);
         StateRecord::resource(pid, lease.lver.0, wire, StateText::from_pairs(pairs))
     }
 
@@ -192,7 +231,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 })
             })
             .collect();
-        let leases: Vec<_> = self.leases.values().map(|l| self.lease_snapshot(l, now)).collect();
+        let leases: Vec<_> = self.leases.values().flat_map(|l| self.lease_snapshots(l, now)).collect();
         let clients: Vec<_> = self.clients.values().filter(|c| c.registered).map(client_snapshot).collect();
         let waiting: Vec<_> = self.waiting.iter().map(|w| self.waiting_snapshot(w)).collect();
         serde_json::json!({
@@ -223,16 +262,29 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         })
     }
 
-    fn lease_snapshot(&self, lease: &Lease<L>, now: LocalInstant) -> serde_json::Value {
-        let client = lease.client.and_then(|c| self.clients.get(&c));
+    fn lease_snapshots(&self, lease: &Lease<L>, now: LocalInstant) -> Vec<serde_json::Value> {
+        match lease.tokens.as_slice() {
+            [] => vec![self.lease_snapshot(lease, None, now)],
+            tokens => tokens.iter().map(|token| self.lease_snapshot(lease, Some(token), now)).collect(),
+        }
+    }
+
+    fn lease_snapshot(&self, lease: &Lease<L>, token: Option<&Token>, now: LocalInstant) -> serde_json::Value {
+        let client = token.and_then(|t| self.clients.get(&t.client));
         serde_json::json!({
             "lockspace": lease.key.space.to_string(),
             "resource": lease.key.resource.to_string(),
             "path": lease.place.path.display().to_string(),
             "offset": lease.place.offset,
             "lver": lease.lver.0,
+            "mode": match lease.mode {
+                Mode::Exclusive => "exclusive",
+                Mode::Shared => "shared",
+            },
             "state": match lease.phase {
+                Phase::Held { .. } if lease.is_orphan() => "orphan",
                 Phase::Held { .. } => "held",
+                Phase::Converting { .. } => "converting",
                 Phase::Opening(_) | Phase::Acquiring => "acquiring",
                 Phase::Releasing => "releasing",
             },
@@ -265,15 +317,35 @@ fn wire_space(name: &[u8; 48], space: &Space) -> Lockspace {
 
 fn wire_lease<L>(lease: &Lease<L>) -> Resource {
     let names = (Name48::from_raw(*lease.key.space.field()), Name48::from_raw(*lease.key.resource.field()));
-    let head = ResourceHead { lver: lease.lver.0, ..ResourceHead::named(names.0, names.1) };
+    let flags = if lease.mode == Mode::Shared { LeaseFlags::SHARED } else { LeaseFlags::NONE };
+    let head = ResourceHead { lver: lease.lver.0, flags, ..ResourceHead::named(names.0, names.1) };
     Resource::new(head, vec![disk_of(&lease.place)])
 }
 
-fn client_record(id: ClientId, client: &Client) -> StateRecord {
+/// Sector and align size, bytes; 0 where they are not known yet.
+fn sizes(geometry: Option<Geometry>) -> (u32, u64) {
+    geometry.map_or((0, 0), |g| (u32::try_from(g.sector().bytes()).unwrap_or(0), g.align().bytes()))
+}
+
+/// A slot of sanlock's own: nobody is behind it.
+fn own_record(slot: u32, name: &str) -> StateRecord {
+    let slot = slot.to_string();
+    let value = |key: &str| match key {
+        "ci" => slot.clone(),
+        "fd" | "pid" => "-1".to_owned(),
+        _ => "0".to_owned(),
+    };
+    let pairs = StateKind::Client.keys().iter().map(|key| (*key, value(key)));
+    StateRecord::client(-1, Name48::cut(name.as_bytes()), StateText::from_pairs(pairs))
+}
+
+fn client_record(client: &Client) -> StateRecord {
+    // As in sanlock, whose STATUS knows the pids of clients alone.
+    let pid = if client.registered { client.pid } else { -1 };
     let pairs = [
-        ("ci", id.0.to_string()),
+        ("ci", client.slot.to_string()),
         ("fd", "-1".to_owned()),
-        ("pid", client.pid.to_string()),
+        ("pid", pid.to_string()),
         ("flags", "0".to_owned()),
         ("restricted", format!("{:x}", client.restrict.bits())),
         ("cmd_active", client.running.as_ref().map_or(0, |_| client.last_command).to_string()),
@@ -284,7 +356,7 @@ fn client_record(id: ClientId, client: &Client) -> StateRecord {
         ("suspend", "0".to_owned()),
         ("need_free", "0".to_owned()),
     ];
-    StateRecord::client(client.pid, client.name, StateText::from_pairs(pairs))
+    StateRecord::client(pid, client.name, StateText::from_pairs(pairs))
 }
 
 fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
@@ -295,22 +367,23 @@ fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
     };
     let renewed = space.last_success.map_or(0, LocalInstant::disk_seconds).to_string();
     let zero = || "0".to_owned();
+    let (sector_size, align_size) = sizes(space.geometry);
     let result = if space.failures == 0 { "1".to_owned() } else { ResultCode::IO_TIMEOUT.number().to_string() };
     let failing = matches!(space.life, Life::Failing { .. });
     let pairs: Vec<(&str, String)> = vec![
         ("list", list.to_owned()),
-        ("space_id", space.host_id.to_string()),
+        ("space_id", space.number.to_string()),
         ("io_timeout", space.io_timeout.seconds().to_string()),
-        ("sector_size", zero()),
-        ("align_size", zero()),
+        ("sector_size", sector_size.to_string()),
+        ("align_size", align_size.to_string()),
         ("host_generation", space.record.as_ref().map_or(0, |r| r.generation).to_string()),
         ("renew_fail", flag(failing)),
         ("space_dead", flag(failing || matches!(space.life, Life::Removing { .. }))),
         ("killing_pids", flag(!space.guards.is_empty())),
         ("used_retries", zero()),
-        ("external_used", zero()),
-        ("used_by_orphans", zero()),
-        ("renewal_read_extend_sec", zero()),
+        ("external_used", flag(space.used)),
+        ("used_by_orphans", flag(space.used_by_orphans)),
+        ("renewal_read_extend_sec", space.io_timeout.seconds().to_string()),
         ("set_max_sectors_kb", zero()),
         ("corrupt_result", zero()),
         ("acquire_last_result", "1".to_owned()),
@@ -320,5 +393,7 @@ fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
         ("renewal_last_attempt", renewed.clone()),
         ("renewal_last_success", renewed),
     ];
-    StateRecord::lockspace(wire_space(name, space), StateText::from_pairs(pairs))
+    let mut wire = wire_space(name, space);
+    wire.disk.pad1 = sector_size;
+    StateRecord::lockspace(wire, StateText::from_pairs(pairs))
 }

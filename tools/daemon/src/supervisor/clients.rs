@@ -8,19 +8,21 @@ use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::SpaceName;
 use holdfast_io::planted::{Bug, planted};
 use holdfast_protocol::codes::ResultCode;
-use holdfast_protocol::command::{Command, RestrictFlags};
+use holdfast_protocol::command::{Class, Command, RestrictFlags};
 use holdfast_protocol::request::Target;
 use holdfast_protocol::text::Name48;
 
-use super::Supervisor;
 use super::event::{ClientId, Effect, ReplyTo};
 use super::leases::Running;
+use super::{Program, Supervisor};
 use crate::procfs::ProcessId;
 use crate::state_file::Guarded;
 
 /// One connection.
 #[derive(Debug)]
 pub struct Client {
+    /// Its number in STATUS: the lowest that was free.
+    pub slot: u32,
     /// The pid at the other end when it connected.
     pub pid: i32,
     /// Whether it asked to own leases.
@@ -39,6 +41,10 @@ pub struct Client {
     pub name: Name48,
     /// What it restricted.
     pub restrict: RestrictFlags,
+    /// What to run before it is ended.
+    pub killpath: Option<Program>,
+    /// That has been run.
+    pub killpath_run: bool,
     /// The command that runs for it as a target: at most one (spec A 4).
     pub running: Option<Running>,
     /// The number of its last command.
@@ -48,6 +54,9 @@ pub struct Client {
     /// When the last one was sent.
     pub kill_last: Option<LocalInstant>,
 }
+
+/// Before it come sanlock's helper and its listener.
+const FIRST_SLOT: u32 = 2;
 
 impl Client {
     /// Nothing of it can act any more: process exited, with all of its group if it led one, and connection at its end.
@@ -69,6 +78,21 @@ impl Client {
         self.process.as_ref().is_none_or(|process| self.exited && (!process.group || self.group_gone))
     }
 
+    /// What STATUS calls a connection that is no client: its latest command, by name or by number as sanlock does.
+    pub(super) fn shows(&mut self, command: Command) {
+        if self.registered {
+            return;
+        }
+        let name = match (command.class(), command) {
+            (Class::MainClose, _) | (_, Command::AddLockspace | Command::RemLockspace | Command::InqLockspace) => {
+                Name48::cut(command.name().as_bytes())
+            }
+            (Class::Worker, _) => Name48::cut(format!("cmd{}", command.number()).as_bytes()),
+            (Class::MainKeep | Class::Targeted, _) => return,
+        };
+        self.name = name;
+    }
+
     /// The connection outlived its process.
     #[must_use]
     pub fn is_inherited(&self) -> bool {
@@ -78,7 +102,9 @@ impl Client {
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn connected(&mut self, client: ClientId, pid: i32) {
+        let taken = |slot: &u32| self.clients.values().any(|c| c.slot == *slot);
         let fresh = Client {
+            slot: (FIRST_SLOT..).find(|slot| !taken(slot)).unwrap_or(u32::MAX),
             pid,
             registered: false,
             process: None,
@@ -88,6 +114,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             closed: false,
             name: Name48::EMPTY,
             restrict: RestrictFlags::NONE,
+            killpath: None,
+            killpath_run: false,
             running: None,
             last_command: 0,
             kill_count: 0,
@@ -195,7 +223,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
         }
         let guarded = self.spaces.values().any(|s| s.guards.contains_key(&client));
-        let holds = self.leases.values().any(|l| l.client == Some(client));
+        let holds = self.leases.values().any(|l| l.is_of(client));
         let Some(ended) = self.clients.get(&client) else { return };
         if ended.closed && ended.running.is_none() && !guarded && !holds {
             self.clients.remove(&client);
@@ -217,13 +245,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 found.map(|(id, _)| *id).ok_or(ResultCode::ESRCH)
             }
         }
-    }
-
-    /// Known commands that this version does not serve are answered, with the struct that some clients read before they
-    /// look at the result.
-    pub(super) fn not_served(&mut self, to: ReplyTo, command: Command) {
-        tracing::info!(?command, "not served in this version");
-        self.reply(to, ResultCode::ENOSYS);
     }
 
     /// Whether a connection has registered.
@@ -252,6 +273,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// Whether a client holds or is about to hold something in a lockspace.
     pub(super) fn uses(&self, client: ClientId, space: &SpaceName) -> bool {
-        self.leases.values().any(|l| l.client == Some(client) && l.key.space == *space)
+        self.leases.values().any(|l| l.is_of(client) && l.key.space == *space)
     }
 }

@@ -1,17 +1,21 @@
 //! What can happen to the daemon, and what it then does. [`super::Supervisor::apply`] turns one into the other.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, Lver, ResourceName, SpaceName};
 use holdfast_io::seal::SealedFire;
 use holdfast_io::stop::Stop;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
+use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
 use nix::sys::signal::Signal;
+use paxos_lease::Mode;
 
+use super::killpath::Program;
 use crate::state_file::{FenceRecord, Guarded, StateFile};
 
 /// A connection of a client, numbered in the order of arrival and never again.
@@ -70,6 +74,10 @@ pub enum AcquireEnd<L> {
         held: L,
         /// The version of this ownership.
         lver: Lver,
+        /// The sizes of its area.
+        geometry: Geometry,
+        /// Its value, if it was acquired with one.
+        value: Option<Vec<u8>>,
     },
     /// It is not. `undoing`: the task still undoes what it wrote and reports [`Event::TaskDone`] when that is over.
     Refused {
@@ -163,6 +171,8 @@ pub enum Event<L> {
         space: SpaceName,
         /// Taken before the renewal's write was issued (D2 counts from here).
         started_at: LocalInstant,
+        /// How long its I/O took.
+        took: Took,
     },
     /// A renewal failed.
     RenewalFailed {
@@ -172,6 +182,8 @@ pub enum Event<L> {
         why: String,
         /// The delta lease is another's: final.
         lost: bool,
+        /// The disk did not answer in time.
+        timed_out: bool,
     },
     /// Of a lockspace that is being left without a write, nothing but a renewal of its delta sector can still land.
     Reaped {
@@ -208,6 +220,13 @@ pub enum Event<L> {
         /// Whether nothing more is to come.
         done: bool,
     },
+    /// A conversion came to its end, with all that it had to undo.
+    Converted {
+        /// Which task.
+        task: TaskId,
+        /// How.
+        end: Converted<L>,
+    },
     /// A task that went on after its answer came to its end.
     TaskDone {
         /// Which.
@@ -226,6 +245,17 @@ pub struct Join {
     pub generation: Generation,
     /// The start of the last good renewal.
     pub started_at: LocalInstant,
+    /// The sizes of its area.
+    pub geometry: Geometry,
+}
+
+/// How long a renewal's two I/Os took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    /// The read of the area.
+    pub read: Duration,
+    /// The write of our sector.
+    pub write: Duration,
 }
 
 /// What to join.
@@ -260,6 +290,51 @@ pub struct LeaseRequest {
     pub num_hosts: Option<u32>,
     /// Give up at once on an owner that no longer renews but is not dead.
     pub nowait: bool,
+    /// Exclusively, or shared.
+    pub mode: Mode,
+    /// With its value.
+    pub value: bool,
+    /// It outlives its client, as an orphan.
+    pub persistent: bool,
+    /// What an orphan there means.
+    pub orphans: Orphans,
+}
+
+/// What an acquire makes of a lease that a former client left behind (spec A 8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphans {
+    /// It stands in the way.
+    Refused,
+    /// It is taken over, if there is one.
+    Adopted,
+    /// It is taken over, and nothing else would do.
+    Demanded,
+}
+
+/// What to convert, and how.
+#[derive(Debug)]
+pub struct ConvertRequest<L> {
+    /// Which lease.
+    pub key: LeaseKey,
+    /// As it is held.
+    pub held: L,
+    /// As it is to be held.
+    pub mode: Mode,
+    /// A value to be written before it is shared.
+    pub value: Option<Vec<u8>>,
+    /// Give up at once on an owner that no longer renews but is not dead.
+    pub nowait: bool,
+}
+
+/// How a conversion ended.
+#[derive(Debug)]
+pub struct Converted<L> {
+    /// The lease as it is held now. `None`: it is no longer ours.
+    pub held: Option<(L, Mode, Lver)>,
+    /// The answer to the client.
+    pub code: ResultCode,
+    /// Why it was not converted.
+    pub why: Option<String>,
 }
 
 /// How to end a guarded process.
@@ -349,6 +424,11 @@ pub enum Effect<L> {
         /// Which lockspace.
         space: SpaceName,
     },
+    /// Tasks of this lockspace that undo, share or release something come to their end: what they are for is over.
+    EndTasks {
+        /// Which.
+        space: SpaceName,
+    },
     /// End renewal, wait for tasks and writes, give the delta lease back if told to, report [`Event::Left`].
     Leave {
         /// Which lockspace.
@@ -382,6 +462,26 @@ pub enum Effect<L> {
         place: Place,
         /// What release needs.
         held: L,
+        /// Its new name.
+        rename: Option<ResourceName>,
+        /// A value to be written before.
+        value: Option<Vec<u8>>,
+    },
+    /// Convert a lease; report [`Event::Converted`].
+    StartConvert {
+        /// The task.
+        task: TaskId,
+        /// The lease.
+        request: ConvertRequest<L>,
+        /// How the task is asked to end.
+        stop: Stop,
+    },
+    /// Run what a client wants to be run in its place.
+    RunProgram {
+        /// Whose.
+        client: ClientId,
+        /// What.
+        program: Program,
     },
     /// Signal a guarded process.
     Kill(Kill),

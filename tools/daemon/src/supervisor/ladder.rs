@@ -2,7 +2,8 @@
 //!
 //! For each guarded client, at most once a second until it is gone: SIGTERM while grace lasts, then SIGKILL; at once
 //! SIGKILL when somebody asked for the lockspace to be left. A client that restricted one signal gets the other. If it
-//! will not die the watchdog, unpetted, ends the host. A client that gives back its last lease survives; one that only
+//! will not die the watchdog, unpetted, ends the host. A client with a killpath has that run once, and no signal while grace
+//! lasts. A client that gives back its last lease survives; one that only
 //! closes its connection does not: it could still write.
 
 use holdfast_io::clock::LocalInstant;
@@ -58,6 +59,14 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             if client.is_gone() || client.kill_count >= MOST_KILLS {
                 continue;
             }
+            if let Some(program) = client.killpath.as_ref().filter(|_| signal == Signal::SIGTERM) {
+                // It has its grace to give everything back; then it is ended like any other.
+                if !std::mem::replace(&mut client.killpath_run, true) {
+                    tracing::warn!(lockspace = %name, pid = client.pid, program = %program.path.display(), "running a killpath");
+                    self.effects.push(Effect::RunProgram { client: *id, program: program.clone() });
+                }
+                continue;
+            }
             let signal = permitted(signal, client.restrict);
             client.kill_count += 1;
             client.kill_last = Some(now);
@@ -75,6 +84,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn guard_ends(&mut self, name: SpaceName, client: ClientId) {
         if let Some(space) = self.spaces.get_mut(&name) {
             space.guards.remove(&client);
+        }
+        let guarded = self.spaces.values().any(|s| s.guards.contains_key(&client));
+        if let Some(client) = self.clients.get_mut(&client).filter(|_| !guarded) {
+            client.killpath_run = false;
         }
         self.forget_if_over(client);
     }

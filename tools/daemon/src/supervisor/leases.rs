@@ -1,5 +1,9 @@
 //! Leases: the acquire and release commands, one resource after the other, all or none (spec A 6).
 //!
+//! A lease is held under *tokens*: one, where it is held exclusively; one for each acquire, where it is shared. On disk the
+//! first of them takes it and the last gives it back; those between cost no I/O. A *persistent* lease whose client goes
+//! becomes an *orphan*: this host holds it for nobody, until somebody adopts it or gives it back (spec A 8).
+//!
 //! A command runs for a *target*, at most one at a time. Its resources are acquired in the order given; the first refusal
 //! gives back what this call already got. With the WAIT flag the command then waits, holding nothing (two commands that
 //! want the same leases in different orders never block each other), and starts over when its turn comes: waiting
@@ -14,14 +18,16 @@ use std::time::Duration;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Lver, ResourceName, SpaceName};
 use holdfast_io::stop::Stop;
+use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{AcquireFlags, LeaseFlags, ReleaseFlags};
 use holdfast_protocol::payload::{Options, Resource, ResourceHead};
 use holdfast_protocol::request::Target;
+use paxos_lease::Mode;
 
 use super::Supervisor;
 use super::answers::path_of;
-use super::event::{AcquireEnd, ClientId, Effect, LeaseKey, LeaseRequest, Place, ReplyTo, TaskId};
+use super::event::{AcquireEnd, ClientId, Effect, LeaseKey, LeaseRequest, Orphans, Place, ReplyTo, TaskId};
 use super::spaces::Life;
 use crate::state_file::FenceRecord;
 
@@ -32,16 +38,83 @@ pub struct Lease<L> {
     pub key: LeaseKey,
     /// Where it lies.
     pub place: Place,
-    /// Whose; `None` once its client has gone and it is being given back.
-    pub client: Option<ClientId>,
+    /// How it is held, or to be held.
+    pub mode: Mode,
+    /// Whose; none of an orphan, and once its client has gone and it is being given back.
+    pub tokens: Vec<Token>,
+    /// The pid of a client that had it persistently and is gone. An orphan, unless others here share it.
+    pub left_by: Option<i32>,
+    /// Its value, if it was acquired with one.
+    pub value: Option<Value>,
     /// Its version; 0 until it is ours.
     pub lver: Lver,
     /// A number for STATUS.
     pub res_id: u32,
+    /// The sizes of its area, once it is ours.
+    pub geometry: Option<Geometry>,
     /// Since when it is ours.
     pub since: Option<LocalInstant>,
     /// Where it stands.
     pub phase: Phase<L>,
+}
+
+/// The value of a lease: read when it was acquired, written when it is given back or shared (spec D 4.10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// A sector.
+    pub bytes: Vec<u8>,
+    /// It was set since.
+    pub set: bool,
+}
+
+/// One client's hold on a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Whose.
+    pub client: ClientId,
+    /// Its place among the leases of its client: the lowest that was free.
+    pub slot: usize,
+    /// A number for STATUS.
+    pub number: u32,
+    /// The lease is to outlive the client. Only once the client was told that it has it.
+    pub persistent: bool,
+}
+
+impl<L> Lease<L> {
+    /// Whether it is a client's, or is to be.
+    #[must_use]
+    pub fn is_of(&self, client: ClientId) -> bool {
+        self.tokens.iter().any(|t| t.client == client)
+    }
+
+    /// Whether this host holds it for nobody.
+    #[must_use]
+    pub fn is_orphan(&self) -> bool {
+        self.left_by.is_some() && self.tokens.is_empty() && matches!(self.phase, Phase::Held { .. })
+    }
+
+    /// How often a client has it.
+    fn tokens_of(&self, client: ClientId) -> usize {
+        self.tokens.iter().filter(|t| t.client == client).count()
+    }
+
+    /// Whether a client holds it.
+    pub(super) fn is_held_by(&self, client: ClientId) -> bool {
+        self.is_of(client) && matches!(self.phase, Phase::Held { .. })
+    }
+
+    /// What of its value is to be written now.
+    pub(super) fn value_to_write(&mut self) -> Option<Vec<u8>> {
+        let exclusive = self.mode == Mode::Exclusive;
+        let value = self.value.as_mut().filter(|v| v.set && exclusive)?;
+        value.set = false;
+        Some(value.bytes.clone())
+    }
+
+    /// For whom a task of it runs: there is one client then, or none.
+    fn client(&self) -> Option<ClientId> {
+        self.tokens.first().map(|t| t.client)
+    }
 }
 
 /// Where a lease stands.
@@ -56,6 +129,11 @@ pub enum Phase<L> {
         /// What release needs.
         held: L,
     },
+    /// Ours, and a task changes how.
+    Converting {
+        /// Its client has gone meanwhile: it is given back once the task is over.
+        abandoned: bool,
+    },
     /// A task gives it back, or undoes an attempt.
     Releasing,
 }
@@ -68,6 +146,7 @@ impl<L> Phase<L> {
             Phase::Acquiring => "acquiring",
             Phase::Held { .. } => "held",
             Phase::Opening(_) => "opening",
+            Phase::Converting { .. } => "converting",
             Phase::Releasing => "releasing",
         }
     }
@@ -82,10 +161,21 @@ pub struct Running {
     work: Work,
 }
 
+impl Running {
+    pub(super) const fn convert(stop: Stop, to: ReplyTo) -> Self {
+        Running { stop, to, work: Work::Convert }
+    }
+
+    pub(super) const fn reply_to(&self) -> ReplyTo {
+        self.to
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Work {
     Acquire(Acquire),
     Release { pending: BTreeSet<LeaseKey>, code: ResultCode },
+    Convert,
 }
 
 #[derive(Debug)]
@@ -94,6 +184,8 @@ pub(super) struct Acquire {
     wanted: Vec<LeaseRequest>,
     todo: VecDeque<LeaseRequest>,
     done: Vec<LeaseKey>,
+    /// Those of `done` that were orphans, and are again unless all of the call succeeds.
+    adopted: Vec<LeaseKey>,
     wait: bool,
     /// Set once refused: what to do when everything got so far is given back.
     refused: Option<Refused>,
@@ -117,6 +209,24 @@ pub struct WaitingAcquire {
     /// Its attempt is under way; it keeps its place in the queue.
     trying: bool,
 }
+
+/// How a resource of an acquire is had.
+enum Admission {
+    /// By asking the disk.
+    Ask,
+    /// It is this host's already, to share or to adopt.
+    Here,
+}
+
+/// Which tokens of a client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tokens {
+    Latest,
+    All,
+}
+
+/// Tokens of one client: each is looked at after every event.
+const MOST_TOKENS: usize = 1024;
 
 /// Between two attempts of a waiting acquire: two small reads of the disk each.
 const RETRY: Duration = Duration::from_millis(500);
@@ -143,26 +253,43 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Ok(wanted) => wanted,
             Err(code) => return self.reply(to, code),
         };
+        let known = |r: &LeaseRequest| self.spaces.get(&r.key.space).is_some_and(|s| s.life.is_active());
+        let joined = wanted.iter().all(known);
         let Some(client) = self.clients.get_mut(&target) else { return };
         client.name = options.owner_name;
+        if !joined {
+            // Before any of them is asked for.
+            return self.reply(to, ResultCode::ENOSPC);
+        }
         if client.process.is_none() && !wanted.is_empty() {
             // P1: what cannot be named in the state file cannot be guarded.
             return self.reply(to, ResultCode::ESTALE);
         }
-        if let Some(process) = client.process.as_mut().filter(|_| flags.contains(AcquireFlags::GROUP)) {
+        if let Some(process) = client.process.as_mut().filter(|p| flags.contains(AcquireFlags::GROUP) && !p.group) {
             process.group = true;
+            if client.exited {
+                // An heir of its connection asks: the group is watched from now on.
+                self.effects.push(Effect::WatchGroup { client: target });
+            }
         }
         // The state file names a guarded process as it now is (P1), also one that already holds something.
         self.save();
         let Some(client) = self.clients.get_mut(&target) else { return };
         let wait = flags.contains(AcquireFlags::WAIT);
-        let acquire = Acquire { todo: wanted.iter().cloned().collect(), wanted, done: Vec::new(), wait, refused: None };
+        let acquire = Acquire {
+            todo: wanted.iter().cloned().collect(),
+            wanted,
+            done: Vec::new(),
+            adopted: Vec::new(),
+            wait,
+            refused: None,
+        };
         client.running = Some(Running { stop: Stop::new(), to, work: Work::Acquire(acquire) });
         self.step_acquire(target, now);
     }
 
     /// Who may run a command now (spec A 4).
-    fn admit(&self, to: ReplyTo, target: Target) -> Result<ClientId, ResultCode> {
+    pub(super) fn admit(&self, to: ReplyTo, target: Target) -> Result<ClientId, ResultCode> {
         let target = self.target(to, target)?;
         match self.clients.get(&target) {
             Some(client) if client.running.is_none() => Ok(target),
@@ -176,27 +303,35 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         resources: &[Resource],
         nowait: bool,
     ) -> Result<Vec<LeaseRequest>, ResultCode> {
-        let unserved = AcquireFlags::LVB | AcquireFlags::ORPHAN | AcquireFlags::ORPHAN_ONLY;
-        if flags.bits() & unserved.bits() != 0 {
-            return Err(ResultCode::EOPNOTSUPP);
-        }
-        resources.iter().map(|r| read_request(r, nowait)).collect()
+        let value = flags.contains(AcquireFlags::LVB);
+        let orphans = match (flags.contains(AcquireFlags::ORPHAN_ONLY), flags.contains(AcquireFlags::ORPHAN)) {
+            (true, _) => Orphans::Demanded,
+            (false, true) => Orphans::Adopted,
+            (false, false) => Orphans::Refused,
+        };
+        resources.iter().map(|r| Ok(LeaseRequest { value, ..read_request(r, nowait, orphans)? })).collect()
     }
 
     /// Goes on with a target's acquire: the next resource, or the end.
     fn step_acquire(&mut self, target: ClientId, now: LocalInstant) {
         let Some(acquire) = self.acquire_of(target) else { return };
         let Some(request) = acquire.todo.pop_front() else { return self.finish_acquire(target) };
-        if let Err((code, wait_for)) = self.may_acquire(&request, target) {
-            return self.refuse(target, code, wait_for, now);
-        }
+        let token = match self.may_acquire(&request, target) {
+            Ok(Admission::Ask) => self.next_token(target),
+            Ok(Admission::Here) => return self.have_here(target, &request, now),
+            Err((code, wait_for)) => return self.refuse(target, code, wait_for, now),
+        };
         let key = request.key;
         let task = self.next_task(key);
         self.last_res_id += 1;
         let lease = Lease {
+            geometry: None,
             key,
             place: request.place.clone(),
-            client: Some(target),
+            mode: request.mode,
+            tokens: vec![token],
+            left_by: None,
+            value: None,
             lver: Lver(0),
             res_id: self.last_res_id,
             since: None,
@@ -206,27 +341,68 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.effects.push(Effect::OpenDevice { task, request });
     }
 
+    fn slots_of(&self, client: ClientId) -> BTreeSet<usize> {
+        self.leases.values().flat_map(|l| &l.tokens).filter(|t| t.client == client).map(|t| t.slot).collect()
+    }
+
+    fn next_token(&mut self, client: ClientId) -> Token {
+        let slots = self.slots_of(client);
+        self.last_token += 1;
+        let slot = (0..).find(|slot| !slots.contains(slot)).unwrap_or(usize::MAX);
+        Token { client, slot, number: self.last_token, persistent: false }
+    }
+
+    /// This host has the lease already, shared or for nobody: one more client has it, too (spec D 4.9, A 8: no I/O).
+    fn have_here(&mut self, target: ClientId, request: &LeaseRequest, now: LocalInstant) {
+        let token = self.next_token(target);
+        let adopts = self.leases.get(&request.key).is_some_and(Lease::is_orphan);
+        if let Some(acquire) = self.acquire_of(target).filter(|_| adopts) {
+            acquire.adopted.push(request.key);
+        }
+        if let Some(lease) = self.leases.get_mut(&request.key) {
+            lease.tokens.push(token);
+        }
+        // Named before it is granted (P1).
+        self.save();
+        self.got(Some(target), request.key, now);
+    }
+
     /// What stands against an acquire on this host alone (spec A 6: the daemon refuses a second local owner at once).
-    fn may_acquire(&self, request: &LeaseRequest, target: ClientId) -> Result<(), (ResultCode, Option<LeaseKey>)> {
+    fn may_acquire(
+        &self,
+        request: &LeaseRequest,
+        target: ClientId,
+    ) -> Result<Admission, (ResultCode, Option<LeaseKey>)> {
         if self.clients.get(&target).is_none_or(|c| c.closed) {
             return Err((ResultCode::ENOTTY, None));
+        }
+        if self.slots_of(target).len() >= MOST_TOKENS {
+            return Err((ResultCode::E2BIG, None));
         }
         if !self.spaces.get(&request.key.space).is_some_and(|s| s.life.is_active()) {
             return Err((ResultCode::ENOSPC, None));
         }
         let wait = Some(request.key);
-        match self.leases.get(&request.key).map(|l| &l.phase) {
-            None => Ok(()),
-            Some(Phase::Releasing) => Err((ResultCode::EAGAIN, wait)),
-            Some(Phase::Opening(_) | Phase::Acquiring) => Err((ResultCode::EBUSY, wait)),
-            Some(Phase::Held { .. }) => Err((ResultCode::EEXIST, wait)),
+        let Some(lease) = self.leases.get(&request.key) else {
+            let demanded = request.orphans == Orphans::Demanded;
+            return if demanded { Err((ResultCode::ENOENT, None)) } else { Ok(Admission::Ask) };
+        };
+        match lease.phase {
+            Phase::Held { .. } if lease.is_orphan() => {
+                let fits = request.orphans != Orphans::Refused && lease.mode == request.mode;
+                if fits { Ok(Admission::Here) } else { Err((ResultCode::EUCLEAN, None)) }
+            }
+            Phase::Releasing => Err((ResultCode::EAGAIN, wait)),
+            Phase::Opening(_) | Phase::Acquiring | Phase::Converting { .. } => Err((ResultCode::EBUSY, wait)),
+            Phase::Held { .. } if (lease.mode, request.mode) == (Mode::Shared, Mode::Shared) => Ok(Admission::Here),
+            Phase::Held { .. } => Err((ResultCode::EEXIST, wait)),
         }
     }
 
     fn acquire_of(&mut self, target: ClientId) -> Option<&mut Acquire> {
         match self.clients.get_mut(&target)?.running.as_mut()?.work {
             Work::Acquire(ref mut acquire) => Some(acquire),
-            Work::Release { .. } => None,
+            Work::Release { .. } | Work::Convert => None,
         }
     }
 
@@ -242,7 +418,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     ) {
         let Some(key) = self.tasks.get(&task).copied() else { return };
         let Some(lease) = self.leases.get(&key) else { return };
-        let target = lease.client;
+        let target = lease.client();
         let stop = target.and_then(|t| self.stop_of(t)).filter(|s| !s.is_set());
         let active = self.spaces.get(&key.space).is_some_and(|s| s.life.is_active());
         let fence = match result {
@@ -281,10 +457,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(key) = self.tasks.get(&task).copied() else { return };
         let active = self.spaces.get(&key.space).is_some_and(|s| s.life.is_active());
         let Some(lease) = self.leases.get_mut(&key).filter(|l| matches!(l.phase, Phase::Acquiring)) else { return };
-        let target = lease.client;
+        let target = lease.client();
         match end {
-            AcquireEnd::Ours { held, lver } => {
-                (lease.lver, lease.since) = (lver, Some(now));
+            AcquireEnd::Ours { held, lver, geometry, value } => {
+                (lease.lver, lease.since, lease.geometry) = (lver, Some(now), Some(geometry));
+                lease.value = value.map(|bytes| Value { bytes, set: false });
                 let there = target.and_then(|t| self.clients.get(&t)).is_some_and(|c| !c.closed && c.running.is_some());
                 if there && active {
                     lease.phase = Phase::Held { held };
@@ -295,8 +472,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 if active {
                     lease.phase = Phase::Releasing;
                     let place = lease.place.clone();
-                    lease.client = None;
-                    self.effects.push(Effect::StartRelease { task, key, place, held });
+                    lease.tokens.clear();
+                    self.effects.push(Effect::StartRelease { task, key, place, held, rename: None, value: None });
                 } else {
                     self.forget_lease(task, key);
                 }
@@ -312,7 +489,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 }
                 if undoing {
                     lease.phase = Phase::Releasing;
-                    lease.client = None;
+                    lease.tokens.clear();
                 } else {
                     self.forget_lease(task, key);
                 }
@@ -341,10 +518,28 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             for key in &acquire.done {
                 tracing::info!(lease = %key, pid, %name, "acquired");
             }
+            self.grant(target, acquire);
         }
         self.waiting.retain(|w| w.client != target);
         self.save();
         self.reply(running.to, ResultCode::OK);
+    }
+
+    /// All of a call has succeeded: what it asked for persistently outlives its client from now on, and what it adopted is
+    /// its own.
+    fn grant(&mut self, target: ClientId, acquire: &Acquire) {
+        for key in &acquire.adopted {
+            if let Some(pid) = self.leases.get_mut(key).and_then(|l| l.left_by.take()) {
+                tracing::info!(lease = %key, left_by = pid, "orphan adopted");
+            }
+        }
+        for request in acquire.wanted.iter().filter(|r| r.persistent) {
+            let lease = self.leases.get_mut(&request.key);
+            let token = lease.and_then(|l| l.tokens.iter_mut().rev().find(|t| t.client == target && !t.persistent));
+            if let Some(token) = token {
+                token.persistent = true;
+            }
+        }
     }
 
     fn forget_lease(&mut self, task: TaskId, key: LeaseKey) {
@@ -371,10 +566,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         acquire.refused = Some(Refused { code, wait_for });
         // Of what it got, what is still its own: a client that has gone gave it back at once, and another may have it by now.
         let done = acquire.done.clone();
+        acquire.adopted.clear();
         for key in done {
-            if self.leases.get(&key).is_some_and(|l| l.client == Some(target)) {
-                self.start_release(key);
-            }
+            self.give_up(key, target, Tokens::Latest);
         }
         self.end_refused(target, now);
     }
@@ -386,7 +580,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let stopped = running.stop.is_set();
         let Work::Acquire(acquire) = &mut running.work else { return };
         let Some(refused) = acquire.refused else { return };
-        acquire.done.retain(|key| leases.get(key).is_some_and(|l| l.client == Some(target)));
+        acquire
+            .done
+            .retain(|key| leases.get(key).is_some_and(|l| l.is_of(target) && matches!(l.phase, Phase::Releasing)));
         if !acquire.done.is_empty() {
             return;
         }
@@ -403,7 +599,22 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 }
                 self.waiting.retain(|w| w.client != target);
                 self.reply(to, refused.code);
+                self.lift_guards(target);
                 self.forget_if_over(target);
+            }
+        }
+    }
+
+    /// A living client that has nothing in a lockspace any more survives its loss.
+    fn lift_guards(&mut self, client: ClientId) {
+        if self.clients.get(&client).is_none_or(|c| c.closed) {
+            return;
+        }
+        let guarding: Vec<SpaceName> =
+            self.spaces.iter().filter(|(_, s)| s.guards.contains_key(&client)).map(|(name, _)| *name).collect();
+        for space in guarding {
+            if !self.uses(client, &space) {
+                self.guard_ends(space, client);
             }
         }
     }
@@ -455,39 +666,103 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Ok(target) => target,
             Err(code) => return self.reply(to, code),
         };
-        if flags.contains(ReleaseFlags::RENAME) {
-            return self.reply(to, ResultCode::EOPNOTSUPP);
-        }
         if flags.contains(ReleaseFlags::ORPHAN) {
-            return self.reply(to, ResultCode::OK); // a count: this version keeps no orphans
+            return self.release_orphans(to, heads);
         }
-        let held = |key: &LeaseKey| {
-            self.leases.get(key).is_some_and(|l| l.client == Some(target) && matches!(l.phase, Phase::Held { .. }))
-        };
+        let held = |key: &LeaseKey| self.leases.get(key).is_some_and(|l| l.is_held_by(target));
+        if flags.contains(ReleaseFlags::RENAME) {
+            return self.rename(to, target, heads);
+        }
         let mut code = ResultCode::OK;
-        let mut keys = BTreeSet::new();
+        let mut keys = Vec::new();
         if flags.contains(ReleaseFlags::ALL) {
             keys.extend(self.leases.keys().copied().filter(held));
         } else {
+            // As often as it is named, and as it is held.
+            let tokens = |key: &LeaseKey| self.leases.get(key).map_or(0, |l| l.tokens_of(target));
             for head in heads {
-                match key_of(head).filter(&held) {
-                    Some(key) => drop(keys.insert(key)),
+                let named = |key: &LeaseKey| keys.iter().filter(|k| *k == key).count();
+                match key_of(head).filter(|key| held(key) && named(key) < tokens(key)) {
+                    Some(key) => keys.push(key),
                     None => code = ResultCode::EPERM,
                 }
             }
         }
         if let Some(client) = self.clients.get_mut(&target) {
-            let work = Work::Release { pending: keys.clone(), code };
+            let work = Work::Release { pending: keys.iter().copied().collect(), code };
             client.running = Some(Running { stop: Stop::new(), to, work });
         }
+        let all = if flags.contains(ReleaseFlags::ALL) { Tokens::All } else { Tokens::Latest };
+        for key in &keys {
+            self.give_up(*key, target, all);
+        }
         for key in keys {
-            self.start_release(key);
+            if !self.is_releasing(key) {
+                self.lease_ended(key, Some(target), ResultCode::OK);
+            }
         }
         self.end_release(target);
     }
 
+    /// Gives a lease back under another name, which its area has from then on (spec A 6).
+    fn rename(&mut self, to: ReplyTo, target: ClientId, heads: &[ResourceHead]) {
+        let [held, renamed] = heads else { return self.reply(to, ResultCode::EINVAL) };
+        let found = key_of(held).and_then(|key| self.leases.get(&key)).filter(|l| l.is_held_by(target));
+        let Some((key, mode)) = found.map(|l| (l.key, l.mode)) else { return self.reply(to, ResultCode::EPERM) };
+        let name = ResourceName::new(renamed.name.as_bytes());
+        let (Ok(name), Mode::Exclusive) = (name, mode) else { return self.reply(to, ResultCode::EINVAL) };
+        if let Some(client) = self.clients.get_mut(&target) {
+            let work = Work::Release { pending: BTreeSet::from([key]), code: ResultCode::OK };
+            client.running = Some(Running { stop: Stop::new(), to, work });
+        }
+        self.start_release_as(key, Some(name));
+        self.end_release(target);
+    }
+
+    /// Gives orphans back; the answer, which does not wait for that, is their number (spec A 6).
+    fn release_orphans(&mut self, to: ReplyTo, heads: &[ResourceHead]) {
+        let Some(head) = heads.first() else { return self.reply(to, ResultCode::OK) };
+        let named = |key: &LeaseKey| {
+            key.space.field() == head.lockspace_name.raw()
+                && (head.name.is_empty() || key.resource.field() == head.name.raw())
+        };
+        let orphans = self.leases.values().filter(|l| l.is_orphan());
+        let keys: Vec<LeaseKey> = orphans.map(|l| l.key).filter(named).collect();
+        for key in &keys {
+            if let Some(lease) = self.leases.get_mut(key) {
+                lease.left_by = None;
+            }
+            self.start_release(*key);
+        }
+        self.reply(to, ResultCode::new(i32::try_from(keys.len()).unwrap_or(i32::MAX)));
+    }
+
+    fn is_releasing(&self, key: LeaseKey) -> bool {
+        self.leases.get(&key).is_some_and(|l| matches!(l.phase, Phase::Releasing))
+    }
+
+    /// Takes tokens of a client back, and gives the lease back if nobody else has any, and nobody left it behind.
+    fn give_up(&mut self, key: LeaseKey, client: ClientId, which: Tokens) {
+        let Some(lease) = self.leases.get_mut(&key).filter(|l| l.is_held_by(client)) else { return };
+        let last = lease.tokens.iter().rposition(|t| t.client == client);
+        let stays = |(at, t): &(usize, &Token)| t.client != client || (which == Tokens::Latest && Some(*at) != last);
+        let left: Vec<Token> = lease.tokens.iter().enumerate().filter(stays).map(|(_, t)| *t).collect();
+        if left.is_empty() && lease.left_by.is_none() {
+            lease.tokens.truncate(1);
+            return self.start_release(key);
+        }
+        lease.tokens = left;
+        if lease.is_orphan() {
+            tracing::info!(lease = %key, left_by = lease.left_by, "an orphan");
+        }
+    }
+
     /// Gives a held lease back: on disk while its lockspace may be written, else by forgetting it (D2: left to host_dead).
     fn start_release(&mut self, key: LeaseKey) {
+        self.start_release_as(key, None);
+    }
+
+    fn start_release_as(&mut self, key: LeaseKey, rename: Option<ResourceName>) {
         let writable =
             self.spaces.get(&key.space).is_some_and(|s| matches!(s.life, Life::Active { .. } | Life::Removing { .. }));
         let Some(lease) = self.leases.get_mut(&key) else { return };
@@ -496,11 +771,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         let Phase::Held { held } = std::mem::replace(&mut lease.phase, Phase::Releasing) else { return };
         if writable {
-            let place = lease.place.clone();
+            let (place, value) = (lease.place.clone(), lease.value_to_write());
             let task = self.next_task(key);
-            self.effects.push(Effect::StartRelease { task, key, place, held });
+            self.effects.push(Effect::StartRelease { task, key, place, held, rename, value });
         } else {
-            let client = lease.client;
+            let client = lease.client();
             self.leases.remove(&key);
             self.lease_ended(key, client, ResultCode::OK);
         }
@@ -509,17 +784,25 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// The end of a connection gives back what it held; in a failing lockspace nothing is written, and the process stays
     /// under guard.
     pub(super) fn release_all_of(&mut self, client: ClientId) {
-        let keys: Vec<LeaseKey> = self
-            .leases
-            .values()
-            .filter(|l| l.client == Some(client) && matches!(l.phase, Phase::Held { .. }))
-            .map(|l| l.key)
-            .collect();
+        let keys: Vec<LeaseKey> = self.leases.values().filter(|l| l.is_of(client)).map(|l| l.key).collect();
         for key in keys {
-            if self.spaces.get(&key.space).is_some_and(|s| s.guards.contains_key(&client)) {
-                self.leases.remove(&key);
-            } else {
-                self.start_release(key);
+            let guarded = self.spaces.get(&key.space).is_some_and(|s| s.guards.contains_key(&client));
+            let pid = self.clients.get(&client).map_or(0, |c| c.pid);
+            let Some(lease) = self.leases.get_mut(&key) else { continue };
+            let persists = lease.tokens.iter().any(|t| t.client == client && t.persistent);
+            match &mut lease.phase {
+                Phase::Converting { abandoned } => *abandoned = true,
+                Phase::Held { .. } if guarded => {
+                    lease.tokens.retain(|t| t.client != client);
+                    if lease.tokens.is_empty() {
+                        self.leases.remove(&key);
+                    }
+                }
+                Phase::Held { .. } => {
+                    lease.left_by = lease.left_by.or(persists.then_some(pid));
+                    self.give_up(key, client, Tokens::All);
+                }
+                Phase::Opening(_) | Phase::Acquiring | Phase::Releasing => {}
             }
         }
     }
@@ -536,7 +819,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(why) = why {
             tracing::warn!(lease = %key, why, "release went wrong");
         }
-        let client = self.leases.get_mut(&key).and_then(|l| l.client.take());
+        let client = self.leases.get_mut(&key).and_then(|l| std::mem::take(&mut l.tokens).first().map(|t| t.client));
         if done {
             self.forget_lease(task, key);
             tracing::info!(lease = %key, "released");
@@ -604,15 +887,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             .map(|(task, key)| (*task, *key))
             .collect();
         for (task, key) in opening {
-            let target = self.leases.get(&key).and_then(|l| l.client);
+            let target = self.leases.get(&key).and_then(Lease::client);
             self.forget_lease(task, key);
             self.refuse_for(target, ResultCode::ENOSPC, None, now);
         }
         let users: BTreeSet<ClientId> =
-            self.leases.values().filter(|l| l.key.space == name).filter_map(|l| l.client).collect();
+            self.leases.values().filter(|l| l.key.space == name).filter_map(Lease::client).collect();
         for client in users {
             if let Some(running) = self.clients.get(&client).and_then(|c| c.running.as_ref())
-                && matches!(running.work, Work::Acquire(_))
+                && matches!(running.work, Work::Acquire(_) | Work::Convert)
             {
                 running.stop.set();
             }
@@ -620,23 +903,34 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 }
 
-fn read_request(resource: &Resource, nowait: bool) -> Result<LeaseRequest, ResultCode> {
+fn read_request(resource: &Resource, nowait: bool, orphans: Orphans) -> Result<LeaseRequest, ResultCode> {
     let head = &resource.head;
-    if head.flags.contains(LeaseFlags::SHARED) || head.flags.contains(LeaseFlags::PERSISTENT) {
-        return Err(ResultCode::EOPNOTSUPP);
-    }
+    let persistent = head.flags.contains(LeaseFlags::PERSISTENT);
+    let mode = if head.flags.contains(LeaseFlags::SHARED) { Mode::Shared } else { Mode::Exclusive };
     let [disk] = resource.disks.as_slice() else {
         // Several disks are a majority, not a choice: one alone would not be the lease that was asked for.
         return Err(if resource.disks.is_empty() { ResultCode::ERANGE } else { ResultCode::EOPNOTSUPP });
     };
+    // No lockspace has an empty name, or one that is none.
+    SpaceName::new(head.lockspace_name.as_bytes()).map_err(|_| ResultCode::ENOSPC)?;
     let key = key_of(head).ok_or(ResultCode::EINVAL)?;
     let path = path_of(&disk.path).ok_or(ResultCode::EINVAL)?;
     let expected_lver = head.flags.contains(LeaseFlags::LVER).then_some(Lver(head.lver)).filter(|l| l.0 != 0);
     let num_hosts = head.flags.contains(LeaseFlags::NUM_HOSTS).then_some(head.data32);
-    Ok(LeaseRequest { key, place: Place { path, offset: disk.offset }, expected_lver, num_hosts, nowait })
+    Ok(LeaseRequest {
+        value: false,
+        persistent,
+        orphans,
+        key,
+        place: Place { path, offset: disk.offset },
+        expected_lver,
+        num_hosts,
+        nowait,
+        mode,
+    })
 }
 
-fn key_of(head: &ResourceHead) -> Option<LeaseKey> {
+pub(super) fn key_of(head: &ResourceHead) -> Option<LeaseKey> {
     let space = SpaceName::new(head.lockspace_name.as_bytes()).ok()?;
     let resource = ResourceName::new(head.name.as_bytes()).ok()?;
     Some(LeaseKey { space, resource })

@@ -8,9 +8,14 @@
 //! | `clients.rs` | connections: registration, restriction, the end of a connection and of a process |
 //! | `spaces.rs` | lockspaces: join, renewal, D2's instant, leaving |
 //! | `leases.rs` | acquire and release commands, one resource after the other, all or none |
+//! | `convert.rs` | the convert command |
+//! | `killpath.rs` | what a client wants to be run in its place |
 //! | `ladder.rs` | ending what is guarded when a lockspace is lost or taken away |
 //! | `care.rs` | the watchdog: armed before the first delta write, petted while all is fresh (D3, W1) |
 //! | `answers.rs` | replies that need nothing but this state |
+//! | `history.rs` | the latest renewals of a lockspace |
+//! | `values.rs` | the values of leases |
+//! | `unserved.rs` | what is refused for want of code |
 //!
 //! Invariants kept here, each asserted in `Supervisor::check` after every event:
 //! - **D2** a lockspace past its instant is never active, and an active one is the only kind in which a lease can be
@@ -22,12 +27,17 @@
 mod answers;
 mod care;
 mod clients;
+mod convert;
 pub mod event;
+mod history;
+mod killpath;
 mod ladder;
 mod leases;
 mod spaces;
 #[cfg(test)]
 mod tests;
+mod unserved;
+mod values;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -40,11 +50,13 @@ use holdfast_io::timing::{FireTimeout, IoTimeout};
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
+use paxos_lease::Mode;
 
 use crate::state_file::{Guarded, SpaceRecord, StateFile};
 pub use care::Care;
 pub use clients::Client;
 use event::{ClientId, Effect, Event, LeaseKey, ReplyTo, TaskId};
+pub use killpath::Program;
 pub use leases::{Lease, Phase};
 pub use spaces::{Life, Space};
 
@@ -100,6 +112,8 @@ pub struct Supervisor<L> {
     shutdown: Option<Shutdown>,
     last_task: u64,
     last_res_id: u32,
+    last_token: u32,
+    last_space: u32,
     effects: Vec<Effect<L>>,
 }
 
@@ -140,6 +154,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             shutdown: None,
             last_task: 0,
             last_res_id: 0,
+            last_token: 0,
+            last_space: 0,
             effects: Vec::new(),
         }
     }
@@ -163,13 +179,16 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Petted { result } => self.petted(result, now),
             Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences),
             Event::Joined { space, result } => self.joined(space, result, now),
-            Event::Renewed { space, started_at } => self.renewed(space, started_at, now),
-            Event::RenewalFailed { space, why, lost } => self.renewal_failed(space, why, lost, now),
+            Event::Renewed { space, started_at, took } => self.renewed(space, started_at, took, now),
+            Event::RenewalFailed { space, why, lost, timed_out } => {
+                self.renewal_failed(space, why, lost, timed_out, now);
+            }
             Event::Reaped { space } => self.reaped(space),
             Event::Left { space } => self.left(space, now),
             Event::DeviceReady { task, result } => self.device_ready(task, result, now),
             Event::Acquired { task, end } => self.acquired(task, end, now),
             Event::Released { task, code, why, done } => self.released(task, code, why, done, now),
+            Event::Converted { task, end } => self.converted(task, end, now),
             Event::TaskDone { task } => self.task_done(task),
             Event::Tick => self.retry_waiting(now),
             Event::ShutdownSignal => self.shutdown_signal(now),
@@ -216,10 +235,17 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let under_d3 = self.spaces.values().any(Space::is_under_d3);
         assert!(!under_d3 || self.care.armed, "D3: a lockspace may be written and no watchdog seam is open");
         for lease in self.leases.values() {
-            if let (Phase::Held { .. }, Some(holder)) = (&lease.phase, lease.client) {
-                let process = self.clients.get(&holder).and_then(|c| c.process.as_ref());
-                let named = process.is_some_and(|p| self.last_saved.guarded.contains(p));
-                assert!(named, "P1: {} is held by a process that the state file does not name", lease.key);
+            assert!(
+                lease.mode == Mode::Shared || lease.tokens.len() <= 1,
+                "S1: {} has two exclusive holders",
+                lease.key
+            );
+            if matches!(lease.phase, Phase::Held { .. } | Phase::Converting { abandoned: false }) {
+                for token in &lease.tokens {
+                    let process = self.clients.get(&token.client).and_then(|c| c.process.as_ref());
+                    let named = process.is_some_and(|p| self.last_saved.guarded.contains(p));
+                    assert!(named, "P1: {} is held by a process that the state file does not name", lease.key);
+                }
             }
         }
     }
@@ -249,6 +275,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.effects.push(Effect::Next { client: to.client });
     }
 
+    /// The reply of a command after which the connection is closed, unless it is a client's life (spec A 4).
+    fn last_reply(&mut self, to: ReplyTo, code: ResultCode) {
+        let bytes = to.header.answer(code, to.header.data2, 0).encode().to_vec();
+        self.effects.push(Effect::Reply { client: to.client, bytes });
+        self.close(to.client);
+    }
+
     /// Writes the state file if what it must say has changed.
     fn save(&mut self) {
         let state = self.state();
@@ -259,7 +292,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     fn state(&self) -> StateFile {
-        let joined = self.spaces.values().filter_map(|s| s.record.clone());
+        let joined = self
+            .spaces
+            .iter()
+            .filter_map(|(name, s)| Some(SpaceRecord { unseen: self.is_used_unseen(name, s), ..s.record.clone()? }));
         let inherited = self.inherited.iter().filter(|i| !self.names_it_anew(i)).cloned();
         let mut guarded: Vec<Guarded> = self
             .clients
@@ -277,6 +313,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
+    /// Whether something uses a lockspace that no successor could see end.
+    fn is_used_unseen(&self, name: &SpaceName, space: &Space) -> bool {
+        let mut leases = self.leases.values().filter(|l| l.key.space == *name);
+        let persists = |l: &Lease<L>| l.tokens.iter().any(|t| t.persistent);
+        space.used || leases.any(|l| l.left_by.is_some() || (space.used_by_orphans && persists(l)))
+    }
+
     fn names_it_anew(&self, inherited: &SpaceRecord) -> bool {
         self.spaces
             .values()
@@ -287,14 +330,14 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// Whether a client must be seen gone before its lockspaces are safe to leave: it holds a lease, is about to get
     /// one, or held one when its lockspace failed.
     fn guards(&self, client: ClientId) -> bool {
-        self.leases.values().any(|l| l.client == Some(client))
-            || self.spaces.values().any(|s| s.guards.contains_key(&client))
+        self.leases.values().any(|l| l.is_of(client)) || self.spaces.values().any(|s| s.guards.contains_key(&client))
     }
 
     fn request(&mut self, client: ClientId, message: Message, now: LocalInstant) {
         let Some(asking) = self.clients.get_mut(&client) else { return };
         let to = ReplyTo { client, header: message.header };
         asking.last_command = message.header.cmd;
+        asking.shows(message.command);
         match message.request {
             Request::Register => self.register(client),
             Request::Restrict { flags } => self.restrict(to, flags),
@@ -314,9 +357,28 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Request::Shutdown { force } => self.shutdown(to, force, false, now),
             Request::ShutdownWait { force } => self.shutdown(to, force, true, now),
             Request::HoldfastStatus => self.effects.push(Effect::AnswerStatus { to }),
-            Request::KillPath { .. } => self.reply(to, ResultCode::EOPNOTSUPP),
-            Request::Other { command, .. } => self.not_served(to, command),
+            Request::Renewal { lockspace } => self.renewals(to, &lockspace),
+            Request::SetConfig { config, lockspace } => self.set_config(to, config, &lockspace, now),
+            Request::ExamineLockspace { .. } | Request::ExamineResource { .. } if self.leases.is_empty() => {
+                self.reply(to, ResultCode::OK);
+            }
+            Request::Convert { flags, target, resource } => self.convert(to, flags, target, &resource),
+            Request::AskOwner { resource, .. } => self.ask_owner(to, &resource),
+            Request::SetLvb { resource, value } => self.set_lvb(to, &resource, &value),
+            Request::GetLvb { resource, .. } => self.get_lvb(to, &resource),
+            Request::RegEvent { lockspace, .. } | Request::EndEvent { lockspace } => self.events(to, &lockspace),
+            Request::SetEvent { lockspace, event, .. } => self.set_event(to, &lockspace, event.host_id),
+            Request::KillPath { flags, killpath } => self.killpath(to, flags, &killpath),
+            Request::ExamineLockspace { .. }
+            | Request::ExamineResource { .. }
+            | Request::FormatRindex { .. }
+            | Request::RebuildRindex { .. }
+            | Request::RindexEntry { .. } => self.not_served(to, message.command),
             request @ (Request::GetHosts { .. }
+            | Request::HostStatus { .. }
+            | Request::Align { .. }
+            | Request::LogDump
+            | Request::ReadResourceOwners { .. }
             | Request::ReadLockspace { .. }
             | Request::WriteLockspace { .. }
             | Request::ReadResource { .. }

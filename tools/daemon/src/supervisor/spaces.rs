@@ -18,17 +18,21 @@ use holdfast_io::ids::{Generation, HostId, SpaceName};
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::stop::Stop;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
+use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
-use holdfast_protocol::command::{AddLockspaceFlags, InqLockspaceFlags, RemLockspaceFlags};
+use holdfast_protocol::command::{AddLockspaceFlags, InqLockspaceFlags, LockspaceUse, RemLockspaceFlags};
 use holdfast_protocol::payload::Lockspace as Wire;
 
 use super::Supervisor;
-use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo};
+use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo, Took};
+use super::history::History;
 use crate::state_file::{FenceRecord, SpaceRecord};
 
 /// One lockspace.
 #[derive(Debug)]
 pub struct Space {
+    /// A number for STATUS, in the order of the joins.
+    pub number: u32,
     /// Our host_id in it.
     pub host_id: HostId,
     /// Where it lies.
@@ -59,6 +63,16 @@ pub struct Space {
     pub failures: u32,
     /// Half the budget was used up and said so.
     pub warned: bool,
+    /// The sizes of its area, once joined.
+    pub geometry: Option<Geometry>,
+    /// Its latest renewals.
+    pub history: History,
+    /// Its tasks were told to end.
+    pub ending: bool,
+    /// SET_CONFIG: somebody uses it whom we know nothing of. It is not given back.
+    pub used: bool,
+    /// SET_CONFIG: the same, as long as it has orphans.
+    pub used_by_orphans: bool,
 }
 
 /// Where a lockspace stands.
@@ -198,7 +212,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(code) = self.add_conflict(&ask, host_id) {
             return self.reply(to, code);
         }
+        self.last_space += 1;
         let mut space = Space {
+            number: self.last_space,
             host_id,
             place: ask.place,
             io_timeout,
@@ -214,6 +230,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             last_success: None,
             failures: 0,
             warned: false,
+            geometry: None,
+            history: History::default(),
+            ending: false,
+            used: false,
+            used_by_orphans: false,
         };
         if flags.contains(AddLockspaceFlags::ASYNC) {
             self.reply(to, ResultCode::OK);
@@ -306,6 +327,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             path: space.place.path.clone(),
             offset: space.place.offset,
             fences,
+            unseen: false,
             over: false,
         });
         self.save();
@@ -319,6 +341,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Ok(join) => {
                 let fail_at = space.fail_at(join.started_at);
                 space.last_success = Some(join.started_at);
+                space.geometry = Some(join.geometry);
+                space.history.renewed(join.started_at, Took::default());
                 if let Some(record) = &mut space.record {
                     record.generation = join.generation.0;
                     record.joined = true;
@@ -350,9 +374,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
-    pub(super) fn renewed(&mut self, name: SpaceName, started_at: LocalInstant, now: LocalInstant) {
+    pub(super) fn renewed(&mut self, name: SpaceName, started_at: LocalInstant, took: Took, now: LocalInstant) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
         space.failures = 0;
+        space.history.renewed(started_at, took);
         let renewed_until = space.fail_at(started_at);
         match &mut space.life {
             Life::Active { fail_at, .. } | Life::Removing { fail_at } => {
@@ -376,9 +401,17 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
-    pub(super) fn renewal_failed(&mut self, name: SpaceName, why: String, lost: bool, now: LocalInstant) {
+    pub(super) fn renewal_failed(
+        &mut self,
+        name: SpaceName,
+        why: String,
+        lost: bool,
+        timed_out: bool,
+        now: LocalInstant,
+    ) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
         space.failures += 1;
+        space.history.failed(timed_out);
         tracing::warn!(lockspace = %name, %why, failures = space.failures, "renewal failed");
         if lost {
             self.lose(name, now, "the delta lease on disk is no longer ours");
@@ -408,7 +441,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     /// A lockspace is lost: nothing is written under it any more, and what it guards is ended.
-    fn lose(&mut self, name: SpaceName, now: LocalInstant, why: &str) {
+    pub(super) fn lose(&mut self, name: SpaceName, now: LocalInstant, why: &str) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
         if matches!(space.life, Life::Failing { .. } | Life::Leaving { .. }) {
             return;
@@ -481,11 +514,46 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
+    /// SET_CONFIG: whether somebody uses a lockspace whom we do not guard. Such a one is neither given back nor left, and
+    /// once lost it takes the host with it (D3): what runs in it may write on.
+    pub(super) fn set_config(&mut self, to: ReplyTo, config: u32, wire: &Wire, now: LocalInstant) {
+        let found = self.spaces.iter_mut().find(|(name, _)| name.field() == wire.name.raw());
+        let Some((name, space)) = found else { return self.last_reply(to, ResultCode::ENOENT) };
+        let lost = !space.life.is_active();
+        let code = match LockspaceUse::from_number(config) {
+            Some(LockspaceUse::Used | LockspaceUse::UsedByOrphans) if lost => ResultCode::ENOSPC,
+            Some(what @ (LockspaceUse::Used | LockspaceUse::Unused)) => {
+                space.used = what == LockspaceUse::Used;
+                ResultCode::OK
+            }
+            Some(what) => {
+                space.used_by_orphans = what == LockspaceUse::UsedByOrphans;
+                ResultCode::OK
+            }
+            None => ResultCode::EINVAL,
+        };
+        tracing::info!(lockspace = %name, used = space.used, used_by_orphans = space.used_by_orphans, at = ?now, "configured");
+        // A successor must know before anybody relies on it (P1).
+        self.save();
+        self.last_reply(to, code);
+    }
+
     /// Everything guarded in a failing or removed lockspace is gone: leave it. Called by the ladder.
     pub(super) fn leave_if_clear(&mut self, name: SpaceName) {
         let busy = self.tasks.values().any(|k| k.space == name);
+        let orphans = self.leases.values().any(|l| l.key.space == name && l.is_orphan());
         let Some(space) = self.spaces.get_mut(&name) else { return };
-        if busy || !space.guards.is_empty() {
+        // What SET_CONFIG says of a use that we cannot see end is believed.
+        let used = space.used || (space.used_by_orphans && orphans);
+        if !space.guards.is_empty() || used {
+            return;
+        }
+        if busy {
+            // Nothing is guarded any more: what tasks still want to undo, the freed host_id undoes. They end with what is in
+            // flight.
+            if matches!(space.life, Life::Removing { .. }) && !std::mem::replace(&mut space.ending, true) {
+                self.effects.push(Effect::EndTasks { space: name });
+            }
             return;
         }
         let (free, fail_at) = match space.life {

@@ -244,7 +244,7 @@ fn only_the_value_of_set_lvb_is_sized_by_length() {
     for value in [0, 1, 16, 4096] {
         let got = read(&[raw(Command::SetLvb, |_| {}, &[head(1), vec![5; value]].concat()), version()].concat());
         assert!(
-            matches!(&got[0], Incoming::Request(Message { request: Request::Other { payload, .. }, .. }) if payload.len() == 128 + value)
+            matches!(&got[0], Incoming::Request(Message { request: Request::SetLvb { value: found, .. }, .. }) if found.len() == value)
         );
         assert!(is_version(&got[1]));
     }

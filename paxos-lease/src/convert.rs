@@ -1,0 +1,109 @@
+//! Changing how a lease is held (spec D 4.9): [`share`] what is held exclusively, take what is shared exclusively
+//! ([`exclude`]).
+//!
+//! I/O of sharing: W dblock, R leader, W leader. Of excluding: an acquire's, each write of our sector with our claim beside the
+//! dblock; at its end W dblock without it, or, where other hosts share the lease and live, W dblock, R leader, W leader.
+
+use holdfast_io::clock::{Clock, First, first_of};
+use holdfast_io::disk::Disk;
+use holdfast_io::stop::Stop;
+use holdfast_io::timing::Timing;
+
+use crate::acquire::{Acquired, Options, attempt};
+use crate::area::Me;
+use crate::dblock::ModeBlock;
+use crate::error::{AcquireFailed, AreaError, ReleaseError};
+use crate::liveness::HostLiveness;
+use crate::release::{Held, Mode, give_back};
+
+/// A lease on its way from exclusive to shared.
+#[derive(Debug)]
+pub struct Sharing {
+    held: Held,
+    /// Our claim may be on the disk, and the leader record freed.
+    written: bool,
+}
+
+impl Sharing {
+    /// Of a lease that is held exclusively.
+    #[must_use]
+    pub const fn new(held: Held) -> Self {
+        Sharing { held, written: false }
+    }
+}
+
+/// A lease that could not be shared yet.
+#[derive(Debug)]
+pub struct ShareFailed {
+    /// Why.
+    pub error: ReleaseError,
+    /// What we have now.
+    pub now: AfterShare,
+}
+
+/// What is left of a lease that could not be shared properly.
+#[derive(Debug)]
+pub enum AfterShare {
+    /// To be tried again: what is on the disk is not known.
+    Again(Sharing),
+    /// Our claim is on the disk. The leader record, which is damaged or not as we left it, keeps others out for now.
+    Shared(Held),
+    /// Another host has taken it from under us.
+    Lost,
+}
+
+/// Makes a lease that is held exclusively a shared one. Its lver stays. To be called again with what a failure returned:
+/// then a write of ours may have done it already, and another host may have taken the lease since, to share it too.
+///
+/// Whoever used the lease exclusively does so no more when this is called: the claim may be on the disk from its first
+/// write on.
+///
+/// # Errors
+/// [`ShareFailed`].
+pub async fn share<D: Disk, C: Clock>(disk: &D, clock: &C, sharing: Sharing, me: &Me) -> Result<Held, ShareFailed> {
+    let Sharing { held, written } = sharing;
+    assert_eq!(held.leader.owner(), Some(me.term), "a lease is shared by the term that holds it");
+    // I6: nothing below may be judged while a write of ours is on its way.
+    let deadline = clock.now().after(Timing::new(me.io_timeout, me.fire.judged()).io_deadline());
+    if let First::B(()) = first_of(disk.reaped(), clock.sleep_until(deadline)).await {
+        let error = ReleaseError::StillInFlight { path: disk.path().clone(), offset: held.lease.at.0 };
+        return Err(ShareFailed { error, now: AfterShare::Again(Sharing { held, written }) });
+    }
+    let claim = ModeBlock::shared(me.term.generation);
+    match give_back(&held.area(disk, clock, me), &held, &claim, None).await {
+        Ok(()) => Ok(Held { mode: Mode::Shared, ..held }),
+        // Our claim is on the disk. The leader record was freed by the try before, and may have moved on since.
+        Err(ReleaseError::Lver { .. } | ReleaseError::Record { .. }) if written => {
+            Ok(Held { mode: Mode::Shared, ..held })
+        }
+        Err(error @ ReleaseError::Area(AreaError::Io(_))) => {
+            Err(ShareFailed { error, now: AfterShare::Again(Sharing { held, written: true }) })
+        }
+        Err(error @ ReleaseError::Lver { found, expected, .. }) if found > expected => {
+            Err(ShareFailed { error, now: AfterShare::Lost })
+        }
+        Err(error) => Err(ShareFailed { error, now: AfterShare::Shared(Held { mode: Mode::Shared, ..held }) }),
+    }
+}
+
+/// Takes a lease that this host shares exclusively, if no other host that lives shares it. Its lver becomes a new one. Refused or
+/// failed, the lease is shared as before, once what that leaves to be undone is undone.
+///
+/// Safety: until it is won everything this writes keeps our claim, so at no instant is the lease less than shared; and it is
+/// won like by any other acquire.
+///
+/// # Errors
+/// [`AcquireFailed`], with a duty where something was written.
+pub async fn exclude<D: Disk, C: Clock, H: HostLiveness>(
+    disk: &D,
+    clock: &C,
+    hosts: &H,
+    held: &Held,
+    me: &Me,
+    options: &Options,
+    stop: &Stop,
+) -> Result<Acquired, AcquireFailed> {
+    let options = Options { mode: Mode::Exclusive, expected_lver: None, num_hosts: None, ..*options };
+    let claim = ModeBlock::shared(me.term.generation);
+    attempt(disk, clock, hosts, &held.lease, me, &options, stop, claim).await
+}

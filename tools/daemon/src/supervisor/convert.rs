@@ -1,0 +1,98 @@
+//! The convert command: a held lease becomes a shared one, or an exclusive one (spec A 6, D 4.9).
+//!
+//! While its task runs the lease is somebody's in one mode or the other, and nobody else's: a local client that wants to share
+//! it is told to try again. It is not given back before the task is over, whoever goes.
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::stop::Stop;
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::{AcquireFlags, LeaseFlags};
+use holdfast_protocol::payload::ResourceHead;
+use holdfast_protocol::request::Target;
+use paxos_lease::Mode;
+
+use super::Supervisor;
+use super::event::{ConvertRequest, Converted, Effect, LeaseKey, ReplyTo, TaskId};
+use super::leases::{Phase, Running, key_of};
+
+impl<L: Clone + std::fmt::Debug> Supervisor<L> {
+    pub(super) fn convert(&mut self, to: ReplyTo, flags: AcquireFlags, target: Target, resource: &ResourceHead) {
+        let target = match self.admit(to, target) {
+            Ok(target) => target,
+            Err(code) => return self.reply(to, code),
+        };
+        let mode = if resource.flags.contains(LeaseFlags::SHARED) { Mode::Shared } else { Mode::Exclusive };
+        let found = key_of(resource).and_then(|key| self.leases.get_mut(&key)).filter(|l| l.is_held_by(target));
+        let Some(lease) = found else { return self.reply(to, ResultCode::ENOENT) };
+        let key = lease.key;
+        if lease.mode == mode {
+            return self.reply(to, ResultCode::EALREADY);
+        }
+        if lease.tokens.len() > 1 {
+            // sanlock grants it, beside whoever else on this host shares the lease. S1 does not.
+            return self.reply(to, ResultCode::EAGAIN);
+        }
+        if !self.spaces.get(&key.space).is_some_and(|s| s.life.is_active()) {
+            return self.reply(to, ResultCode::ENOSPC);
+        }
+        let converting = Phase::Converting { abandoned: false };
+        let value = lease.value_to_write();
+        let Phase::Held { held } = std::mem::replace(&mut lease.phase, converting) else { return };
+        let stop = Stop::new();
+        if let Some(client) = self.clients.get_mut(&target) {
+            client.running = Some(Running::convert(stop.clone(), to));
+        }
+        let task = self.next_task(key);
+        let nowait = flags.contains(AcquireFlags::OWNER_NOWAIT);
+        let request = ConvertRequest { key, held, mode, value, nowait };
+        self.effects.push(Effect::StartConvert { task, request, stop });
+    }
+
+    pub(super) fn converted(&mut self, task: TaskId, end: Converted<L>, now: LocalInstant) {
+        let Some(key) = self.tasks.remove(&task) else { return };
+        let Converted { held, code, why } = end;
+        if let Some(why) = why {
+            tracing::info!(lease = %key, code = code.number(), why, "not converted");
+            self.refused(format!("lease {key}"), code, why, now);
+        }
+        let Some(lease) = self.leases.get_mut(&key) else { return };
+        let Phase::Converting { abandoned } = lease.phase else { return };
+        let client = lease.tokens.first().map(|t| t.client);
+        match held {
+            Some((held, mode, lver)) => {
+                (lease.mode, lease.lver, lease.phase) = (mode, lver, Phase::Held { held });
+                if let Some(value) = lease.value.as_mut().filter(|_| mode == Mode::Exclusive && code.is_error()) {
+                    // What was to be written before it was shared may not have been.
+                    value.set = true;
+                }
+            }
+            None => {
+                // Another host has it although we hold it: whoever uses it here must not go on.
+                self.leases.remove(&key);
+                self.lease_taken(key, client, now);
+            }
+        }
+        // A lockspace that is lost, or being left, grants nothing.
+        let active = self.spaces.get(&key.space).is_some_and(|s| s.life.is_active());
+        let code = if active || code.is_error() { code } else { ResultCode::ENOSPC };
+        let running = client.and_then(|c| self.clients.get_mut(&c)).and_then(|c| c.running.take());
+        if let Some(running) = running {
+            self.reply(running.reply_to(), code);
+        }
+        if let Some(client) = client {
+            if abandoned {
+                self.release_all_of(client);
+            }
+            self.forget_if_over(client);
+        }
+    }
+
+    /// A lease that is held here belongs to somebody else. That breaks S1 unless its user ends at once: its lockspace is
+    /// given up, with everything it guards.
+    fn lease_taken(&mut self, key: LeaseKey, client: Option<super::event::ClientId>, now: LocalInstant) {
+        if let (Some(client), Some(space)) = (client, self.spaces.get_mut(&key.space)) {
+            space.guards.entry(client).or_insert(now);
+        }
+        self.lose(key.space, now, &format!("lease {key} was taken from under its holder"));
+    }
+}
