@@ -35,6 +35,7 @@ use crate::error::{AcquireError, AcquireFailed, AreaError, ReleaseError};
 use crate::liveness::{HostLiveness, Verdict};
 use crate::number::{Backoff, Ballot};
 use crate::release::{Held, Mode, Retract, give_back};
+use crate::request::RequestRecord;
 use crate::shared::settle_shared;
 
 /// How an acquire is to go.
@@ -150,6 +151,7 @@ pub(crate) async fn attempt<D: Disk, C: Clock, H: HostLiveness>(
         mine: None,
         shape: None,
         leader: None,
+        asked_before: RequestRecord::formatted(),
         undone: false,
     };
     match attempt.run_patiently().await {
@@ -204,6 +206,8 @@ struct Attempt<'a, D, C, H> {
     shape: Option<(Geometry, AreaUuid)>,
     /// The leader record as last seen.
     leader: Option<LeaderRecord>,
+    /// The request record as last seen.
+    asked_before: RequestRecord,
     /// What we wrote has been undone already.
     undone: bool,
 }
@@ -241,6 +245,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
             }
             let (area, snapshot) = Area::open(self.disk, self.clock, self.lease, self.me).await?;
             self.leader = Some(snapshot.leader);
+            self.asked_before = snapshot.request;
             self.shape = Some((area.geometry, area.uuid));
             let mut mine = self.own_block(&area, &snapshot)?;
             let next = self.enter(&area, &snapshot, &mut mine).await;
@@ -507,7 +512,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         seen: &[HostSector],
     ) -> Result<Next, AcquireError> {
         assert_eq!(leader.lver, mine.dblock().lver, "our block stays at the lver that we hold");
-        let held = Held::new(area, leader, *mine.dblock());
+        let held = Held::new(area, leader, *mine.dblock(), self.asked_before);
         if self.options.mode == Mode::Shared {
             // Others may share it as well: they need not be looked at.
             let claim = ModeBlock::shared(self.me.term.generation);

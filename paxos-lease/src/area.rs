@@ -3,7 +3,7 @@
 //!
 //! Units: whole sectors. Errors: [`AreaError`], with path and offset.
 
-use holdfast_io::bytes::put;
+use holdfast_io::bytes::{array_at, put};
 use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::disk::{Disk, IoErrorKind};
 use holdfast_io::identity::Machine;
@@ -17,7 +17,8 @@ use holdfast_io::units::{Geometry, LeaseOffset, SectorIndex};
 use crate::choose::newest_lver;
 use crate::dblock::{Dblock, HostSector, Inp, ModeBlock};
 use crate::error::AreaError;
-use crate::layout::{FIRST_DBLOCK, LEADER, dblock_of, uuid_sector};
+use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
+use crate::request::{Address, Addressee, RequestError, RequestRecord};
 
 /// Where a lease is, and which one is expected there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub(crate) struct Snapshot {
     pub(crate) leader: LeaderRecord,
     /// Host i + 1 at index i; the hosts whose dblocks matter, see [`Snapshot::of`].
     pub(crate) hosts: Vec<HostSector>,
+    /// As it stands there, whatever it says: it decides nothing about the lease.
+    pub(crate) request: RequestRecord,
 }
 
 /// A lease area whose geometry and UUID are known.
@@ -224,7 +227,8 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         if newest_lver(&hosts) > leader.lver.next() {
             hosts = self.decode_hosts(dblocks, all)?;
         }
-        Ok(Snapshot { leader, hosts })
+        let request = RequestRecord::parse(&array_at(area, REQUEST.at(size)));
+        Ok(Snapshot { leader, hosts, request })
     }
 
     /// The first `count` host sectors in `bytes`. Any damage is an error: a skipped block may be a live shared holder's,
@@ -252,6 +256,41 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
     /// Reads and verifies the leader record.
     pub(crate) async fn read_leader(&self) -> Result<LeaderRecord, AreaError> {
         self.verify_leader(&self.read(LEADER, self.geometry.sector().bytes()).await?)
+    }
+
+    /// Reads and verifies the request record, and to whom it is addressed.
+    pub(crate) async fn read_request(&self) -> Result<(RequestRecord, Address), AreaError> {
+        let sector = self.read(REQUEST, self.geometry.sector().bytes()).await?;
+        let (path, offset) = (self.disk.path().clone(), self.offset(REQUEST));
+        let (record, seal) = match RequestRecord::decode(&sector) {
+            Ok((Decoded::Record(record) | Decoded::Cleared(record), seal)) => (record, seal),
+            Ok((Decoded::Blank, _)) => {
+                let source = RequestError::Magic { found: 0 };
+                return Err(AreaError::Request { path, offset, source });
+            }
+            Err(source) => return Err(AreaError::Request { path, offset, source }),
+        };
+        let address = match seal {
+            None => Address::Unsealed,
+            Some(seal) if seal.area != self.uuid => Address::Nobody,
+            Some(_) => Addressee::read(&sector).map_or(Address::Nobody, Address::To),
+        };
+        Ok((record, address))
+    }
+
+    /// Writes the request record: a message, which decides nothing wherever and whenever it lands (ask.rs).
+    pub(crate) async fn write_request(
+        &self,
+        record: &RequestRecord,
+        addressee: Option<&Addressee>,
+    ) -> Result<(), AreaError> {
+        let mut sector = AlignedBuf::zeroed(self.geometry.sector().bytes());
+        put(&mut sector, 0, &record.encode());
+        if let Some(addressee) = addressee {
+            addressee.put_into(&mut sector);
+        }
+        seal::write(&mut sector, SealedKind::Plain, &self.me.seal(self.uuid, REQUEST, self.clock.now()));
+        self.write(REQUEST, sector).await
     }
 
     /// Reads and verifies one host's sector.

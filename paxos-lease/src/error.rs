@@ -12,6 +12,7 @@ use holdfast_io::units::Geometry;
 use crate::dblock::DblockError;
 use crate::liveness::LivenessError;
 use crate::release::Retract;
+use crate::request::RequestError;
 
 /// A lease area that could not be read, trusted or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +70,16 @@ pub enum AreaError {
         /// In the area's tail.
         expected: AreaUuid,
     },
+    /// The request record is damaged (-270, -271).
+    #[error("request record at offset {offset} of {path} cannot be trusted")]
+    Request {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// What is wrong.
+        source: RequestError,
+    },
     /// A value that its lease has no room for.
     #[error("the lease at offset {offset} of {path} has no room for a value of {needed} bytes")]
     NoRoom {
@@ -121,6 +132,38 @@ pub enum AreaError {
         found: Geometry,
         /// As it was read.
         expected: Geometry,
+    },
+}
+
+/// Why an owner was not asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The area.
+    #[error(transparent)]
+    Area(#[from] AreaError),
+    /// The version asked for is there already (-272).
+    #[error("the lease at offset {offset} of {path} is at lver {found}: lver {asked} cannot be asked for any more")]
+    Reached {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// The leader's.
+        found: Lver,
+        /// In the request.
+        asked: Lver,
+    },
+    /// A later version was asked for before (-273).
+    #[error("the request record at offset {offset} of {path} asks for lver {found} already, later than {asked}")]
+    Outbid {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset on it.
+        offset: u64,
+        /// On disk.
+        found: Lver,
+        /// In the request.
+        asked: Lver,
     },
 }
 

@@ -62,6 +62,7 @@
 
 pub mod acquire;
 mod area;
+pub mod ask;
 mod ballot;
 pub mod choose;
 pub mod convert;
@@ -86,7 +87,8 @@ mod tests;
 
 pub use acquire::{Acquired, Options, Refusal, RefusalKind, acquire};
 pub use area::{LeaseAt, Me};
+pub use ask::{Ask, Asked, ask, asked_of};
 pub use convert::{AfterShare, ShareFailed, Sharing, exclude, share};
-pub use error::{AcquireError, AcquireFailed, AreaError, ReleaseError, ReleaseFailed};
+pub use error::{AcquireError, AcquireFailed, AreaError, AskError, ReleaseError, ReleaseFailed};
 pub use liveness::{Gone, HostLiveness, LivenessError, Verdict};
 pub use release::{Held, Mode, Retract, release, rename, retract};

@@ -24,6 +24,7 @@ use tracing::info;
 use crate::area::{Area, LeaseAt, Me};
 use crate::dblock::{Dblock, HostSector, ModeBlock};
 use crate::error::{AreaError, ReleaseError, ReleaseFailed};
+use crate::request::RequestRecord;
 
 /// How a lease is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,12 +51,19 @@ pub struct Held {
     pub leader: LeaderRecord,
     /// Our dblock as we wrote it when it became ours.
     pub dblock: Dblock,
+    /// What the request record said then: that was for somebody else.
+    pub asked_before: RequestRecord,
 }
 
 impl Held {
-    pub(crate) fn new<D, C>(area: &Area<'_, D, C>, leader: LeaderRecord, dblock: Dblock) -> Self {
+    pub(crate) fn new<D, C>(
+        area: &Area<'_, D, C>,
+        leader: LeaderRecord,
+        dblock: Dblock,
+        asked_before: RequestRecord,
+    ) -> Self {
         let (lease, mode) = (*area.lease, Mode::Exclusive);
-        Held { lease, mode, geometry: area.geometry, area: area.uuid, leader, dblock }
+        Held { lease, mode, geometry: area.geometry, area: area.uuid, leader, dblock, asked_before }
     }
 
     pub(crate) fn area<'a, D, C>(&'a self, disk: &'a D, clock: &'a C, me: &'a Me) -> Area<'a, D, C> {

@@ -7,12 +7,15 @@
 //! | 8 | u64 | lver | the lease version that is asked for, 0 none |
 //! | 16 | u32 | force_mode | 0 none, 1 kill the holder, 2 ask it to end |
 //! | 20 | u32 | reserved | sanlock leaves stack bytes here; not looked at |
+//! | 24 | u64 | owner_id | Holdfast, under its seal: to whom it is addressed, 0 nobody; sanlock writes zeros |
+//! | 32 | u64 | owner_generation | in which term |
+//! | 40 | u64 | owner_lver | and as owner of which lease version |
 //!
 //! sanlock has no checksum on it; a seal covers the sector where we wrote it. Source: spec D 2.6. Only the codec stands
-//! here.
+//! here; asking and being asked are in `ask.rs`.
 
 use holdfast_io::bytes::{array_at, is_zero, put_u32, put_u64, u32_at, u64_at};
-use holdfast_io::ids::Lver;
+use holdfast_io::ids::{Generation, HostId, HostTerm, Lver};
 use holdfast_io::leader::Decoded;
 use holdfast_io::seal::{self, Seal, SealError, SealedKind};
 
@@ -36,6 +39,78 @@ pub const FORCE_NONE: u32 = 0;
 pub const FORCE_KILL: u32 = 1;
 /// Ask the holder to end.
 pub const FORCE_GRACEFUL: u32 = 2;
+
+const OWNER_ID: usize = LEN;
+const OWNER_GENERATION: usize = OWNER_ID + 8;
+const OWNER_LVER: usize = OWNER_GENERATION + 8;
+const _: () = assert!(OWNER_LVER + 8 <= seal::OFFSET);
+
+/// What an owner is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// End the holder at once.
+    Kill,
+    /// Ask the holder to end.
+    Graceful,
+}
+
+impl Force {
+    /// On disk.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Kill => FORCE_KILL,
+            Self::Graceful => FORCE_GRACEFUL,
+        }
+    }
+
+    /// `None`: nothing is asked for, or nothing that is known here.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            FORCE_KILL => Some(Self::Kill),
+            FORCE_GRACEFUL => Some(Self::Graceful),
+            _ => None,
+        }
+    }
+}
+
+/// To whom a sealed request is addressed: the owner of a lease under one generation and one lease version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addressee {
+    /// The owner.
+    pub owner: HostTerm,
+    /// As owner of which version.
+    pub lver: Lver,
+}
+
+impl Addressee {
+    /// Of a sector whose seal was verified.
+    #[must_use]
+    pub fn read(sector: &[u8]) -> Option<Self> {
+        let host_id = HostId::new(u64_at(sector, OWNER_ID))?;
+        let generation = Generation(u64_at(sector, OWNER_GENERATION));
+        Some(Addressee { owner: HostTerm { host_id, generation }, lver: Lver(u64_at(sector, OWNER_LVER)) })
+    }
+
+    /// Into a sector that is sealed afterwards.
+    pub fn put_into(&self, sector: &mut [u8]) {
+        put_u64(sector, OWNER_ID, self.owner.host_id.get());
+        put_u64(sector, OWNER_GENERATION, self.owner.generation.0);
+        put_u64(sector, OWNER_LVER, self.lver.0);
+    }
+}
+
+/// To whom a request record speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// sanlock wrote it: to whoever has an earlier version.
+    Unsealed,
+    /// A formatted record, or one of an earlier format.
+    Nobody,
+    /// One of ours.
+    To(Addressee),
+}
 
 /// A request record with every field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

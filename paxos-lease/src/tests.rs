@@ -1,5 +1,6 @@
 //! Tests of whole operations, on the clock and the medium of `testing.rs`.
 
+mod asking;
 mod ballots;
 mod entries;
 mod interleave;

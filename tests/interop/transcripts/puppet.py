@@ -35,6 +35,11 @@ def dblock(mbal, bal=0, inp=(0, 0, 0), lver=0, flags=0, shared_by=0):
     return sector.ljust(128, b"\0") + struct.pack("<IIQ", SHARED if shared_by else 0, 0, shared_by)
 
 
+def request(lver, force, magic=0x08292011, version=0x00010001):
+    """A request record."""
+    return struct.pack("<IIQII", magic, version, lver, force, 0)
+
+
 def _renew(path, at, sector, period):
     with open(path, "r+b", buffering=0) as disk:
         timestamp = int(time.monotonic())
@@ -52,9 +57,12 @@ class Puppet:
     def __init__(self, stage, host_id=2, generation=1):
         self.stage, self.host_id, self.generation = stage, host_id, generation
         self.process = None
+        self.called = ()
 
     def _delta(self, timestamp):
-        return record(DELTA, "LS", "puppet", self.host_id, self.generation, timestamp, io_timeout=1)
+        own = record(DELTA, "LS", "puppet", self.host_id, self.generation, timestamp, io_timeout=1)
+        bitmap = sum(1 << (host - 1) for host in self.called)
+        return own.ljust(256, b"\0") + bitmap.to_bytes(256, "little")
 
     def stands(self, timestamp):
         """Its sector, which does not change."""
@@ -89,3 +97,10 @@ class Puppet:
 
     def says(self, number, sector):
         self.stage.write_disk("leases", (number << 20) + (self.host_id + 1) * SECTOR, sector.ljust(SECTOR, b"\0"))
+
+    def asks(self, number, lver, force):
+        """It wants a lease of the daemon's: the request record, and from its next renewal on the bit of the owner."""
+        self.stage.write_disk("leases", (number << 20) + SECTOR, request(lver, force).ljust(SECTOR, b"\0"))
+        self.die()
+        self.called = (1,)
+        self.live()

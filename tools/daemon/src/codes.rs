@@ -4,7 +4,8 @@ use delta_lease::{DeltaError, SectorError};
 use holdfast_io::disk::{IoError, IoErrorKind};
 use holdfast_io::leader::LeaderError;
 use holdfast_protocol::codes::ResultCode;
-use paxos_lease::{AcquireError, AreaError, LivenessError, RefusalKind, ReleaseError};
+use paxos_lease::request::RequestError;
+use paxos_lease::{AcquireError, AreaError, AskError, LivenessError, RefusalKind, ReleaseError};
 
 /// An error with everything behind it, in one line.
 #[must_use]
@@ -84,6 +85,18 @@ pub fn of_area(e: &AreaError) -> ResultCode {
         AreaError::Dblock { .. } | AreaError::ForeignWrite { .. } => ResultCode::DBLOCK_CHECKSUM,
         AreaError::Shape { .. } => ResultCode::LEADER_DIFFERS,
         AreaError::NoRoom { .. } => ResultCode::EOPNOTSUPP,
+        AreaError::Request { source: RequestError::Version { .. }, .. } => ResultCode::REQUEST_VERSION,
+        AreaError::Request { .. } => ResultCode::REQUEST_MAGIC,
+    }
+}
+
+/// Of an owner that was not asked.
+#[must_use]
+pub fn of_ask(e: &AskError) -> ResultCode {
+    match e {
+        AskError::Area(e) => of_area(e),
+        AskError::Reached { .. } => ResultCode::REQUEST_OLD,
+        AskError::Outbid { .. } => ResultCode::REQUEST_LVER,
     }
 }
 

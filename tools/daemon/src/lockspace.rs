@@ -3,8 +3,8 @@
 //! Its I/O threads, its clock and its device table are its own; it shares no lock with the request path. What it finds it
 //! tells the main loop; what it is told are two signals, to begin writing and to leave.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use delta_lease::{
@@ -45,6 +45,8 @@ pub struct Control {
     pub leave: Stop,
     /// Leave by giving the delta lease back.
     free: Arc<AtomicBool>,
+    /// What every renewal says to others.
+    publication: Arc<Mutex<Publication>>,
 }
 
 impl Control {
@@ -52,6 +54,15 @@ impl Control {
     pub fn leave(&self, free: bool) {
         self.free.store(free, Ordering::Release);
         self.leave.set();
+    }
+
+    /// What our sector says to others from the next renewal on.
+    pub fn publish(&self, publication: Publication) {
+        *self.publication.lock().unwrap_or_else(PoisonError::into_inner) = publication;
+    }
+
+    fn publication(&self) -> Publication {
+        *self.publication.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -251,7 +262,7 @@ impl<P: Platform> Lockspace<P> {
         let interval = held.host().timing().renewal_interval();
         let mut next = held.started_at().after(interval);
         while self.control.leave.sleep_until(clock, next).await == Waited::Elapsed {
-            let renewal = held.renew(disk, clock, &Publication::default()).await;
+            let renewal = held.renew(disk, clock, &self.control.publication()).await;
             let over = clock.now();
             let read = renewal.view.as_ref().map_or(Duration::ZERO, |view| view.read_ended.since(view.read_started));
             if let Some(view) = renewal.view {

@@ -15,7 +15,7 @@ use delta_lease::{DeltaArea, HostTable, OwnerVerdict, read_host};
 use holdfast_io::clock::{Clock, LocalInstant, first_of};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::{Disk, ReadDisk};
-use holdfast_io::ids::{HostTerm, ResourceName};
+use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, RemoteTimestamp, ResourceName};
 use holdfast_io::leader::{self, LeaderRecord};
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::stop::Stop;
@@ -23,9 +23,9 @@ use holdfast_io::sys::linux::{FenceOutcome, NodeId};
 use holdfast_io::units::{LeaseOffset, SectorSize};
 use holdfast_protocol::codes::ResultCode;
 use paxos_lease::{
-    AcquireError, AcquireFailed, Acquired, AfterShare, Gone, Held, HostLiveness, LeaseAt, LivenessError, Me, Mode,
-    Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Verdict, acquire, exclude, layout,
-    release, rename, retract, share, value,
+    AcquireError, AcquireFailed, Acquired, AfterShare, Asked, Gone, Held, HostLiveness, LeaseAt, LivenessError, Me,
+    Mode, Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Verdict, acquire, ask, asked_of,
+    exclude, layout, release, rename, retract, share, value,
 };
 
 use crate::codes;
@@ -33,7 +33,9 @@ use crate::linux::Linux;
 use crate::note::Notes;
 use crate::platform::{LeaseFile, Platform, SharedDisk};
 use crate::state_file::FenceRecord;
-use crate::supervisor::event::{AcquireEnd, ConvertRequest, Converted, Event, LeaseKey, LeaseRequest, TaskId};
+use crate::supervisor::event::{
+    AcquireEnd, AskRequest, ConvertRequest, Converted, Event, LeaseKey, LeaseRequest, TaskId,
+};
 
 /// I/Os for the leases of one lockspace on one device that are under way at once.
 const AT_ONCE: usize = 32;
@@ -59,6 +61,8 @@ pub struct SpaceShared<P: Platform = Linux> {
     pub me: Me,
     /// Everything seen of its hosts.
     pub hosts: RefCell<HostTable>,
+    /// By which renewals others were last heard to call us.
+    heard: RefCell<BTreeMap<HostId, (Generation, RemoteTimestamp)>>,
     /// D2's instant for its leases.
     pub limit: WriteLimit,
     /// Ends waiting tasks when the lockspace is left or lost.
@@ -97,6 +101,7 @@ impl<P: Platform> SpaceShared<P> {
             file,
             me,
             hosts,
+            heard: RefCell::default(),
             // Nothing may be written before the supervisor has said until when (D2).
             limit: WriteLimit::until(LocalInstant::EARLIEST),
             over: Stop::new(),
@@ -107,6 +112,13 @@ impl<P: Platform> SpaceShared<P> {
         }
     }
 
+    /// The I/O threads of an open device.
+    fn engine_for(&self, file: &Arc<P::File>) -> Arc<P::Engine> {
+        let mut engines = self.engines.borrow_mut();
+        let engine = engines.entry(file.node());
+        Arc::clone(engine.or_insert_with(|| Arc::new(self.platform.engine(file, AT_ONCE, "lease-io"))))
+    }
+
     /// A disk for a lease on an open device.
     fn disk_for(&self, key: LeaseKey, file: &Arc<P::File>) -> Rc<LeaseDisk<P>> {
         let node = file.node();
@@ -115,13 +127,12 @@ impl<P: Platform> SpaceShared<P> {
         if let Some(disk) = known {
             return Rc::clone(disk);
         }
-        let mut engines = self.engines.borrow_mut();
-        let engine = engines.entry(node).or_insert_with(|| Arc::new(self.platform.engine(file, AT_ONCE, "lease-io")));
+        let engine = self.engine_for(file);
         // I6: a disk given up with a write in flight on this very device goes on serving it, so that one table of flights
         // knows both that write and the next.
         let late = self.retired.borrow().iter().map(|(d, ..)| d).find(|d| d.node == node).cloned();
         let disk = late.unwrap_or_else(|| {
-            let device = Device::new(Arc::clone(engine), self.clock().clone(), self.limit.clone());
+            let device = Device::new(engine, self.clock().clone(), self.limit.clone());
             Rc::new(LeaseDisk { node, device })
         });
         if let Some(old) = disks.insert(key, Rc::clone(&disk)) {
@@ -198,6 +209,19 @@ impl<P: Platform> SpaceShared<P> {
 
     fn deadline(&self) -> LocalInstant {
         self.clock().now().after(Duration::from_secs(u64::from(self.me.io_timeout.seconds())))
+    }
+
+    /// Whether another host calls us, by a renewal that we have not heard yet.
+    pub fn is_called(&self) -> bool {
+        let (hosts, me) = (self.hosts.borrow(), self.me.term.host_id);
+        let mut called = false;
+        for (id, seen) in hosts.hosts().filter(|(id, seen)| *id != me && seen.damage.is_none()) {
+            if let Some(sector) = seen.sector().filter(|s| s.bitmap.contains(me)) {
+                let at = (sector.generation(), sector.leader.timestamp);
+                called |= self.heard.borrow_mut().insert(id, at) != Some(at);
+            }
+        }
+        called
     }
 
     /// A fresh look at a host, taken into the table.
@@ -447,6 +471,44 @@ pub async fn run_release<P: Platform>(shared: Rc<SpaceShared<P>>, task: TaskId, 
         shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
+}
+
+/// Writes a request for a lease of somebody else's.
+///
+/// # Errors
+/// The answer and the reason.
+pub async fn ask_on<P: Platform>(
+    shared: &SpaceShared<P>,
+    file: Arc<P::File>,
+    request: &AskRequest,
+) -> Result<Option<HostTerm>, (ResultCode, String)> {
+    let engine = shared.engine_for(&file);
+    // No write after D2, of whatever kind.
+    let disk = Device::new(engine, shared.clock().clone(), shared.limit.clone());
+    let lease = LeaseAt {
+        at: LeaseOffset(request.place.offset),
+        space: request.key.space,
+        resource: request.key.resource,
+        geometry_hint: shared.area.geometry,
+    };
+    match ask(&disk, shared.clock(), &lease, &shared.me, request.ask).await {
+        Ok(Asked::Owner(owner)) => Ok(Some(owner)),
+        Ok(Asked::Cleared | Asked::Free) => Ok(None),
+        Err(e) => Err((codes::of_ask(&e), codes::chain(&e))),
+    }
+}
+
+/// Reads what a held lease's request record says to us.
+pub async fn run_examine<P: Platform>(
+    shared: Rc<SpaceShared<P>>,
+    key: LeaseKey,
+    lver: Lver,
+    held: Held,
+    notes: Notes<P>,
+) {
+    let Some(disk) = shared.disk_of(key) else { return };
+    let found = asked_of(&disk.device, shared.clock(), &held, &shared.me).await;
+    notes.event(Event::Examined { key, lver, found: found.map_err(|e| codes::chain(&e)) });
 }
 
 /// One conversion, with the undoing of what it leaves behind: the lease is its client's in the mode that is reported.

@@ -304,7 +304,7 @@ impl Guests {
 /// Runs a program beside the daemon, and says how it ended. It has nothing of ours but standard error.
 fn run_program(program: Program) {
     spawn_local(async move {
-        let Program { path, arguments } = program;
+        let Program { path, arguments, .. } = program;
         let mut command = std::process::Command::new(&path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
         let ended = tokio::task::spawn_blocking(move || command.status()).await;

@@ -26,7 +26,7 @@ use crate::queries::format::InUse;
 use crate::resource::{self, SpaceShared};
 use crate::state_file::StateFileError;
 use crate::supervisor::Supervisor;
-use crate::supervisor::event::{Effect, Event, JoinRequest, LeaseRequest, TaskId};
+use crate::supervisor::event::{AskRequest, Effect, Event, JoinRequest, LeaseRequest, TaskId};
 use crate::watchdog::Watchdog;
 
 /// Who serves clients: their connections and their processes.
@@ -161,7 +161,12 @@ impl<P: Platform> Works<P> {
             Note::Seen { space, view } => {
                 if let Some(joined) = self.spaces.get_mut(&space) {
                     match &joined.shared {
-                        Some(shared) => shared.hosts.borrow_mut().observe_area(&view),
+                        Some(shared) => {
+                            shared.hosts.borrow_mut().observe_area(&view);
+                            if shared.is_called() {
+                                self.notes.event(Event::Called { space });
+                            }
+                        }
                         None => joined.early.push(view),
                     }
                 }
@@ -232,6 +237,13 @@ impl<P: Platform> Works<P> {
                     self.platform.spawn(resource::run_convert(shared, task, request, stop, self.notes.clone()));
                 }
             }
+            Effect::Ask(request) => self.ask(request),
+            Effect::Examine { key, lver, held } => {
+                if let Some(shared) = self.shared(key.space) {
+                    self.platform.spawn(resource::run_examine(shared, key, lver, held, self.notes.clone()));
+                }
+            }
+            Effect::Publish { space, publication } => self.with_space(space, |j| j.control.publish(publication)),
             of_clients @ (Effect::Reply { .. }
             | Effect::Next { .. }
             | Effect::Close { .. }
@@ -336,6 +348,27 @@ impl<P: Platform> Works<P> {
                 notes.event(Event::Reaped { space });
             }
             control.leave(free);
+        });
+    }
+
+    /// Asks an owner, on a disk of its own: what it writes is a message, and nothing waits for it (paxos-lease, ask.rs).
+    fn ask(&mut self, request: AskRequest) {
+        let AskRequest { to, key, .. } = request;
+        let Some(shared) = self.shared(key.space) else {
+            let result = Err((ResultCode::ENOSPC, "the lockspace is not joined".to_owned()));
+            return self.notes.event(Event::Asked { to, key, result });
+        };
+        let (platform, notes) = (self.platform.clone(), self.notes.clone());
+        self.platform.spawn(async move {
+            let result = match platform.open_apart(&request.place.path).await {
+                Ok(Ok(file)) => resource::ask_on(&shared, file, &request).await,
+                Ok(Err(e)) => {
+                    let errno = e.errno().unwrap_or(nix::libc::ENODEV);
+                    Err((ResultCode::from_errno(errno), codes::chain(&e)))
+                }
+                Err(e) => Err((ResultCode::EIO, e)),
+            };
+            notes.event(Event::Asked { to, key, result });
         });
     }
 

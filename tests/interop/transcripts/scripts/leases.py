@@ -290,10 +290,19 @@ def requests(stage):
     a.first.ask("request", stage.lease(n, lver=9), data=0)
     a.first.ask("request", stage.lease(n, lver=5), data=0)
     a.first.ask("request", stage.lease(n), data=0)
-    stage.lines.append("request on disk " + stage.read_disk("leases", (n << 20) + 512, 64).hex())
+    stage.lines.append("request on disk " + stage.read_disk("leases", (n << 20) + 512, 20).hex())
     a.first.ask("request", wire.resource("LS", "r0"), data=wire.FORCE)
     a.first.ask("examine_lockspace", stage.space())
     a.first.ask("examine_resource", stage.named(n))
+
+
+@leases
+def requests_that_mean_nothing(stage):
+    a, n = stage.client(), stage.fresh()
+    a.register()
+    hold(stage, a, n)
+    a.first.ask("request", stage.lease(n, lver=9), data=3)
+    a.first.ask("inquire", data2=wire.SELF)
 
 
 @leases

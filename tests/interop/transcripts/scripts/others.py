@@ -1,10 +1,11 @@
 """Leases that another host has, or had."""
 
+import os
 import time
 
 import wire
 
-from puppet import RELEASED, Puppet, dblock
+from puppet import RELEASED, Puppet, dblock, request
 
 from . import set_of
 
@@ -130,3 +131,100 @@ def hosts_that_come_and_go(stage):
     client.connect().ask("get_hosts", wire.lockspace("LS", 2))
     client.connect().ask("get_hosts", wire.lockspace("LS"))
     client.connect().ask("host_status", wire.lockspace("LS"), length=32)
+
+
+def seen(stage, what, name, at, length, so, within=12.0):
+    """Waits until bytes on the disk are so; what they are then."""
+    until = time.monotonic() + within
+    while not so(stage.read_disk(name, at, length)) and time.monotonic() < until:
+        time.sleep(0.1)
+    stage.lines.append(f"{what}: {stage.read_disk(name, at, length).hex()}")
+
+
+@others
+def a_living_owner_is_asked(stage):
+    a, n, puppet = stage.client(), stage.fresh(), living(stage)
+    puppet.owns(n)
+    ask = lambda **how: a.first.ask("request", how.pop("lease", stage.lease(n)), **how)
+    ask(flags=wire.NEXT_LVER, data=wire.FORCE)
+    stage.lines.append("request on disk " + stage.read_disk("leases", (n << 20) + 512, 20).hex())
+    seen(stage, "called", "space", 256, 4, any)
+    ask(flags=wire.NEXT_LVER, data=wire.GRACEFUL)
+    ask(lease=stage.lease(n, lver=1), data=wire.FORCE)
+    ask(lease=stage.lease(n, lver=9), data=wire.FORCE)
+    ask(lease=stage.lease(n, lver=5), data=wire.FORCE)
+    stage.lines.append("request on disk " + stage.read_disk("leases", (n << 20) + 512, 20).hex())
+    seen(stage, "no longer called", "space", 256, 4, lambda bits: not any(bits), within=20.0)
+    puppet.die()
+
+
+@others
+def a_damaged_request_record_is_left_alone(stage):
+    a, n, puppet = stage.client(), stage.fresh(), living(stage)
+    puppet.owns(n)
+    for damage in ({"magic": 7}, {"version": 0x00020001}):
+        stage.write_disk("leases", (n << 20) + 512, request(3, wire.FORCE, **damage))
+        a.first.ask("request", stage.lease(n), flags=wire.NEXT_LVER, data=wire.FORCE)
+        stage.lines.append("request on disk " + stage.read_disk("leases", (n << 20) + 512, 20).hex())
+    puppet.die()
+
+
+def asked_for(stage, lver, force, before=lambda client: None):
+    """A client that holds a lease at version 1, which the puppet asks for."""
+    client, n, puppet = stage.client(), stage.fresh(), living(stage)
+    client.register()
+    before(client.first)
+    take(stage, client, n)
+    puppet.asks(n, lver, force)
+    return client, n, puppet
+
+
+@others
+def a_client_is_killed_for_another_host(stage):
+    client, _, puppet = asked_for(stage, 2, wire.FORCE)
+    client.ended(within=LONG)
+    puppet.die()
+
+
+@others
+def a_client_that_restricts_sigkill_is_told_to_end_for_another_host(stage):
+    restrict = lambda first: first.ask("restrict", flags=wire.RESTRICT_SIGKILL, data2=wire.SELF)
+    client, _, puppet = asked_for(stage, 2, wire.FORCE, restrict)
+    client.ended(within=LONG)
+    puppet.die()
+
+
+@others
+def a_client_is_told_to_end_for_another_host(stage):
+    client, _, puppet = asked_for(stage, 2, wire.GRACEFUL)
+    client.ended(within=LONG)
+    puppet.die()
+
+
+@others
+def a_killpath_is_run_for_another_host(stage):
+    program, ran = stage.path("kp3.sh"), stage.path("ran3")
+    with open(program, "w", encoding="ascii") as file:
+        file.write(f"#!/bin/sh\necho $# $1 $2 > {ran}\n")
+    killpath = wire.field("/bin/sh", 128) + wire.field(f"{program} one", 128)
+    client, _, puppet = asked_for(stage, 2, wire.GRACEFUL,
+                                  lambda first: first.ask("killpath", killpath, flags=1, data2=wire.SELF))
+    until = time.monotonic() + LONG
+    while not (os.path.exists(ran) and os.path.getsize(ran)) and time.monotonic() < until:
+        time.sleep(0.1)
+    with open(ran, encoding="ascii") as file:
+        stage.lines.append(f"the program was run with {file.read().strip()}")
+    client.first.ask("inquire", data2=wire.SELF)
+    puppet.die()
+
+
+@others
+def a_request_for_a_version_that_is_reached_is_for_nobody(stage):
+    client, n, puppet = asked_for(stage, 1, wire.FORCE)
+    time.sleep(6)
+    client.first.ask("inquire", data2=wire.SELF)
+    client.first.ask("examine_resource", stage.named(n))
+    client.first.ask("examine_lockspace", stage.space())
+    time.sleep(2)
+    client.first.ask("inquire", data2=wire.SELF)
+    puppet.die()

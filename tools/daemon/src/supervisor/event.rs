@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use delta_lease::Publication;
 use holdfast_io::clock::LocalInstant;
-use holdfast_io::ids::{Generation, HostId, Lver, ResourceName, SpaceName};
+use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, ResourceName, SpaceName};
 use holdfast_io::seal::SealedFire;
 use holdfast_io::stop::Stop;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
@@ -13,7 +14,8 @@ use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
 use nix::sys::signal::Signal;
-use paxos_lease::Mode;
+use paxos_lease::request::Force;
+use paxos_lease::{Ask, Mode};
 
 use super::killpath::Program;
 use crate::state_file::{FenceRecord, Guarded, StateFile};
@@ -227,6 +229,29 @@ pub enum Event<L> {
         /// How.
         end: Converted<L>,
     },
+    /// A request record was written, and this owner is to be called; or there is none; or it was not written.
+    Asked {
+        /// Who wanted it.
+        to: ReplyTo,
+        /// The lease.
+        key: LeaseKey,
+        /// The owner; or the answer and the reason.
+        result: Result<Option<HostTerm>, (ResultCode, String)>,
+    },
+    /// Another host was seen to call us.
+    Called {
+        /// In which lockspace.
+        space: SpaceName,
+    },
+    /// The request record of a lease was read.
+    Examined {
+        /// The lease.
+        key: LeaseKey,
+        /// The version at which we held it.
+        lver: Lver,
+        /// What is asked for; or why that is not known.
+        found: Result<Option<Force>, String>,
+    },
     /// A task that went on after its answer came to its end.
     TaskDone {
         /// Which.
@@ -324,6 +349,19 @@ pub struct ConvertRequest<L> {
     pub value: Option<Vec<u8>>,
     /// Give up at once on an owner that no longer renews but is not dead.
     pub nowait: bool,
+}
+
+/// A request to another host.
+#[derive(Clone, Debug)]
+pub struct AskRequest {
+    /// Who wants it.
+    pub to: ReplyTo,
+    /// The lease.
+    pub key: LeaseKey,
+    /// Where it lies.
+    pub place: Place,
+    /// What is asked for.
+    pub ask: Ask,
 }
 
 /// How a conversion ended.
@@ -475,6 +513,24 @@ pub enum Effect<L> {
         request: ConvertRequest<L>,
         /// How the task is asked to end.
         stop: Stop,
+    },
+    /// Write a request record; report [`Event::Asked`].
+    Ask(AskRequest),
+    /// Read the request record of a lease; report [`Event::Examined`].
+    Examine {
+        /// The lease.
+        key: LeaseKey,
+        /// The version at which it is held.
+        lver: Lver,
+        /// As it is held.
+        held: L,
+    },
+    /// What our delta sector says to others from its next renewal on.
+    Publish {
+        /// In which lockspace.
+        space: SpaceName,
+        /// What.
+        publication: Publication,
     },
     /// Run what a client wants to be run in its place.
     RunProgram {

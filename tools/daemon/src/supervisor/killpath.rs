@@ -25,6 +25,8 @@ pub struct Program {
     pub path: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// The last of them is the client's pid.
+    ends_with_pid: bool,
 }
 
 impl Program {
@@ -36,9 +38,16 @@ impl Program {
             return None;
         }
         let mut arguments = words(killpath.args.as_bytes());
+        let ends_with_pid = pid.is_some() && arguments.len() < MOST_WORDS - 1;
         arguments.extend(pid.map(|pid| OsString::from(pid.to_string())));
         arguments.truncate(MOST_WORDS - 1);
-        Some(Program { path, arguments })
+        Some(Program { path, arguments, ends_with_pid })
+    }
+
+    /// As it is run where another host asks for a lease: without the pid (spec A 6, REQUEST).
+    pub(super) fn without_pid(&self) -> Self {
+        let arguments = self.arguments[..self.arguments.len() - usize::from(self.ends_with_pid)].to_vec();
+        Program { path: self.path.clone(), arguments, ends_with_pid: false }
     }
 }
 

@@ -94,7 +94,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 }
 
 /// RESTRICT's mapping: SIGKILL becomes SIGTERM if restricted, and the result SIGTERM becomes SIGKILL if restricted.
-fn permitted(signal: Signal, restrict: RestrictFlags) -> Signal {
+pub(super) fn permitted(signal: Signal, restrict: RestrictFlags) -> Signal {
     let first = match signal {
         Signal::SIGKILL if restrict.contains(RestrictFlags::SIGKILL) => Signal::SIGTERM,
         other => other,

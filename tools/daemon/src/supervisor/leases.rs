@@ -24,6 +24,7 @@ use holdfast_protocol::command::{AcquireFlags, LeaseFlags, ReleaseFlags};
 use holdfast_protocol::payload::{Options, Resource, ResourceHead};
 use holdfast_protocol::request::Target;
 use paxos_lease::Mode;
+use paxos_lease::request::Force;
 
 use super::Supervisor;
 use super::answers::path_of;
@@ -54,6 +55,8 @@ pub struct Lease<L> {
     pub geometry: Option<Geometry>,
     /// Since when it is ours.
     pub since: Option<LocalInstant>,
+    /// What another host has asked its client to do.
+    pub asked: Option<Force>,
     /// Where it stands.
     pub phase: Phase<L>,
 }
@@ -112,7 +115,7 @@ impl<L> Lease<L> {
     }
 
     /// For whom a task of it runs: there is one client then, or none.
-    fn client(&self) -> Option<ClientId> {
+    pub(super) fn client(&self) -> Option<ClientId> {
         self.tokens.first().map(|t| t.client)
     }
 }
@@ -335,6 +338,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             lver: Lver(0),
             res_id: self.last_res_id,
             since: None,
+            asked: None,
             phase: Phase::Opening(request.clone()),
         };
         self.leases.insert(key, lease);

@@ -14,6 +14,7 @@
 //! | `care.rs` | the watchdog: armed before the first delta write, petted while all is fresh (D3, W1) |
 //! | `answers.rs` | replies that need nothing but this state |
 //! | `history.rs` | the latest renewals of a lockspace |
+//! | `requests.rs` | asking owners elsewhere to let go, and being asked |
 //! | `values.rs` | the values of leases |
 //! | `unserved.rs` | what is refused for want of code |
 //!
@@ -33,6 +34,7 @@ mod history;
 mod killpath;
 mod ladder;
 mod leases;
+mod requests;
 mod spaces;
 #[cfg(test)]
 mod tests;
@@ -190,6 +192,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Released { task, code, why, done } => self.released(task, code, why, done, now),
             Event::Converted { task, end } => self.converted(task, end, now),
             Event::TaskDone { task } => self.task_done(task),
+            Event::Asked { to, key, result } => self.asked(to, key, result, now),
+            Event::Called { space } => self.called(space),
+            Event::Examined { key, lver, found } => self.examined(key, lver, found),
             Event::Tick => self.retry_waiting(now),
             Event::ShutdownSignal => self.shutdown_signal(now),
         }
@@ -359,21 +364,18 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Request::HoldfastStatus => self.effects.push(Effect::AnswerStatus { to }),
             Request::Renewal { lockspace } => self.renewals(to, &lockspace),
             Request::SetConfig { config, lockspace } => self.set_config(to, config, &lockspace, now),
-            Request::ExamineLockspace { .. } | Request::ExamineResource { .. } if self.leases.is_empty() => {
-                self.reply(to, ResultCode::OK);
-            }
             Request::Convert { flags, target, resource } => self.convert(to, flags, target, &resource),
-            Request::AskOwner { resource, .. } => self.ask_owner(to, &resource),
+            Request::AskOwner { flags, force_mode, resource } => self.ask_owner(to, flags, force_mode, &resource),
+            Request::ExamineLockspace { lockspace } => self.examine_lockspace(to, &lockspace),
+            Request::ExamineResource { resource } => self.examine_resource(to, &resource),
             Request::SetLvb { resource, value } => self.set_lvb(to, &resource, &value),
             Request::GetLvb { resource, .. } => self.get_lvb(to, &resource),
             Request::RegEvent { lockspace, .. } | Request::EndEvent { lockspace } => self.events(to, &lockspace),
             Request::SetEvent { lockspace, event, .. } => self.set_event(to, &lockspace, event.host_id),
             Request::KillPath { flags, killpath } => self.killpath(to, flags, &killpath),
-            Request::ExamineLockspace { .. }
-            | Request::ExamineResource { .. }
-            | Request::FormatRindex { .. }
-            | Request::RebuildRindex { .. }
-            | Request::RindexEntry { .. } => self.not_served(to, message.command),
+            Request::FormatRindex { .. } | Request::RebuildRindex { .. } | Request::RindexEntry { .. } => {
+                self.not_served(to, message.command)
+            }
             request @ (Request::GetHosts { .. }
             | Request::HostStatus { .. }
             | Request::Align { .. }

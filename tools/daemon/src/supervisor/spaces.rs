@@ -26,6 +26,7 @@ use holdfast_protocol::payload::Lockspace as Wire;
 use super::Supervisor;
 use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo, Took};
 use super::history::History;
+use super::requests::Calls;
 use crate::state_file::{FenceRecord, SpaceRecord};
 
 /// One lockspace.
@@ -67,6 +68,8 @@ pub struct Space {
     pub geometry: Option<Geometry>,
     /// Its latest renewals.
     pub history: History,
+    /// Whom we call in it.
+    pub calls: Calls,
     /// Its tasks were told to end.
     pub ending: bool,
     /// SET_CONFIG: somebody uses it whom we know nothing of. It is not given back.
@@ -232,6 +235,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             warned: false,
             geometry: None,
             history: History::default(),
+            calls: Calls::default(),
             ending: false,
             used: false,
             used_by_orphans: false,
@@ -399,6 +403,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             Life::Joining | Life::Leaving { .. } => {}
         }
+        self.publish(name, now);
     }
 
     pub(super) fn renewal_failed(

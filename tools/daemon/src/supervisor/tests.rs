@@ -25,6 +25,7 @@ use crate::state_file::{FenceRecord, Guarded, SpaceRecord};
 
 mod killpath;
 mod orphans;
+mod requests;
 mod sharing;
 mod values;
 

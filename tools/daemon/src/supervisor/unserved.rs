@@ -3,7 +3,7 @@
 
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::Command;
-use holdfast_protocol::payload::{Lockspace, Resource};
+use holdfast_protocol::payload::Lockspace;
 use holdfast_protocol::text::Name48;
 
 use super::Supervisor;
@@ -19,10 +19,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn unserved_in(&self, space: &Name48, absent: ResultCode) -> ResultCode {
         let active = self.spaces.iter().any(|(name, s)| name.field() == space.raw() && s.life.is_active());
         if active { ResultCode::EOPNOTSUPP } else { absent }
-    }
-
-    pub(super) fn ask_owner(&mut self, to: ReplyTo, resource: &Resource) {
-        self.reply(to, self.unserved_in(&resource.head.lockspace_name, ResultCode::ENOSPC));
     }
 
     pub(super) fn events(&mut self, to: ReplyTo, lockspace: &Lockspace) {

@@ -91,6 +91,9 @@ pub const REQUEST: &[Field] = &[
     field(8, 8, "lver", Show::Number, "version asked for, 0 none"),
     field(16, 4, "force_mode", Show::Number, "0 none, 1 force, 2 graceful"),
     field(20, 4, "padding", Show::Hex, "whatever sanlock had in memory"),
+    field(24, 8, "for_owner", Show::Number, "host_id of the owner that is asked; sanlock: 0"),
+    field(32, 8, "for_generation", Show::Number, "in this term"),
+    field(40, 8, "for_lver", Show::Number, "as owner of this version"),
 ];
 
 /// A host's dblock sector.
@@ -149,7 +152,7 @@ mod tests {
     use holdfast_io::units::{SectorIndex, SectorSize};
     use paxos_lease::dblock::{Dblock, HostSector, Inp, ModeBlock};
     use paxos_lease::number::Ballot;
-    use paxos_lease::request::RequestRecord;
+    use paxos_lease::request::{Addressee, RequestRecord};
 
     fn number(bytes: &[u8], fields: &[Field], name: &str) -> u64 {
         let field = fields.iter().find(|f| f.name == name).unwrap();
@@ -218,7 +221,12 @@ mod tests {
     fn the_request_records_fields_stand_where_the_codec_puts_them() {
         let record = RequestRecord { magic: 1, version: 2, lver: Lver(3), force_mode: 4, reserved: 5 };
         let expected = [("magic", 1), ("version", 2), ("lver", 3), ("force_mode", 4), ("padding", 5)];
-        assert_fields(&record.encode(), REQUEST, &expected);
+        let mut sector = vec![0; 512];
+        put(&mut sector, 0, &record.encode());
+        let owner = HostTerm { host_id: HostId::new(6).unwrap(), generation: Generation(7) };
+        Addressee { owner, lver: Lver(8) }.put_into(&mut sector);
+        assert_fields(&sector, REQUEST, &expected);
+        assert_fields(&sector, REQUEST, &[("for_owner", 6), ("for_generation", 7), ("for_lver", 8)]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ impl World {
     }
 
     /// Client 1 acquired R persistently and is gone.
-    fn orphaned() -> Self {
+    pub(super) fn orphaned() -> Self {
         let mut w = World::joined();
         w.client(2).persists(1, AcquireFlags::NONE, LeaseFlags::NONE).device_ready().ours().exited(1).closed(1);
         w.log.clear();

@@ -1,0 +1,170 @@
+//! Requests: clients here ask the owners of leases elsewhere to let go, and others ask ours (REQUEST, EXAMINE of spec A 6;
+//! D 4.11).
+//!
+//! Asking is two steps: the request record of the lease is written, and its owner's bit set in the bitmap of our own delta
+//! sector, for a time, so that the owner looks. An owner that sees its bit reads the request record of each lease that it holds
+//! exclusively, and does what is asked of it: the client is ended, or its killpath run. It has been asked to end and nothing
+//! else: it has its lease until it is gone or gives it back, like any other (S1).
+//!
+//! A request is for one owner and one lease version (`paxos_lease::ask`), and is heard once.
+
+use std::collections::BTreeMap;
+
+use delta_lease::bitmap::HostBitmap;
+use delta_lease::{HostEvent, Publication};
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::{HostId, HostTerm, Lver, SpaceName};
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::RequestFlags;
+use holdfast_protocol::payload::{Lockspace, Resource, ResourceHead};
+use nix::sys::signal::Signal;
+use paxos_lease::request::Force;
+use paxos_lease::{Ask, Mode};
+
+use super::Supervisor;
+use super::event::{AskRequest, ClientId, Effect, Kill, LeaseKey, Place, ReplyTo};
+use super::ladder::permitted;
+use super::leases::{Phase, key_of};
+
+/// How many of our io_timeouts a host's bit stays set (spec A, `set_bitmap_seconds`).
+const CALLED_FOR: u32 = 6;
+
+/// Whom we call in a lockspace.
+#[derive(Debug, Default)]
+pub struct Calls {
+    until: BTreeMap<HostId, LocalInstant>,
+    published: HostBitmap,
+}
+
+impl<L: Clone + std::fmt::Debug> Supervisor<L> {
+    /// REQUEST.
+    pub(super) fn ask_owner(&mut self, to: ReplyTo, flags: RequestFlags, force_mode: u32, resource: &Resource) {
+        let head = &resource.head;
+        let active =
+            self.spaces.iter().any(|(name, s)| name.field() == head.lockspace_name.raw() && s.life.is_active());
+        if !active {
+            return self.reply(to, ResultCode::ENOSPC);
+        }
+        let disk = match resource.disks.as_slice() {
+            [disk] => disk,
+            [] => return self.reply(to, ResultCode::ERANGE),
+            _ => return self.reply(to, ResultCode::EOPNOTSUPP),
+        };
+        let place = super::answers::path_of(&disk.path).map(|path| Place { path, offset: disk.offset });
+        let (Some(key), Some(place)) = (key_of(head), place) else { return self.reply(to, ResultCode::EINVAL) };
+        let force = Force::from_number(force_mode);
+        if force.is_none() && force_mode != 0 {
+            return self.reply(to, ResultCode::EINVAL);
+        }
+        let next = head.lver == 0 && flags.contains(RequestFlags::NEXT_LVER);
+        let ask = Ask { lver: (!next).then_some(Lver(head.lver)), force };
+        self.effects.push(Effect::Ask(AskRequest { to, key, place, ask }));
+    }
+
+    /// A request was written, or not.
+    pub(super) fn asked(
+        &mut self,
+        to: ReplyTo,
+        key: LeaseKey,
+        result: Result<Option<HostTerm>, (ResultCode, String)>,
+        now: LocalInstant,
+    ) {
+        let owner = match result {
+            Ok(owner) => owner,
+            Err((code, why)) => {
+                tracing::info!(lease = %key, code = code.number(), why, "its owner was not asked");
+                return self.reply(to, code);
+            }
+        };
+        if let (Some(owner), Some(space)) = (owner, self.spaces.get_mut(&key.space)) {
+            tracing::info!(lease = %key, %owner, "its owner is asked to let go");
+            let until = now.after(space.timing().io_deadline() * CALLED_FOR);
+            space.calls.until.insert(owner.host_id, until);
+            self.publish(key.space, now);
+        }
+        self.reply(to, ResultCode::OK);
+    }
+
+    /// Sees that our bitmap says from the next renewal on whom we call now.
+    pub(super) fn publish(&mut self, name: SpaceName, now: LocalInstant) {
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        space.calls.until.retain(|_, until| now < *until);
+        let mut bitmap = HostBitmap::EMPTY;
+        space.calls.until.keys().for_each(|host| bitmap.insert(*host));
+        if bitmap != space.calls.published {
+            space.calls.published = bitmap;
+            let publication = Publication { event: HostEvent::default(), bitmap };
+            self.effects.push(Effect::Publish { space: name, publication });
+        }
+    }
+
+    /// EXAMINE_LOCKSPACE.
+    pub(super) fn examine_lockspace(&mut self, to: ReplyTo, lockspace: &Lockspace) {
+        let name = self.spaces.keys().find(|name| name.field() == lockspace.name.raw()).copied();
+        if let Some(name) = name {
+            self.called(name);
+        }
+        self.reply(to, ResultCode::OK);
+    }
+
+    /// EXAMINE_RESOURCE.
+    pub(super) fn examine_resource(&mut self, to: ReplyTo, resource: &ResourceHead) {
+        if let Some(key) = key_of(resource) {
+            self.examine(key);
+        }
+        self.reply(to, ResultCode::OK);
+    }
+
+    /// Another host calls us: one of our leases may be wanted.
+    pub(super) fn called(&mut self, name: SpaceName) {
+        let keys: Vec<LeaseKey> = self.leases.keys().copied().filter(|key| key.space == name).collect();
+        keys.into_iter().for_each(|key| self.examine(key));
+    }
+
+    fn examine(&mut self, key: LeaseKey) {
+        let active = self.spaces.get(&key.space).is_some_and(|s| s.life.is_active());
+        let Some(lease) = self.leases.get(&key).filter(|l| active && l.mode == Mode::Exclusive) else { return };
+        if let Phase::Held { held } = &lease.phase {
+            self.effects.push(Effect::Examine { key, lver: lease.lver, held: held.clone() });
+        }
+    }
+
+    /// What the request record of a lease says to us, who held it at `lver` when it was read. Nothing is owed to a lease that has been
+    /// given back meanwhile, or is held anew: nobody has asked for that one.
+    pub(super) fn examined(&mut self, key: LeaseKey, lver: Lver, found: Result<Option<Force>, String>) {
+        let force = match found {
+            Ok(Some(force)) => force,
+            Ok(None) => return,
+            Err(why) => return tracing::warn!(lease = %key, why, "its request record cannot be read"),
+        };
+        let held = |l: &&mut super::Lease<L>| l.lver == lver && matches!(l.phase, Phase::Held { .. });
+        let Some(lease) = self.leases.get_mut(&key).filter(held) else { return };
+        if lease.asked == Some(force) || lease.asked == Some(Force::Kill) {
+            return;
+        }
+        lease.asked = Some(force);
+        match lease.client() {
+            Some(client) => self.let_go(key, client, force),
+            None => {
+                tracing::warn!(lease = %key, left_by = lease.left_by, "another host asks for an orphan: nobody can be asked")
+            }
+        }
+    }
+
+    fn let_go(&mut self, key: LeaseKey, id: ClientId, force: Force) {
+        let Some(client) = self.clients.get(&id).filter(|c| !c.is_gone()) else { return };
+        let program = client.killpath.as_ref().filter(|_| force == Force::Graceful);
+        if let Some(program) = program.map(super::Program::without_pid) {
+            tracing::warn!(lease = %key, pid = client.pid, program = %program.path.display(),
+                "another host asks for this lease: running a killpath");
+            return self.effects.push(Effect::RunProgram { client: id, program });
+        }
+        let signal = match force {
+            Force::Kill => Signal::SIGKILL,
+            Force::Graceful => Signal::SIGTERM,
+        };
+        let signal = permitted(signal, client.restrict);
+        tracing::warn!(lease = %key, pid = client.pid, name = %client.name, %signal, "another host asks for this lease");
+        self.effects.push(Effect::Kill(Kill { client: id, signal }));
+    }
+}
