@@ -39,6 +39,15 @@ def time_of(value):
     return "0" if int(value) == 0 else TIME
 
 
+def client_records(data):
+    """How many records of STATUS are clients; those come with no payload but their string."""
+    count = 0
+    while len(data) >= 80:
+        count += struct.unpack("<I", data[:4])[0] == 2
+        data = data[80 + struct.unpack("<I", data[72:76])[0]:]
+    return count
+
+
 class Renderer:
     """Turns one daemon's replies into text; `pids` and `places` say what is replaced by what."""
 

@@ -7,17 +7,20 @@ into `lines`; two sides agree where these lines are equal.
 
 import os
 import shutil
+import socket
 import subprocess
+import time
 
 import wire
 from actor import Actor
-from render import Renderer
+from render import Renderer, client_records
 
 MIB = 1 << 20
 IO_TIMEOUT = 1  # seconds
 SPACE, OTHER_SPACE = "LS", "OTHER"
 RESOURCES = 40
 SOON = 3.0  # seconds within which a reply is expected that waits for nothing
+OWN_CONNECTIONS = 3  # helper, listener, and whoever asks
 QUIET = 0.06  # seconds of nothing that show a connection to be open still
 
 
@@ -182,4 +185,23 @@ class Stage:
         for client in self.clients:
             client.actor.end()
         self.clients = []
+        self._settle()
         return self.lines
+
+    def _settle(self):
+        """Waits until the daemon has seen the clients go: the next ones then get the same slots on both sides."""
+        until = time.monotonic() + SOON
+        while self._connections() > OWN_CONNECTIONS and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def _connections(self):
+        """How many the daemon counts, ours for this included; none where no daemon answers."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(SOON)
+            try:
+                connection.connect(os.path.join(self.run_dir, "sanlock.sock"))
+                connection.sendall(wire.header("status", data=2))
+                found = b"".join(iter(lambda: connection.recv(65536), b""))
+            except OSError:
+                return 0
+        return client_records(found[32:])
