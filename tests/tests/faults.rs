@@ -15,8 +15,7 @@ use holdfast_sim::cluster::Cluster;
 use holdfast_sim::disk::{Facts, Fate, HostIndex, PathLoss, SimDisk};
 use holdfast_sim::executor::Nanos;
 use holdfast_sim::host::{Seat, SimHost};
-use holdfast_sim::machine::StopAt;
-use holdfast_sim::plan::{Plan, Trouble, Whom};
+use holdfast_sim::plan::Plan;
 use holdfast_sim::scenario::{
     a_late_join_over_a_settled_host, a_pet_that_comes_too_late, a_write_on_a_further_device, play,
 };
@@ -182,7 +181,7 @@ fn a_frozen_owner_is_reset_before_anyone_takes_over() {
 #[test]
 fn takeover_comes_at_the_computed_instant_and_not_before() {
     for seed in 0..16 {
-        let seen = worst_case(seed, None).unwrap_or_else(|violation| panic!("{violation}"));
+        let seen = worst_case(seed, A4, None).unwrap_or_else(|violation| panic!("{violation}"));
         assert!(seen.taken > seen.reset, "{seen:?}");
         assert!(seen.silence >= seen.needed, "{seen:?}");
         assert!(seen.silence < seen.needed + seconds(2), "the instant can be relied on: {seen:?}");
@@ -327,24 +326,31 @@ struct Takeover {
     needed: Duration,
 }
 
+/// The drift that A4 allows, in parts per million.
+const A4: i32 = 500;
+
 /// The latest that an owner can be reset, and the earliest that a taker can come.
 ///
-/// The owner's clock is slow, the taker's fast, each by all the drift that is allowed. The owner loses its path right after
+/// The owner's clock is slow, the taker's fast, each by `ppm`: all the drift that is allowed, or more. The owner loses its path right after
 /// a renewal. Its daemon pets the watchdog up to the last moment before D2's instant, then freezes, and is killed a device
 /// timeout and nearly a tick later, which pets it once more (D3); the watchdog then fires with all the lag of its
 /// counter. Its client writes on all the while. The taker looks at the owner's sector every tenth of a second.
 ///
 /// # Errors
 /// The violation that the checkers found.
-fn worst_case(seed: u64, bug: Option<Bug>) -> Result<Takeover, Box<Violation>> {
+fn worst_case(seed: u64, ppm: i32, bug: Option<Bug>) -> Result<Takeover, Box<Violation>> {
     let mut plan = Plan::quiet(2);
     plan.seed = seed;
-    (plan.hosts[0].ppm, plan.hosts[1].ppm) = (-500, 500);
+    (plan.hosts[0].ppm, plan.hosts[1].ppm) = (-ppm, ppm);
+    let apart = 1.0 + f64::from(ppm) / 1e6;
     plan.bug = bug;
     holdfast_io::planted::plant(bug);
     plan.habits.longest_pause = Duration::from_millis(100);
     let timing = plan.daemons[0].config.timing();
     let cluster = cluster(&plan);
+    if ppm > A4 {
+        cluster.world.checkers.without_spec();
+    }
     let (owner, disk) = (host(&cluster, 0).clone(), disk(&cluster).clone());
     cluster.start(0);
     must(cluster.run_until(timing.host_dead(), |c| c.holds(0))?, "the first host gets the free lease");
@@ -368,7 +374,7 @@ fn worst_case(seed: u64, bug: Option<Bug>) -> Result<Takeover, Box<Violation>> {
     disk.lose_path(HostIndex(0), PathLoss::Fails);
 
     // D2's instant by the owner's slow clock, a little less; then a device timeout, a little less.
-    let slow = |wait: Duration| wait.mul_f64(1.000_5);
+    let slow = |wait: Duration| wait.mul_f64(apart);
     let little = Duration::from_millis(2);
     let d2 = renewed + holdfast_sim::dice::nanos(slow(timing.id_renewal_fail()) - little);
     cluster.run_for(Duration::from_nanos(d2 - cluster.sim.now()))?;
@@ -384,7 +390,7 @@ fn worst_case(seed: u64, bug: Option<Bug>) -> Result<Takeover, Box<Violation>> {
     let reset = cluster.sim.now();
     must(cluster.run_until(timing.host_dead(), |c| c.holds(1))?, "the second host takes the lease over");
     let taken = cluster.sim.now();
-    let fast = |true_time: Nanos| LocalInstant::from_nanos(true_time).since(LocalInstant::EARLIEST).mul_f64(1.000_5);
+    let fast = |true_time: Nanos| LocalInstant::from_nanos(true_time).since(LocalInstant::EARLIEST).mul_f64(apart);
     let silence = fast(taken).saturating_sub(fast(renewed));
     Ok(Takeover { reset, taken, silence, needed: timing.silence_for_takeover() })
 }
@@ -396,32 +402,19 @@ fn must(is: bool, what: &str) {
 /// D1's tick left out: the taker comes a second too early, and that alone is found.
 #[test]
 fn d1_a_takeover_one_tick_early_is_found() {
-    let found: Vec<_> = (0..16).filter_map(|seed| worst_case(seed, Some(Bug::ExpiryOneTickEarly)).err()).collect();
+    let found: Vec<_> = (0..16).filter_map(|seed| worst_case(seed, A4, Some(Bug::ExpiryOneTickEarly)).err()).collect();
     holdfast_io::planted::plant(None);
     assert!(found.len() > 8, "only {} of 16 runs found it", found.len());
     found.iter().for_each(|violation| assert_eq!(violation.rule, "D1", "{violation}"));
 }
 
-/// The host was asked to leave, and its daemon froze between deciding to give the host_id back and doing it. Past D2's instant
-/// it wakes, renews in passing, and must not take that for a reprieve: nothing is given back.
+/// A4 is what D1's drift is measured for: with clocks that run apart by forty times as much, the taker comes while the owner's client
+/// still writes.
 #[test]
-fn d2_a_daemon_frozen_while_it_leaves_gives_nothing_back_past_its_instant() {
-    let mut plan = Plan::quiet(1);
-    plan.habits.wants = 0;
-    let timing = plan.daemons[0].config.timing();
-    let cluster = cluster(&plan);
-    cluster.start(0);
-    assert!(until(&cluster, |c| c.world.checkers.counts().joins == 1));
-    run(&cluster, seconds(100));
-    for effects in 0..6 {
-        cluster.change_habits(|h| h.leaves = 1000);
-        cluster.strike(
-            Whom::Daemon(0),
-            Trouble::Stop { at: StopAt::Effect(effects), lasts: timing.id_renewal_fail() + seconds(5) },
-        );
-        run(&cluster, seconds(400));
-    }
-    assert!(host(&cluster, 0).boot_number() >= 1);
+fn s1_clocks_apart_beyond_the_bound_are_found() {
+    let found: Vec<_> = (0..16).filter_map(|seed| worst_case(seed, 40 * A4, None).err()).collect();
+    assert!(found.len() > 8, "only {} of 16 runs found it", found.len());
+    found.iter().for_each(|violation| assert_eq!(violation.rule, "S1", "{violation}"));
 }
 
 /// P1 (b): what a join wrote that failed is no predecessor's.

@@ -134,10 +134,20 @@ struct State {
     disk: disk_rules::State,
     time: time_rules::State,
     phases: BTreeMap<(HostIndex, u32), Phase>,
+    progress: Progress,
     excuses: excuses::Excuses,
     rows: VecDeque<Row>,
     counts: Counts,
     violation: Option<Box<Violation>>,
+}
+
+/// What has succeeded since somebody asked for it last.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Which leases were had.
+    pub held: BTreeSet<Area>,
+    /// Which daemons were joined.
+    pub joined: BTreeSet<(HostIndex, HostId)>,
 }
 
 /// What a run did: a run in which nothing happens proves nothing.
@@ -228,7 +238,23 @@ impl Checkers {
 
     /// What a daemon is at.
     pub fn phase(&self, writer: Writer, phase: Phase) {
-        self.state.borrow_mut().phases.insert((writer.host, writer.process), phase);
+        let mut state = self.state.borrow_mut();
+        state.phases.insert((writer.host, writer.process), phase);
+        let joined = (Phase::Joined..=Phase::Releasing).contains(&phase);
+        if joined {
+            state.progress.joined.insert((writer.host, writer.host_id));
+        }
+    }
+
+    /// What has succeeded since [`Checkers::forget_progress`].
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.state.borrow().progress.clone()
+    }
+
+    /// From here on it is looked for anew.
+    pub fn forget_progress(&self) {
+        self.state.borrow_mut().progress = Progress::default();
     }
 
     /// Whether a daemon has not begun its work yet.
@@ -325,6 +351,7 @@ impl Checkers {
         let number = {
             let mut state = self.state.borrow_mut();
             state.counts.holds += 1;
+            state.progress.held.insert(area);
             state.last_holder += 1;
             let number = state.last_holder;
             state.holders.insert(number, Holder { host, term, area, since: self.sim.now(), shared, still: false });
@@ -343,8 +370,10 @@ impl Checkers {
         let rivals = {
             let state = self.state.borrow();
             let Some(one) = state.holders.get(&number).copied().filter(|h| !h.still) else { return };
-            let rival = |h: &&Holder| h.area == one.area && h.host != one.host && !h.still && !(h.shared && one.shared);
-            state.holders.values().find(rival).map(|other| (one, *other, state.excused.contains(&other.term)))
+            // Two clients of one host, of one daemon even, are rivals like any.
+            let rival = |h: &Holder| h.area == one.area && !h.still && !(h.shared && one.shared);
+            let other = state.holders.iter().find(|(other, holder)| **other != number && rival(holder));
+            other.map(|(_, other)| (one, *other, state.excused.contains(&other.term)))
         };
         if let Some((one, other, excused)) = rivals {
             let since = Duration::from_nanos(other.since).as_secs_f64();
@@ -352,6 +381,11 @@ impl Checkers {
             let term = if excused { other.term } else { one.term };
             self.violate_unless_excused("S1", term, one.host, what);
         }
+    }
+
+    /// From here on runs are not held against the specification, which would speak before the other rules.
+    pub fn without_spec(&self) {
+        self.spec.replace(None);
     }
 
     /// That client is over.

@@ -17,7 +17,7 @@ use holdfast_io::ids::{HostId, HostName, NameError, SpaceName};
 use holdfast_io::units::LeaseOffset;
 
 use crate::areas;
-use crate::checkers::{Area, Checkers, Counts, Row, Violation};
+use crate::checkers::{Area, Checkers, Counts, Progress, Row, Violation};
 use crate::clients;
 use crate::coverage::{Coverage, Fault};
 use crate::daemon::{self, Config, Habits, ResourceAt, World};
@@ -266,12 +266,28 @@ impl Cluster {
             while host.is_frozen(member.seat) {
                 host.thaw(member.seat);
             }
-            let stuck = disks.iter().any(|d| !d.in_flight(|io| io.writer.host == host.index()).is_empty());
+            // What never ends, ends with its host alone.
+            let stuck = disks.iter().any(|d| d.has_lost(host.index()));
             let stubborn = host.guests().are_stubborn() || member.peer.as_ref().is_some_and(|p| p.is_stubborn());
             if stuck || stubborn {
                 host.reset();
             }
         }
+    }
+}
+
+impl Cluster {
+    /// What is not as it should be while there are no faults.
+    fn missing(&self, progress: &Progress) -> Option<String> {
+        let shared = |id: HostId| self.members.iter().filter(|m| m.config.host_id == id).count() > 1;
+        let ours = |m: &&Rc<Member>| m.peer.is_none() && !shared(m.config.host_id);
+        for member in self.members.iter().filter(ours) {
+            if !progress.joined.contains(&(member.host.index(), member.config.host_id)) {
+                return Some(format!("host {} has not joined as {}", member.host.index().0, member.config.host_id));
+            }
+        }
+        let free = self.world.resources.iter().find(|r| !progress.held.contains(&r.area));
+        free.map(|resource| format!("nobody got the lease at {:?}", resource.area))
     }
 }
 
@@ -366,7 +382,11 @@ impl Scene {
                 host.note(|| "power cut".into());
                 host.reset();
             }
-            Trouble::Path { disk, how, lasts } => self.lose_path(&host, disk, how, lasts),
+            Trouble::Path { disk, everyone: false, how, lasts } => self.lose_path(&host, disk, how, lasts),
+            Trouble::Path { disk, everyone: true, how, lasts } => {
+                let hosts: BTreeMap<_, _> = self.members.iter().map(|m| (m.host.index(), &m.host)).collect();
+                hosts.into_values().for_each(|host| self.lose_path(host, disk, how, lasts));
+            }
             Trouble::Still { lasts, clock_too } => {
                 strikes(if clock_too { Fault::Pause } else { Fault::Sleep });
                 host.stand_still(clock_too);
@@ -565,15 +585,16 @@ fn phases(plan: &Plan, telling: bool, seen: &RefCell<Option<Seen>>) -> Result<Ou
     })
 }
 
-/// Without faults a client gets a lease, within the bound.
+/// Without faults every daemon joins and clients get every lease, within the bound.
 fn until_progress(cluster: &Cluster, plan: &Plan) -> Result<(), Box<Violation>> {
     let checkers = &cluster.world.checkers;
     cluster.end_faults();
-    let before = checkers.counts().holds;
+    checkers.forget_progress();
     let bound = cluster.sim.now() + nanos(plan.liveness_bound());
-    while checkers.counts().holds == before {
+    let missing = || cluster.missing(&checkers.progress());
+    while let Some(missing) = missing() {
         if cluster.sim.now() >= bound {
-            checkers.violate("liveness", None, format!("nobody got a lease within {:?}", plan.liveness_bound()));
+            checkers.violate("liveness", None, format!("{missing} within {:?}", plan.liveness_bound()));
         }
         if matches!(cluster.run_for(seconds(5))?, Ended::Halted) {
             break;

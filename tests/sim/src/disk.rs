@@ -242,6 +242,8 @@ struct Flight {
     damaged: Vec<u64>,
     /// Waits for a release or for its path.
     held: bool,
+    /// Ends with its host alone.
+    lost: bool,
     /// Sectors that have moved.
     moved: usize,
 }
@@ -402,6 +404,12 @@ impl SimDisk {
         self.0.flights.borrow().values().map(|f| f.facts).filter(|f| choose(f)).collect()
     }
 
+    /// Whether an I/O of a host is in flight that never ends.
+    #[must_use]
+    pub fn has_lost(&self, host: HostIndex) -> bool {
+        self.0.flights.borrow().values().any(|f| f.lost && f.facts.writer.host == host)
+    }
+
     /// Lets those held I/Os take effect, each after a usual latency, that `choose` chooses. How many they were.
     pub fn release(&self, choose: impl Fn(&Facts) -> bool) -> usize {
         let mut released = Vec::new();
@@ -458,6 +466,7 @@ impl SimDisk {
             seen: Vec::new(),
             damaged: Vec::new(),
             held: false,
+            lost: false,
             moved: 0,
         };
         self.0.flights.borrow_mut().insert(id, flight);
@@ -534,7 +543,12 @@ impl SimDisk {
         let sectors = facts.len / self.0.sector.bytes();
         let mut dice = self.0.dice.borrow_mut();
         let (within, parts, moving, result) = match fate {
-            Fate::Never => return,
+            Fate::Never => {
+                if let Some(flight) = self.0.flights.borrow_mut().get_mut(&id) {
+                    flight.lost = true;
+                }
+                return;
+            }
             Fate::Held => {
                 if let Some(flight) = self.0.flights.borrow_mut().get_mut(&id) {
                     flight.held = true;

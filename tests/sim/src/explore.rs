@@ -13,14 +13,15 @@
 //!   history, and is looked up after that ([`Report::histories`]).
 //! - **The past of who has no future.** All that a host has been told is forgotten once it will do nothing more.
 //! - **What a host does by itself** between two I/Os is no step: nobody can see it. A delay is no step either: a host that
-//!   is not chosen is delayed. For the same reason a sleep ends at once, if no write of the sleeper is on its way.
+//!   is not chosen is delayed. For the same reason a sleep ends at once, if no write of the sleeper is on its way;
+//!   while one is, it ends when that write does, or by a deadline ([`Setup::timeouts`]).
 //! - **Ballots without end.** Hosts can outrun each other for ever. A schedule in which a host begins more than
 //!   [`Setup::ballots`] ballots is cut off, and counted ([`Report::cut`]).
 //! - **Sectors that nobody writes** are read along with the others; so is a host's own, while no write of its is on its way.
 //! - **Looks in vain.** Whoever waits for an owner that has died, but is not found dead yet, looks once in vain at the most.
 //! - **One misfortune of a kind**: one host may die, once; a number of I/Os may pass their deadlines ([`Setup::timeouts`]). An I/O
 //!   that fails at once is one that passes its deadline and is over before its host goes on.
-//! - **Not played**: requests to stop, looks that fail, writes that D2 refuses, two misfortunes of the same host in a row. The
+//! - **Not played**: hosts that leave, requests to stop, looks that fail, writes that D2 refuses, two misfortunes of the same host in a row. The
 //!   seeds have those.
 //! - Hosts are *not* taken for symmetric: ballot numbers order them.
 //!

@@ -127,6 +127,8 @@ pub enum Trouble {
     Path {
         /// Which disk.
         disk: usize,
+        /// All hosts do.
+        everyone: bool,
         /// How that shows.
         how: PathLoss,
         /// For how long.
@@ -306,11 +308,13 @@ impl Plan {
         self.daemons.iter().map(|d| d.config.timing().silence_for_takeover()).max().unwrap_or_default()
     }
 
-    /// Within this time after the faults have ended a client must have got a lease anew: a host boots (up to 2 minutes),
-    /// waits out its own former term, joins, waits out the owner, and lets a client that holds the lease run to its end.
+    /// Within this time after the faults have ended every daemon must have joined, and each resource been held anew: what is
+    /// under way late lands, a host boots (up to 2 minutes), waits out its own former term, joins, waits out the owner,
+    /// and lets a client that holds the lease run to its end.
     #[must_use]
     pub fn liveness_bound(&self) -> Duration {
-        seconds(240) + self.longest_silence() * 3 + self.habits.longest_run + self.habits.longest_pause
+        let client = self.habits.longest_run + self.habits.longest_pause;
+        seconds(240) + self.rates.late.1 + self.longest_silence() * 3 + client
     }
 }
 
@@ -441,9 +445,9 @@ fn trouble(dice: &mut Dice, longest: Duration) -> Trouble {
         }
         18 => Trouble::CrashInWrite { lasts },
         9 => Trouble::PowerCut,
-        10..=13 => {
+        which @ 10..=13 => {
             let how = if dice.chance(500) { PathLoss::Fails } else { PathLoss::Hangs };
-            Trouble::Path { disk: dice.index(2), how, lasts }
+            Trouble::Path { disk: dice.index(2), everyone: which == 13, how, lasts }
         }
         14 => Trouble::Still { lasts, clock_too: dice.chance(500) },
         15 => Trouble::Damage {
