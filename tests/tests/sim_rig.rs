@@ -185,6 +185,34 @@ fn i1_a_host_that_writes_anothers_dblock_is_found() {
 }
 
 #[test]
+fn i1_a_claim_of_a_living_host_that_is_cleared_is_found_and_one_of_a_host_that_has_left_may_be() {
+    let mut claim = dblock(1, 1, 1, 1);
+    claim[52] = 1;
+    claim[128] = 1;
+    claim[136] = 1;
+    let mut cleared = claim.clone();
+    cleared[128..144].fill(0);
+    let shares = |rig: &Rig| {
+        rig.write(vec![(0, 0, delta(0, 1)), (0, dblock_at(1), claim.clone())]);
+        rig.is_timed(1);
+        assert!(rig.hosts[1].open_watchdog(&rig.daemons[1]));
+        rig.write(vec![(1, 512, delta_at(1, 1, &rig.daemons[1].clock, 10))]);
+    };
+    let lives = rig();
+    shares(&lives);
+    lives.write(vec![(1, dblock_at(1), cleared.clone())]);
+    lives.must_be("I1");
+    let leaves = rig();
+    shares(&leaves);
+    let mut free = delta(0, 1);
+    free[152..160].fill(0);
+    let crc = lease_crc(&free[..168]);
+    free[168..172].copy_from_slice(&crc.to_le_bytes());
+    leaves.write(vec![(0, 0, free), (1, dblock_at(1), cleared.clone())]);
+    assert!(leaves.checkers.violation().is_none(), "{}", leaves.violation());
+}
+
+#[test]
 fn i1_a_host_that_writes_anothers_delta_sector_is_found() {
     let rig = rig();
     rig.write(vec![(1, 0, delta(0, 1))]);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_io::bytes::is_zero;
+use holdfast_io::bytes::{is_zero, u64_at};
 
 use super::sectors::{DELTA, Dblock, Leader, PAXOS};
 use super::{Area, Checkers};
@@ -153,6 +153,8 @@ impl Checkers {
             let kept = zeroed || old[..56] == new[..56] && is_zero(&new[128..144]) && was.shared;
             if !kept {
                 self.violate_unexcused("I1", Some(host), format!("wrote dblock {p}"));
+            } else if !zeroed {
+                self.check_cleared(io.writer, p, u64_at(old, 136));
             }
             return;
         }

@@ -394,6 +394,26 @@ impl Checkers {
         }
     }
 
+    /// I1's exception: only a claim of a host that has left, was found dead, or has begun anew since is cleared.
+    pub(super) fn check_cleared(&self, writer: Writer, of: u64, generation: u64) {
+        if self.clock_of(writer).is_none() {
+            return; // Real sanlock, which keeps other times.
+        }
+        let slot = of - 1;
+        let over = {
+            let state = self.state.borrow();
+            let space = state.areas.iter().find(|a| matches!(a, Area::Delta(..)));
+            let delta = space.map(|a| state.disk.leader(*a, slot)).unwrap_or_default();
+            delta.owner[1] > generation || delta.is_free()
+        };
+        if !over && !self.saw_silence(writer, slot, generation, None) {
+            let host_id = holdfast_io::ids::HostId::new(of).unwrap_or(writer.host_id);
+            let term = HostTerm { host_id, generation: Generation(generation) };
+            let what = format!("cleared the claim of {term} after too short a silence");
+            self.violate_unless_excused("I1", term, writer.host, what);
+        }
+    }
+
     /// A write is on the disk, and over.
     pub(super) fn acknowledged(&self, io: &Facts) {
         let mut state = self.state.borrow_mut();
