@@ -122,7 +122,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// The latest renewals of a lockspace as a record stream.
     pub(super) fn renewals(&mut self, to: ReplyTo, lockspace: &Lockspace) {
-        let found = self.spaces.iter().find(|(name, _)| name.field() == lockspace.name.raw());
+        let found = self.space_named(&lockspace.name);
         let (code, io_timeout) = match found {
             Some((_, space)) => (ResultCode::OK, u32::from(space.io_timeout.seconds())),
             None => (ResultCode::ENOSPC, 0),

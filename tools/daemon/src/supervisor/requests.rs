@@ -40,9 +40,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// REQUEST.
     pub(super) fn ask_owner(&mut self, to: ReplyTo, flags: RequestFlags, force_mode: u32, resource: &Resource) {
         let head = &resource.head;
-        let active =
-            self.spaces.iter().any(|(name, s)| name.field() == head.lockspace_name.raw() && s.life.is_active());
-        if !active {
+        if !self.has_active(&head.lockspace_name) {
             return self.reply(to, ResultCode::ENOSPC);
         }
         let disk = match resource.disks.as_slice() {
@@ -100,8 +98,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// EXAMINE_LOCKSPACE.
     pub(super) fn examine_lockspace(&mut self, to: ReplyTo, lockspace: &Lockspace) {
-        let name = self.spaces.keys().find(|name| name.field() == lockspace.name.raw()).copied();
-        if let Some(name) = name {
+        if let Some((name, _)) = self.space_named(&lockspace.name) {
             self.called(name);
         }
         self.reply(to, ResultCode::OK);

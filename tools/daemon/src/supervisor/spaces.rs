@@ -22,6 +22,7 @@ use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{AddLockspaceFlags, InqLockspaceFlags, LockspaceUse, RemLockspaceFlags};
 use holdfast_protocol::payload::Lockspace as Wire;
+use holdfast_protocol::text::Name48;
 
 use super::Supervisor;
 use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo, Took};
@@ -604,6 +605,16 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     #[must_use]
     pub fn is_active(&self, name: &SpaceName) -> bool {
         self.spaces.get(name).is_some_and(|s| s.life.is_active())
+    }
+
+    /// A lockspace by its name alone, as it stands in a message.
+    pub(super) fn space_named(&self, name: &Name48) -> Option<(SpaceName, &Space)> {
+        self.spaces.iter().find(|(known, _)| known.field() == name.raw()).map(|(known, space)| (*known, space))
+    }
+
+    /// Whether there is one of that name in which leases can be had.
+    pub(super) fn has_active(&self, name: &Name48) -> bool {
+        self.space_named(name).is_some_and(|(_, space)| space.life.is_active())
     }
 
     fn find_space(&self, wire: &Wire) -> Option<SpaceName> {

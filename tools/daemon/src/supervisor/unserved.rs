@@ -17,8 +17,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// In an active lockspace there is something that we cannot do; elsewhere there is nothing.
     fn unserved_in(&self, space: &Name48, absent: ResultCode) -> ResultCode {
-        let active = self.spaces.iter().any(|(name, s)| name.field() == space.raw() && s.life.is_active());
-        if active { ResultCode::EOPNOTSUPP } else { absent }
+        if self.has_active(space) { ResultCode::EOPNOTSUPP } else { absent }
     }
 
     pub(super) fn events(&mut self, to: ReplyTo, lockspace: &Lockspace) {
