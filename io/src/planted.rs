@@ -69,6 +69,8 @@ pub enum Bug {
     BrokenSealAccepted,
     /// S1: an exclusive owner does not look whether others share its lease.
     SharersOverlooked,
+    /// S1: nobody looks whether a lease that is held is still ours on disk.
+    LossOverlooked,
     /// S1: a conversion to exclusive drops its claim with its first write.
     ClaimDroppedInBallot,
 }
@@ -107,6 +109,7 @@ impl Bug {
         Bug::GenerationNotCompared,
         Bug::BrokenSealAccepted,
         Bug::SharersOverlooked,
+        Bug::LossOverlooked,
         Bug::ClaimDroppedInBallot,
     ];
 }

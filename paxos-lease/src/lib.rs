@@ -78,6 +78,7 @@ pub mod owners;
 pub mod release;
 pub mod request;
 mod shared;
+pub mod standing;
 pub mod value;
 
 #[cfg(test)]
@@ -92,3 +93,4 @@ pub use convert::{AfterShare, ShareFailed, Sharing, exclude, share};
 pub use error::{AcquireError, AcquireFailed, AreaError, AskError, ReleaseError, ReleaseFailed};
 pub use liveness::{Gone, HostLiveness, LivenessError, Verdict};
 pub use release::{Held, Mode, Retract, release, rename, retract};
+pub use standing::{Loss, Standing, standing};

@@ -3,7 +3,7 @@
 //! Shared holders show in their mode blocks alone. A new exclusive owner, after its leader write at lver L, looks at each
 //! of them: one that is not found dead stands in its way.
 //!
-//! I/O for each other host that shares: R its sector; W its sector if it is dead.
+//! I/O for each other host that shares: R its sector; R and W its sector if it is dead.
 
 use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::disk::Disk;
@@ -25,7 +25,7 @@ pub(crate) struct Standing {
 /// Looks at each host of `sharing` and clears the mode blocks of those that are dead.
 ///
 /// Clearing is I1's one exception: we are the exclusive holder at lver L, after the leader write at L; the host is dead,
-/// so it writes nothing itself; its sector is read again right before. mbal, bal, inp and lver stay as read, because its
+/// so it writes nothing itself; its sector is read again once that is known. mbal, bal, inp and lver stay as read, because its
 /// (bal, inp) may be what keeps the value of this very lver committed, if an outdated leader record makes somebody run
 /// this ballot again. A crash before the write leaves the mode block for the next owner. A write that fails ends the
 /// acquire with a [`crate::release::Retract`], which waits until the write is reaped before it frees the lease: so it
@@ -47,8 +47,7 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
         let holder = HostTerm { generation: sector.mode.generation, ..*holder };
         let earliest = match liveness.verdict(holder).await? {
             Verdict::Gone(Gone::Free | Gone::Silent) => {
-                info!(%holder, "clearing the mode block of a dead shared holder");
-                area.clear_mode(holder.host_id, &sector.dblock).await?;
+                clear(area, holder).await?;
                 continue;
             }
             Verdict::Gone(Gone::NewerGeneration | Gone::OtherOwner) => continue,
@@ -63,4 +62,16 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
         standing.hosts.push(holder);
     }
     Ok(standing)
+}
+
+/// Clears the claim of a host that is gone, as it stands there now. What was read while it lived it may have written over since:
+/// it takes its claim back, begins another ballot perhaps, and leaves. Its next generation claims nothing while we hold the
+/// lease exclusively.
+async fn clear<D: Disk, C: Clock>(area: &Area<'_, D, C>, holder: HostTerm) -> Result<(), AcquireError> {
+    let sector = area.read_host(holder.host_id).await?;
+    if sector.mode.is_shared() && sector.mode.generation == holder.generation {
+        info!(%holder, "clearing the mode block of a dead shared holder");
+        area.clear_mode(holder.host_id, &sector.dblock).await?;
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ mod entries;
 mod interleave;
 mod releases;
 mod sharing;
+mod standing;
 
 use holdfast_io::disk::Op::{Read, Write};
 use holdfast_io::stop::Stop;

@@ -223,10 +223,11 @@ fn a_late_release_of_a_peer_gives_one_version_to_two_hosts() {
 }
 
 /// A leader record that timed out: the peer takes it for lost, says so with a dblock of zeros, and the other host gets
-/// the version. Then the record lands, and the peer believes it: "already ours", on to the next version.
+/// the version. Then the record lands, and the peer believes it: "already ours", on to the next version. That breaks S1 until
+/// the holder looks at its lease, with its next renewal; if it has by then, nothing breaks.
 #[test]
 fn a_late_leader_record_of_a_peer_takes_the_lease_from_its_holder() {
-    breaks_by(Quirk::ZeroesOnRetract, |cast| {
+    let play = |cast: Cast, wait: Duration| -> Played {
         let cluster = joined(&cast.plan())?;
         let leaders = Writes::hold(&cluster, 0, 1);
         wanted_by(&cluster, 0b01);
@@ -235,11 +236,13 @@ fn a_late_leader_record_of_a_peer_takes_the_lease_from_its_holder() {
         cluster.run_for(seconds(15))?;
         let taken = gets_it(&cluster, 1, seconds(30))?;
         assert_eq!(land(&cluster, 0), 1);
-        cluster.run_for(seconds(30))?;
+        cluster.run_for(wait)?;
         assert!(taken || gets_it(&cluster, 1, LONG)?);
         wanted_by(&cluster, 0b01);
         cluster.run_for(seconds(60)).map(drop)
-    });
+    };
+    breaks_by(Quirk::ZeroesOnRetract, |cast| play(cast, Duration::from_millis(100)));
+    play(Cast::new(1, Quirks::REAL), seconds(30)).unwrap_or_else(|violation| panic!("noticed: {violation}"));
 }
 
 /// I6 and shared leases: a phase 1 that timed out lands over the shared claim that came after it, and clears it.

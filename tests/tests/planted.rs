@@ -1,7 +1,10 @@
-//! The proof that the simulator can fail: every planted bug is found within the seeds of an ordinary run.
+//! The proof that the simulator can fail: every planted bug is found within the seeds of an ordinary run, and by the rule
+//! that it breaks.
 //!
 //! A checker that never fires is worth nothing. Each bug of [`holdfast_io::planted`] breaks one rule of the product's own
-//! code; the rig must report it, and the seed that found it must be good without the bug.
+//! code; the rig must report it, and the seed that found it must be good without the bug. Where another rule would speak first
+//! about the same run - the written specification, mostly - it is left out, to hear the one that is meant. Bugs that take an
+//! instant which no seed hits often are found by a scenario made for it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,24 +12,70 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use holdfast_io::planted::Bug;
+use holdfast_sim::checkers::Violation;
 use holdfast_sim::cluster::run_untold;
 use holdfast_sim::plan::Plan;
 use holdfast_sim::scenario::{
-    a_late_join_over_a_settled_host, a_pet_that_comes_too_late, a_write_on_a_further_device, play,
+    a_late_join_over_a_settled_host, a_paused_owner_is_taken_over, a_pet_that_comes_too_late,
+    a_write_on_a_further_device, play,
 };
 
 /// What `./test` runs without any bug: each bug must be found within as many seeds.
 const BUDGET: u64 = 20_000;
 
+/// The rule by which a bug is to be found, and those that are left out to hear it.
+struct Wanted {
+    rule: &'static str,
+    /// How an assertion of the program's own begins.
+    says: &'static str,
+    without: &'static [&'static str],
+}
+
+const fn by(rule: &'static str) -> Wanted {
+    Wanted { rule, says: "", without: &[] }
+}
+
+const fn beside_spec(rule: &'static str) -> Wanted {
+    Wanted { rule, says: "", without: &["spec"] }
+}
+
+const fn asserted(says: &'static str) -> Wanted {
+    Wanted { rule: "assertion", says, without: &[] }
+}
+
+const fn wanted(bug: Bug) -> Wanted {
+    match bug {
+        Bug::I6Off | Bug::I6NotAcrossRestart => by("I6"),
+        Bug::ExpiryOneTickEarly | Bug::SilenceEndToEnd | Bug::LifeFromDamage | Bug::CloneBelieved => by("D1"),
+        Bug::BrokenSealAccepted => by("D1"),
+        Bug::RenewalCountsFromTheEnd => Wanted { rule: "D2", says: "", without: &["W1", "D3"] },
+        Bug::WriteAfterExpiry | Bug::ClockStopsInSuspend => by("D2"),
+        Bug::ExpiredRevived | Bug::ExpiryAtTicksOnly => asserted("D2"),
+        Bug::WatchdogOnlyWithClients | Bug::DeviceGetsSealedTimeout | Bug::PetsForTheDead => by("D3"),
+        Bug::PetAfterDeadline => by("W1"),
+        Bug::GenerationOverLiveClients => Wanted { rule: "P1", says: "", without: &["D3"] },
+        Bug::FreedWithWritesInFlight | Bug::UnconfirmedJoinBelieved | Bug::FenceOnLockspaceOnly => by("P1"),
+        Bug::SettlingSkipped => by("I2"),
+        Bug::RetractForgets | Bug::BallotFromEmptyBlock => beside_spec("I2"),
+        Bug::Phase2ReadSkipped | Bug::OwnValueFirst => beside_spec("I5"),
+        Bug::StaleLeaderAccepted => asserted("I2"),
+        // It gives back what it took for its own.
+        Bug::GenerationNotCompared => Wanted {
+            without: &["spec"],
+            ..asserted("assertion `left == right` failed: a lease is released by the term that holds it")
+        },
+        Bug::GoneWithoutItsWrites | Bug::GoneAtEndOfConnection | Bug::ReleasedIgnored => beside_spec("S1"),
+        Bug::SharersOverlooked | Bug::ClaimDroppedInBallot | Bug::LossOverlooked => by("S1"),
+    }
+}
+
 /// Where a bug was found.
 struct Found {
     /// The seed, or the name of the scenario.
     by: String,
-    step: u64,
-    rule: &'static str,
+    violation: Box<Violation>,
 }
 
-/// Bugs that take an instant which no seed hits often: the named scenario made for it is played first.
 fn by_scenario(bug: Bug) -> Option<Found> {
     let (by, played) = match bug {
         Bug::PetAfterDeadline => ("a_pet_that_comes_too_late", play(Some(bug), a_pet_that_comes_too_late).map(drop)),
@@ -34,50 +83,57 @@ fn by_scenario(bug: Bug) -> Option<Found> {
         Bug::UnconfirmedJoinBelieved => {
             ("a_late_join_over_a_settled_host", play(Some(bug), a_late_join_over_a_settled_host))
         }
+        Bug::LossOverlooked => {
+            ("a_paused_owner_is_taken_over", play(Some(bug), a_paused_owner_is_taken_over).map(drop))
+        }
         _ => return None,
     };
     let violation = played.expect_err("the scenario breaks a rule with its bug");
-    Some(Found { by: by.to_owned(), step: violation.step, rule: violation.rule })
+    Some(Found { by: by.to_owned(), violation })
 }
 
 fn find(bug: Bug) -> Option<Found> {
     by_scenario(bug).or_else(|| {
         (0..BUDGET).find_map(|seed| {
-            let plan = Plan { bug: Some(bug), ..Plan::of_seed(seed) };
+            let plan = Plan { bug: Some(bug), unspoken: wanted(bug).without, ..Plan::of_seed(seed) };
             let violation = run_untold(&plan).err()?;
             assert!(run_untold(&Plan::of_seed(seed)).is_ok(), "seed {seed} is good without the bug");
-            Some(Found { by: format!("seed {seed}"), step: violation.step, rule: violation.rule })
+            Some(Found { by: format!("seed {seed}"), violation })
         })
     })
 }
 
 #[test]
-fn every_planted_bug_is_found() {
+fn every_planted_bug_is_found_by_the_rule_that_it_breaks() {
     std::panic::set_hook(Box::new(|_| ()));
-    let wanted = std::env::var("HOLDFAST_BUG").ok();
+    let only = std::env::var("HOLDFAST_BUG").ok();
     let bugs: Vec<Bug> =
-        Bug::ALL.iter().copied().filter(|b| wanted.as_ref().is_none_or(|w| format!("{b:?}") == *w)).collect();
-    let (next, found, missed) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+        Bug::ALL.iter().copied().filter(|b| only.as_ref().is_none_or(|o| format!("{b:?}") == *o)).collect();
+    let (next, bad) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match find(*bug) {
-                        Some(it) => {
-                            println!("{:26} {:28} step {:6} {}", format!("{bug:?}"), it.by, it.step, it.rule);
-                            found.fetch_add(1, Ordering::Relaxed);
-                        }
-                        None => {
-                            println!("{:26} MISSED", format!("{bug:?}"));
-                            missed.lock().unwrap().push(*bug);
-                        }
+                    let wanted = wanted(*bug);
+                    let Some(Found { by, violation }) = find(*bug) else {
+                        println!("{bug:26?} MISSED");
+                        bad.lock().unwrap().push(format!("{bug:?} missed"));
+                        continue;
+                    };
+                    let Violation { step, rule, what, .. } = *violation;
+                    println!(
+                        "{:26} {by:28} step {step:6} {rule} {}",
+                        format!("{bug:?}"),
+                        what.lines().next().unwrap_or("")
+                    );
+                    if rule != wanted.rule || !what.starts_with(wanted.says) {
+                        bad.lock().unwrap().push(format!("{bug:?} by {rule} ({what}), not by {}", wanted.rule));
                     }
                 }
             });
         }
     });
     let _ = std::panic::take_hook();
-    let missed = missed.into_inner().unwrap();
-    assert!(missed.is_empty(), "not found within {BUDGET} seeds: {missed:?}");
-    assert_eq!(found.into_inner(), bugs.len());
+    let bad = bad.into_inner().unwrap();
+    assert!(bad.is_empty(), "within {BUDGET} seeds: {bad:#?}");
 }

@@ -333,8 +333,21 @@ fn i1_i2_the_mode_block_of_a_dead_shared_holder_is_cleared_and_its_ballot_kept()
     held(run(&disk, &clock, &said, Options::default()));
     assert_eq!(medium.dblock(2), dead);
     assert!(!medium.host(2).mode.is_shared());
-    let cleared = [(Read, Kind::OtherHost(2)), (Write, Kind::OtherHost(2))];
+    let cleared = [(Read, Kind::OtherHost(2)), (Read, Kind::OtherHost(2)), (Write, Kind::OtherHost(2))];
     assert_eq!(disk.engine().steps(), [&FREE[..], &cleared].concat(), "after our own leader write");
+}
+
+#[test]
+fn i2_a_claim_is_cleared_as_it_stands_after_its_host_was_found_gone() {
+    let (medium, clock, disk) = free();
+    medium.put_host(2, announced(5, 2), Some(1));
+    let last_word = announced(7, 252);
+    // It takes its claim back and tries for the next version before it leaves.
+    disk.engine().before(8, move |medium| medium.put_host(2, last_word, None));
+    let said = Said::of(term(2, 1), &[Verdict::Gone(Gone::Free)]);
+    held(run(&disk, &clock, &said, Options::default()));
+    assert_eq!(medium.dblock(2), last_word);
+    assert_eq!(disk.engine().steps(), [&FREE[..], &[(Read, Kind::OtherHost(2)); 2]].concat());
 }
 
 #[test]
@@ -351,7 +364,7 @@ fn a_mode_block_that_cannot_be_cleared_leaves_the_lease_to_be_retracted() {
     let (medium, clock, disk) = free();
     medium.put_host(2, announced(5, 2), Some(1));
     let said = Said::of(term(2, 1), &[Verdict::Gone(Gone::Free)]);
-    disk.engine().fate(8, Fate::Held);
+    disk.engine().fate(9, Fate::Held);
     let failed = run(&disk, &clock, &said, Options::default()).unwrap_err();
     let again = pollster::block_on(retract(&disk, &clock, failed.undo.unwrap(), &me(1))).unwrap_err();
     assert!(!medium.leader().is_free(), "nobody begins lver 7 while the write may still land");

@@ -8,6 +8,7 @@
 //! | this one | **S1**: no two hosts hold one exclusive lease at one instant, from when a client may write until it has stopped, or is gone with all that it wrote; the timeline of a violation |
 //! | `disk_rules.rs` | **I1** to **I6**; a leader is freed by its owner alone; a record is what the format says; bytes outside the areas stay as they are |
 //! | `excuses.rs` | what is not demanded of real sanlock |
+//! | `outlived.rs` | **A7**: what is excused where a host stood still as a whole |
 //! | `time_rules.rs` | **D1** silence seen by the taker, **D2** no write past its instant, **D3** under the watchdog, and over in time, **W1** a late pet ends the host, **P1** a generation rises over nothing that lives |
 //!
 //! Where every host keeps our rules and has one daemon, every step of the run must also be one that the written
@@ -15,12 +16,12 @@
 //!
 //! The first violation ends the run. Its timeline is told by a second run of the same seed: nobody pays for it before.
 //!
-//! **A7.** A host that stood still as a whole for longer than the margin of D1 may be outlived by its clients: no lease
-//! protects against that (docs/safety.md). Its term at that time is *excused* from S1, D1, D3, W1 and P1;
-//! where another host has taken its host_id meanwhile also from I2, which ends the run; and from nothing else.
+//! **A7.** The leases of a host that stood still as a whole for longer than the margin of D1 may be outlived by its clients: no
+//! lease protects against that (docs/safety.md). What of that is *excused*, and how long, is told in `outlived.rs`.
 
 mod disk_rules;
 mod excuses;
+mod outlived;
 mod sectors;
 mod time_rules;
 
@@ -60,6 +61,12 @@ impl Area {
         match self {
             Area::Delta(disk, at, geometry) | Area::Paxos(disk, at, geometry) => (disk, at, geometry),
         }
+    }
+
+    /// Whether bytes of a disk are bytes of it.
+    fn meets(self, disk: usize, from: u64, to: u64) -> bool {
+        let (own, LeaseOffset(start), geometry) = self.place();
+        own == disk && start < to && from < start + geometry.area_len() as u64
     }
 
     /// The sector of the area in which byte `at` of a disk lies.
@@ -128,7 +135,9 @@ struct State {
     hosts: Vec<String>,
     holders: BTreeMap<u64, Holder>,
     last_holder: u64,
+    /// Terms of real sanlock's.
     excused: BTreeSet<HostTerm>,
+    outlived: outlived::State,
     /// Hosts that stand still as a whole.
     still: BTreeSet<HostIndex>,
     disk: disk_rules::State,
@@ -136,6 +145,7 @@ struct State {
     phases: BTreeMap<(HostIndex, u32), Phase>,
     progress: Progress,
     excuses: excuses::Excuses,
+    unspoken: &'static [&'static str],
     rows: VecDeque<Row>,
     counts: Counts,
     violation: Option<Box<Violation>>,
@@ -320,7 +330,7 @@ impl Checkers {
     fn violate_unexcused(&self, rule: &'static str, host: Option<HostIndex>, what: String) {
         self.note(host, || format!("!! {rule}: {what}"));
         let mut state = self.state.borrow_mut();
-        if state.violation.is_some() {
+        if state.violation.is_some() || state.unspoken.contains(&rule) {
             return;
         }
         let timeline = timeline(&state);
@@ -330,9 +340,9 @@ impl Checkers {
         self.sim.halt();
     }
 
-    /// As [`Checkers::violate`], for a rule from which `term` may be excused (A7).
-    fn violate_unless_excused(&self, rule: &'static str, term: HostTerm, host: HostIndex, what: String) {
-        if self.state.borrow().excused.contains(&term) {
+    /// As [`Checkers::violate`], unless it is excused (A7).
+    fn violate_unless(&self, excused: bool, rule: &'static str, host: HostIndex, what: String) {
+        if excused {
             self.note(Some(host), || format!("({rule} {what}: A7)"));
             self.count(|c| c.excused += 1);
         } else {
@@ -373,14 +383,19 @@ impl Checkers {
             // Two clients of one host, of one daemon even, are rivals like any.
             let rival = |h: &Holder| h.area == one.area && !h.still && !(h.shared && one.shared);
             let other = state.holders.iter().find(|(other, holder)| **other != number && rival(holder));
-            other.map(|(_, other)| (one, *other, state.excused.contains(&other.term)))
+            other.map(|(_, other)| (one, *other))
         };
-        if let Some((one, other, excused)) = rivals {
+        if let Some((one, other)) = rivals {
             let since = Duration::from_nanos(other.since).as_secs_f64();
             let what = format!("a client of host {} still writes, since {since:.6}s", other.host.0);
-            let term = if excused { other.term } else { one.term };
-            self.violate_unless_excused("S1", term, one.host, what);
+            let excused = self.is_outlived(&one) || self.is_outlived(&other);
+            self.violate_unless(excused, "S1", one.host, what);
         }
+    }
+
+    /// Of these rules nothing is said.
+    pub fn leave_unspoken(&self, rules: &'static [&'static str]) {
+        self.state.borrow_mut().unspoken = rules;
     }
 
     /// From here on runs are not held against the specification, which would speak before the other rules.
@@ -405,8 +420,6 @@ impl Checkers {
             let mut state = self.state.borrow_mut();
             if still {
                 state.still.insert(host);
-                // The specification knows no hosts that stand still as a whole (A7).
-                self.spec.replace(None);
             } else {
                 state.still.remove(&host);
             }
@@ -431,18 +444,20 @@ impl Checkers {
         self.accept(host, |spec| spec.reset(host));
     }
 
-    /// A host stood still as a whole. `clock_too`: so did its clock. See A7 above.
+    /// A host stood still as a whole. `clock_too`: so did its clock. `stubborn`: nobody can end its clients at once.
     pub fn stood_still(&self, host: HostIndex, still: Duration, clock_too: bool, stubborn: bool) {
-        if still > A7_MARGIN && (clock_too || stubborn) {
-            let mut state = self.state.borrow_mut();
-            let terms = state.time.terms_of(host);
-            state.excused.extend(terms);
-        }
         if still > A7_MARGIN {
             self.peer_stood_still(host);
         }
+        let mut state = self.state.borrow_mut();
+        state.outlived.wakes(host, self.sim.now());
         if clock_too || still > A7_MARGIN {
-            self.state.borrow_mut().time.stood_still(host, still);
+            state.time.watchdog_stood_still(host, still);
+        }
+        if clock_too || stubborn {
+            for (term, renewal) in state.time.stood_still(host, still, A7_MARGIN) {
+                state.outlived.weakens(term, renewal);
+            }
         }
     }
 
@@ -482,6 +497,7 @@ impl Witness for Checkers {
     fn read(&self, io: &Facts, bytes: &[u8], damaged: &[u64]) {
         // A read past its deadline too: a caller that stood still takes it, and what it shows counts from its start.
         self.looked(io, bytes, damaged);
+        self.read_in_vain(io, damaged.is_empty());
     }
 
     fn landed(&self, io: &Facts, sector_at: u64, old: &[u8], new: &[u8]) {
@@ -507,11 +523,14 @@ impl Witness for Checkers {
 
     fn over(&self, io: &Facts, how: &str) {
         self.state.borrow_mut().disk.over(io);
+        if io.op == Op::Read && how != "done" {
+            self.read_in_vain(io, false);
+        }
         if io.op == Op::Write {
             self.accept(io.writer.host, |spec| spec.over(io));
             if how == "done" {
                 self.acknowledged(io);
-            } else if how != "done" {
+            } else {
                 self.note(Some(io.writer.host), || format!("write {} at {} {how}", io.id, io.at));
             }
         }

@@ -92,7 +92,8 @@ impl Cluster {
         resources.iter().for_each(|r| checkers.watch(r.area));
         disks.iter().for_each(|disk| disk.set_witness(checkers.clone()));
         checkers.has_hosts(titles(plan));
-        if let Some(hosts) = kept_by_all(plan) {
+        checkers.leave_unspoken(plan.unspoken);
+        if let Some(hosts) = kept_by_all(plan).filter(|_| !plan.unspoken.contains(&"spec")) {
             checkers.follow_spec(&hosts);
         }
         let hosts: Vec<SimHost> = plan
@@ -169,10 +170,9 @@ impl Cluster {
     pub fn run_until(&self, most: Duration, condition: impl Fn(&Self) -> bool) -> Result<bool, Box<Violation>> {
         let end = self.sim.now() + nanos(most);
         while !condition(self) {
-            if self.sim.now() >= end {
+            if self.sim.now() >= end || matches!(self.run_for(Duration::from_millis(20))?, Ended::Halted) {
                 return Ok(false);
             }
-            self.run_for(Duration::from_millis(20))?;
         }
         Ok(true)
     }

@@ -40,6 +40,8 @@ pub struct Plan {
     pub mishaps: Vec<Mishap>,
     /// The rule that is broken on purpose.
     pub bug: Option<Bug>,
+    /// Rules that are not looked at: for tests that want to hear of another.
+    pub unspoken: &'static [&'static str],
 }
 
 /// One host.
@@ -265,7 +267,8 @@ impl Plan {
             rates.damaged = 0;
             mishaps.retain(|m| !matches!(m.what, Trouble::Damage { .. }));
         }
-        Plan { seed, geometry: geometry(sector), hosts, daemons, two_disks, habits, rates, safety, mishaps, bug: None }
+        let (geometry, unspoken) = (geometry(sector), &[]);
+        Plan { seed, geometry, hosts, daemons, two_disks, habits, rates, safety, mishaps, bug: None, unspoken }
     }
 
     /// A plan without faults for named scenarios: `count` hosts with io_timeout 10 and fire timeout 60.
@@ -299,6 +302,7 @@ impl Plan {
             safety: seconds(1000),
             mishaps: Vec::new(),
             bug: None,
+            unspoken: &[],
         }
     }
 

@@ -111,3 +111,27 @@ pub fn a_late_join_over_a_settled_host() -> Result<(), Box<Violation>> {
     must(cluster.world.checkers.counts().joins > 2, "both have tried again");
     Ok(())
 }
+
+/// A7: a host is paused as a whole while its client holds a lease, which another takes over, and goes on. Until it looks at the
+/// lease both write. How long that took.
+///
+/// # Errors
+/// The violation that the checkers found.
+pub fn a_paused_owner_is_taken_over() -> Result<Duration, Box<Violation>> {
+    let cluster = cluster(&Plan::quiet(2));
+    cluster.start(0);
+    must(cluster.run_until(LONG, |c| c.holds(0))?, "the host gets the free lease");
+    cluster.start(1);
+    let paused = cluster.members[0].host.clone();
+    paused.stand_still(true);
+    must(cluster.run_until(LONG, |c| c.holds(1))?, "the other host takes it over");
+    let excused = || cluster.world.checkers.counts().excused;
+    must(excused() == 0, "while the first one stands still only one writes");
+    paused.go_on();
+    let woke = cluster.sim.now();
+    must(cluster.run_until(LONG, |_| excused() > 0)?, "two hosts write");
+    must(cluster.run_until(LONG, |c| !c.holds(0))?, "the first one ends its client");
+    let took = Duration::from_nanos(cluster.sim.now() - woke);
+    must(cluster.holds(1) && paused.is_up(), "and nothing else");
+    Ok(took)
+}

@@ -283,12 +283,14 @@ impl Daemon {
 
     /// Makes the resources alone.
     pub fn format_resources(&self, area: &Area) {
-        for resource in RESOURCES {
-            let head = ResourceHead::named(Name48::new(SPACE).unwrap(), Name48::new(resource).unwrap());
-            let disks = vec![wire_disk(area, Area::offset_of(resource))];
-            let flags = WriteResourceFlags::NONE;
-            self.connection().write_resource(flags, 0, Resource::new(head, disks)).unwrap();
-        }
+        RESOURCES.iter().for_each(|resource| self.format_resource(area, resource));
+    }
+
+    /// Makes one resource, whatever is there.
+    pub fn format_resource(&self, area: &Area, resource: &str) {
+        let head = ResourceHead::named(Name48::new(SPACE).unwrap(), Name48::new(resource).unwrap());
+        let disks = vec![wire_disk(area, Area::offset_of(resource))];
+        self.connection().write_resource(WriteResourceFlags::NONE, 0, Resource::new(head, disks)).unwrap();
     }
 
     /// Asks for a lockspace to be joined, and waits for the answer.

@@ -25,7 +25,7 @@ use holdfast_protocol::codes::ResultCode;
 use paxos_lease::{
     AcquireError, AcquireFailed, Acquired, AfterShare, Asked, Gone, Held, HostLiveness, LeaseAt, LivenessError, Me,
     Mode, Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Verdict, acquire, ask, asked_of,
-    exclude, layout, release, rename, retract, share, value,
+    exclude, layout, release, rename, retract, share, standing, value,
 };
 
 use crate::codes;
@@ -509,6 +509,15 @@ pub async fn run_examine<P: Platform>(
     let Some(disk) = shared.disk_of(key) else { return };
     let found = asked_of(&disk.device, shared.clock(), &held, &shared.me).await;
     notes.event(Event::Examined { key, lver, found: found.map_err(|e| codes::chain(&e)) });
+}
+
+/// Reads how a held lease stands on disk.
+pub async fn run_verify<P: Platform>(shared: Rc<SpaceShared<P>>, key: LeaseKey, held: Held, notes: Notes<P>) {
+    let found = match shared.disk_of(key) {
+        Some(disk) => standing(&disk.device, shared.clock(), &held, &shared.me).await.map_err(|e| codes::chain(&e)),
+        None => Err("its device was closed".to_owned()),
+    };
+    notes.event(Event::Verified { key, lver: held.lver(), mode: held.mode, found });
 }
 
 /// One conversion, with the undoing of what it leaves behind: the lease is its client's in the mode that is reported.

@@ -243,6 +243,11 @@ impl<P: Platform> Works<P> {
                     self.platform.spawn(resource::run_examine(shared, key, lver, held, self.notes.clone()));
                 }
             }
+            Effect::Verify { key, held } => {
+                if let Some(shared) = self.shared(key.space) {
+                    self.platform.spawn(resource::run_verify(shared, key, held, self.notes.clone()));
+                }
+            }
             Effect::Publish { space, publication } => self.with_space(space, |j| j.control.publish(publication)),
             of_clients @ (Effect::Reply { .. }
             | Effect::Next { .. }

@@ -17,6 +17,12 @@ pub(super) struct Excuses {
     terms: BTreeMap<HostIndex, HostTerm>,
 }
 
+impl Excuses {
+    pub(super) fn has_peers(&self) -> bool {
+        !self.of.is_empty()
+    }
+}
+
 impl Checkers {
     /// From now on these rules are not demanded of `host`. What it does to them is counted, and shown in the timeline. I5
     /// is of the whole cluster: excused for one, it is excused for all.

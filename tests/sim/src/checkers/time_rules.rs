@@ -11,6 +11,7 @@ use holdfast_io::bytes::u64_at;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostTerm};
 
+use super::outlived::{Instant, Silence};
 use super::sectors::{Dblock, Leader};
 use super::{Area, Checkers, Holder};
 use crate::dice::nanos;
@@ -19,6 +20,9 @@ use crate::executor::{Group, SimClock};
 
 /// Bytes of a sector that say anything.
 const RECORD: usize = 256;
+/// In what time a watchdog fires that is told to fire at once: the shortest timeout of the coarsest device is 5 s, and its
+/// tick comes on top.
+const WITHIN: Duration = Duration::from_secs(7);
 /// Images of one sector that are told apart at one time.
 const IMAGES: usize = 4;
 
@@ -50,6 +54,10 @@ struct Join {
     /// renews first.
     used: bool,
     freed: bool,
+    /// When its latest renewal began.
+    written: Instant,
+    /// How long its host stood still as a whole since the last good renewal that began after it, and when it woke last.
+    stood: (Duration, LocalInstant),
 }
 
 #[derive(Clone, Copy)]
@@ -75,6 +83,12 @@ impl Look {
         self.unchanged_at.since(self.seen_at)
     }
 
+    /// What whoever has seen it relies on.
+    fn relied_on(&self) -> Silence {
+        let fire = u64::from(self.sector.seal.map_or(60, |s| s.fire));
+        Silence { renewal: instant_of(&self.sector), timeouts: (u64::from(self.sector.io_timeout), fire) }
+    }
+
     /// D1, by the checkers' own arithmetic: 8x + fire + 1 s, on a clock fast by 500 ppm against one slow by as much.
     fn needed(&self) -> Duration {
         let fire = self.sector.seal.map_or(60, |s| s.fire);
@@ -88,10 +102,29 @@ impl State {
         self.processes.get(&writer).map(|p| p.clock.clone())
     }
 
-    /// The terms that processes of a host hold.
-    pub(super) fn terms_of(&self, host: HostIndex) -> Vec<HostTerm> {
-        let mine = self.processes.iter().filter(|(w, _)| w.host == host);
-        mine.filter_map(|(_, p)| p.join).filter(|j| !j.freed).map(|j| j.term).collect()
+    /// The hosts on which a process has, or had, this term.
+    pub(super) fn hosts_of(&self, term: HostTerm) -> impl Iterator<Item = HostIndex> {
+        let its = self.processes.iter().filter(move |(_, p)| p.join.is_some_and(|j| j.term == term));
+        its.map(|(writer, _)| writer.host)
+    }
+
+    /// A host stood still, in one way or another as no lease can bear for long. The terms that it did so for longer than
+    /// `margin`, in all, and their latest renewals.
+    pub(super) fn stood_still(
+        &mut self,
+        host: HostIndex,
+        still: Duration,
+        margin: Duration,
+    ) -> Vec<(HostTerm, Instant)> {
+        let mut weak = Vec::new();
+        for (_, process) in self.processes.iter_mut().filter(|(w, _)| w.host == host) {
+            let now = process.clock.dial();
+            if let Some(join) = process.join.as_mut().filter(|j| !j.freed) {
+                join.stood = (join.stood.0 + still, now);
+                weak.extend((join.stood.0 > margin).then_some((join.term, join.written)));
+            }
+        }
+        weak
     }
 
     /// The latest term under which a process writes.
@@ -105,13 +138,18 @@ impl State {
     }
 
     /// A watchdog that stood still fires that much later.
-    pub(super) fn stood_still(&mut self, host: HostIndex, still: Duration) {
+    pub(super) fn watchdog_stood_still(&mut self, host: HostIndex, still: Duration) {
         for (_, process) in self.processes.iter_mut().filter(|(w, _)| w.host == host) {
             if let Some(join) = &mut process.join {
                 join.fire += still;
             }
         }
     }
+}
+
+/// When a renewal began.
+fn instant_of(sector: &Leader) -> Instant {
+    (sector.timestamp, u64::from(sector.seal.map_or(0, |s| s.millis)))
 }
 
 impl Checkers {
@@ -136,11 +174,10 @@ impl Checkers {
             let mut holders = state.holders.values();
             let own = state.time.processes.get(&writer).and_then(|p| p.join).map(|j| j.term);
             let left = |h: &&Holder| h.host == writer.host && h.term.host_id == writer.host_id && Some(h.term) != own;
-            holders.find(left).map(|h| h.term)
+            holders.any(|h| left(&h))
         };
-        if let Some(term) = left {
-            let what = "opens the watchdog over living clients of a predecessor".into();
-            self.violate_unless_excused("D3", term, writer.host, what);
+        if left {
+            self.violate("D3", Some(writer.host), "opens the watchdog over living clients of a predecessor");
         }
     }
 
@@ -159,16 +196,29 @@ impl Checkers {
             let past = |j: &Join| !j.freed && j.limit > LocalInstant::EARLIEST && process.clock.dial() >= j.limit;
             process.join.filter(past).map(|j| j.term)
         };
-        let Some(term) = late.filter(|term| self.leaves_something(writer, *term)) else { return };
+        if !late.is_some_and(|term| self.leaves_something(writer, term)) {
+            return;
+        }
         self.note(Some(writer.host), || "petted past D2's instant".into());
         let Some(checkers) = self.itself.borrow().upgrade() else { return };
-        // The shortest timeout of the coarsest device is 5 s, and its tick comes on top.
-        self.sim.call_after(Group::RUN, Duration::from_secs(7), move || {
-            let up = checkers.state.borrow().time.processes.contains_key(&writer);
-            if up {
-                checkers.violate_unless_excused("W1", term, writer.host, "petted too late, and not reset".into());
-            }
-        });
+        self.sim.call_after(Group::RUN, WITHIN, move || checkers.check_reset(writer));
+    }
+
+    fn check_reset(&self, writer: Writer) {
+        let (up, awake) = {
+            let state = self.state.borrow();
+            let awake = state.outlived.awake_since(writer.host);
+            let since = if state.still.contains(&writer.host) { self.sim.now() } else { awake };
+            (state.time.processes.contains_key(&writer), self.sim.now() - since)
+        };
+        let within = nanos(WITHIN);
+        if up && awake < within {
+            // It stood still, and its watchdog with it.
+            let Some(checkers) = self.itself.borrow().upgrade() else { return };
+            self.sim.call_at(Group::RUN, self.sim.now() + within - awake, move || checkers.check_reset(writer));
+        } else if up {
+            self.violate("W1", Some(writer.host), "petted too late, and not reset");
+        }
     }
 
     /// Whether clients that write, or lease writes in flight, are left under a term.
@@ -238,10 +288,11 @@ impl Checkers {
     }
 
     /// D1: whether a process has seen the holder of a slot silent for long enough.
-    fn saw_silence(&self, writer: Writer, slot: u64, of: u64, least: Option<Duration>) -> bool {
+    fn saw_silence(&self, writer: Writer, slot: u64, of: u64, least: Option<Duration>) -> Option<Silence> {
         let state = self.state.borrow();
-        let Some(looks) = state.time.looks.get(&(writer, slot)) else { return false };
-        looks.iter().any(|l| l.sector.owner[1] == of && l.silence() >= least.unwrap_or_else(|| l.needed()))
+        let looks = state.time.looks.get(&(writer, slot))?;
+        let silent = |l: &&Look| l.sector.owner[1] == of && l.silence() >= least.unwrap_or_else(|| l.needed());
+        looks.iter().filter(silent).map(Look::relied_on).max_by_key(|s| s.renewal)
     }
 
     /// A write begins.
@@ -296,13 +347,19 @@ impl Checkers {
             let mut state = self.state.borrow_mut();
             state.counts.joins += 1;
             if let Some(process) = state.time.processes.get_mut(&writer) {
-                process.join = Some(Join { term, limit: LocalInstant::EARLIEST, fire, used: false, freed: false });
+                let (limit, stood) = (LocalInstant::EARLIEST, (Duration::ZERO, LocalInstant::EARLIEST));
+                let written = instant_of(new);
+                process.join = Some(Join { term, limit, fire, used: false, freed: false, written, stood });
             }
         }
-        let millis = u64::from(new.seal.map_or(0, |s| s.millis));
-        let started = LocalInstant::from_nanos((new.timestamp * 1000 + millis) * 1_000_000);
+        let written = instant_of(new);
+        let started = LocalInstant::from_nanos((written.0 * 1000 + written.1) * 1_000_000);
         let pending = Pending { sector: *new, started, term };
-        self.state.borrow_mut().time.pending.insert((io.disk, io.id), pending);
+        let mut state = self.state.borrow_mut();
+        if let Some(join) = state.time.processes.get_mut(&writer).and_then(|p| p.join.as_mut()) {
+            join.written = join.written.max(written);
+        }
+        state.time.pending.insert((io.disk, io.id), pending);
     }
 
     /// The host_id is given back: D2 allows it still, and nothing is left under the term.
@@ -324,6 +381,13 @@ impl Checkers {
             return;
         }
         let under = HostTerm { host_id: writer.host_id, generation: Generation(current.owner[1]) };
+        let (old, own) = (current.seal.unwrap_or_default(), new.seal.unwrap_or_default());
+        // P1 (a): another boot of its own machine.
+        let least = Duration::from_secs(3 * u64::from(current.io_timeout));
+        let silence = self.saw_silence(writer, slot, current.owner[1], (old.machine == own.machine).then_some(least));
+        if let Some(silence) = silence.filter(|_| !current.is_free()) {
+            self.taken(under, None, silence);
+        }
         let left = {
             let state = self.state.borrow();
             let older = |h: &&Holder| h.term.host_id == under.host_id && h.term.generation.0 < new.owner[1] && !h.still;
@@ -331,14 +395,14 @@ impl Checkers {
         };
         if let Some(holder) = left {
             let what = format!("generation {} begins over a living client of {}", new.owner[1], holder.term);
-            self.violate_unless_excused("P1", holder.term, host, what);
+            let outlived = self.state.borrow().outlived.has_outlived_itself(holder.term);
+            self.violate_unless(outlived, "P1", host, what);
         }
         if current.is_free() || current.owner[0] == 0 {
             return;
         }
-        let (old, own) = (current.seal.unwrap_or_default(), new.seal.unwrap_or_default());
         let same_boot = old.machine == own.machine && old.boot == own.boot;
-        if same_boot && !self.saw_silence(writer, slot, current.owner[1], None) {
+        if same_boot && self.saw_silence(writer, slot, current.owner[1], None).is_none() {
             // P1 (b): whatever wrote under the older generation has nothing in flight.
             let state = self.state.borrow();
             let older = |w: &Writer| w.host == host && w.host_id == writer.host_id && w.process != writer.process;
@@ -350,11 +414,8 @@ impl Checkers {
             }
             return;
         }
-        let x = u64::from(current.io_timeout);
-        let least = (old.machine == own.machine).then(|| Duration::from_secs(3 * x));
-        if !self.saw_silence(writer, slot, current.owner[1], least) {
-            let what = format!("takes host_id {} after too short a silence", writer.host_id);
-            self.violate_unless_excused("D1", under, host, what);
+        if silence.is_none() {
+            self.violate("D1", Some(host), format!("takes host_id {} after too short a silence", writer.host_id));
         }
     }
 
@@ -386,16 +447,19 @@ impl Checkers {
             (leader.owner, slot)
         };
         self.count(|c| c.takeovers += 1);
-        if !self.saw_silence(writer, slot, owner[1], None) {
-            let host_id = holdfast_io::ids::HostId::new(owner[0]).unwrap_or(writer.host_id);
-            let term = HostTerm { host_id, generation: Generation(owner[1]) };
-            let what = format!("begins lver {} over {term} after too short a silence", new.lver);
-            self.violate_unless_excused("D1", term, writer.host, what);
+        let host_id = holdfast_io::ids::HostId::new(owner[0]).unwrap_or(writer.host_id);
+        let term = HostTerm { host_id, generation: Generation(owner[1]) };
+        match self.saw_silence(writer, slot, owner[1], None) {
+            Some(silence) => self.taken(term, Some(area), silence),
+            None => {
+                let what = format!("begins lver {} over {term} after too short a silence", new.lver);
+                self.violate("D1", Some(writer.host), what);
+            }
         }
     }
 
     /// I1's exception: only a claim of a host that has left, was found dead, or has begun anew since is cleared.
-    pub(super) fn check_cleared(&self, writer: Writer, of: u64, generation: u64) {
+    pub(super) fn check_cleared(&self, writer: Writer, area: Area, of: u64, generation: u64) {
         if self.clock_of(writer).is_none() {
             return; // Real sanlock, which keeps other times.
         }
@@ -406,11 +470,15 @@ impl Checkers {
             let delta = space.map(|a| state.disk.leader(*a, slot)).unwrap_or_default();
             delta.owner[1] > generation || delta.is_free()
         };
-        if !over && !self.saw_silence(writer, slot, generation, None) {
-            let host_id = holdfast_io::ids::HostId::new(of).unwrap_or(writer.host_id);
-            let term = HostTerm { host_id, generation: Generation(generation) };
-            let what = format!("cleared the claim of {term} after too short a silence");
-            self.violate_unless_excused("I1", term, writer.host, what);
+        let host_id = holdfast_io::ids::HostId::new(of).unwrap_or(writer.host_id);
+        let term = HostTerm { host_id, generation: Generation(generation) };
+        match self.saw_silence(writer, slot, generation, None) {
+            _ if over => {}
+            Some(silence) => self.taken(term, Some(area), silence),
+            None => {
+                let what = format!("cleared the claim of {term} after too short a silence");
+                self.violate("I1", Some(writer.host), what);
+            }
         }
     }
 
@@ -429,6 +497,9 @@ impl Checkers {
         // takes it, and the record it rests on is there for all to see.
         if join.used && now >= join.limit {
             return;
+        }
+        if pending.started >= join.stood.1 {
+            join.stood.0 = Duration::ZERO;
         }
         let x = Duration::from_secs(u64::from(pending.sector.io_timeout));
         // The sector cuts its instant to milliseconds.
@@ -465,7 +536,7 @@ impl Checkers {
         self.count(|c| c.lost += 1);
         if self.leaves_something(writer, term) {
             let what = format!("something of {term} is left, and the host is up");
-            self.violate_unless_excused("D3", term, writer.host, what);
+            self.violate("D3", Some(writer.host), what);
         }
     }
 }

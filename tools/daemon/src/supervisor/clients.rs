@@ -220,6 +220,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if ended.is_gone() {
             for space in self.spaces.values_mut() {
                 space.guards.remove(&client);
+                space.ousted.remove(&client);
             }
         }
         let guarded = self.spaces.values().any(|s| s.guards.contains_key(&client));

@@ -12,7 +12,7 @@ use holdfast_protocol::request::Target;
 use paxos_lease::Mode;
 
 use super::Supervisor;
-use super::event::{ConvertRequest, Converted, Effect, LeaseKey, ReplyTo, TaskId};
+use super::event::{ConvertRequest, Converted, Effect, ReplyTo, TaskId};
 use super::leases::{Phase, Running, key_of};
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
@@ -68,8 +68,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             None => {
                 // Another host has it although we hold it: whoever uses it here must not go on.
-                self.leases.remove(&key);
-                self.lease_taken(key, client, now);
+                lease.phase = Phase::Lost;
+                self.end_users_of(key, true, now);
             }
         }
         // A lockspace that is lost, or being left, grants nothing.
@@ -85,14 +85,5 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             self.forget_if_over(client);
         }
-    }
-
-    /// A lease that is held here belongs to somebody else. That breaks S1 unless its user ends at once: its lockspace is
-    /// given up, with everything it guards.
-    fn lease_taken(&mut self, key: LeaseKey, client: Option<super::event::ClientId>, now: LocalInstant) {
-        if let (Some(client), Some(space)) = (client, self.spaces.get_mut(&key.space)) {
-            space.guards.entry(client).or_insert(now);
-        }
-        self.lose(key.space, now, &format!("lease {key} was taken from under its holder"));
     }
 }

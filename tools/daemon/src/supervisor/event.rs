@@ -15,7 +15,7 @@ use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
 use nix::sys::signal::Signal;
 use paxos_lease::request::Force;
-use paxos_lease::{Ask, Mode};
+use paxos_lease::{Ask, Mode, Standing};
 
 use super::killpath::Program;
 use crate::state_file::{FenceRecord, Guarded, StateFile};
@@ -251,6 +251,17 @@ pub enum Event<L> {
         lver: Lver,
         /// What is asked for; or why that is not known.
         found: Result<Option<Force>, String>,
+    },
+    /// How a held lease stands on disk was read.
+    Verified {
+        /// The lease.
+        key: LeaseKey,
+        /// The version at which we held it.
+        lver: Lver,
+        /// And how.
+        mode: Mode,
+        /// What the disk says; or why that is not known.
+        found: Result<Standing, String>,
     },
     /// A task that went on after its answer came to its end.
     TaskDone {
@@ -522,6 +533,13 @@ pub enum Effect<L> {
         key: LeaseKey,
         /// The version at which it is held.
         lver: Lver,
+        /// As it is held.
+        held: L,
+    },
+    /// Read how a held lease stands on disk; report [`Event::Verified`].
+    Verify {
+        /// The lease.
+        key: LeaseKey,
         /// As it is held.
         held: L,
     },

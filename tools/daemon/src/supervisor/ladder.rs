@@ -1,5 +1,7 @@
 //! The kill ladder: ending what a lost or removed lockspace guards (spec A 7.3, B; ARCHITECTURE.md data flow 3).
 //!
+//! The same ends who uses a lease that turns out to be lost while its lockspace is well (`losses.rs`).
+//!
 //! For each guarded client, at most once a second until it is gone: SIGTERM while grace lasts, then SIGKILL; at once
 //! SIGKILL when somebody asked for the lockspace to be left. A client that restricted one signal gets the other. If it
 //! will not die the watchdog, unpetted, ends the host. A client with a killpath has that run once, and no signal while grace
@@ -13,6 +15,7 @@ use nix::sys::signal::Signal;
 
 use super::Supervisor;
 use super::event::{ClientId, Effect, Kill};
+use super::losses::Ousted;
 use super::spaces::{LADDER_STEP, Life};
 
 /// Signals for one client, after which its lockspace waits for the watchdog alone (spec A 7.3).
@@ -37,23 +40,16 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     fn step_ladder(&mut self, name: SpaceName, now: LocalInstant) {
+        self.lose_to_ousted(name, now);
         let Some(space) = self.spaces.get_mut(&name) else { return };
-        let signal = match space.life {
-            Life::Removing { .. } => Signal::SIGKILL,
-            Life::Failing { kill_at } if now >= kill_at => Signal::SIGKILL,
-            Life::Failing { .. } => Signal::SIGTERM,
-            _ => return,
-        };
-        // SIGKILL is due at its instant, not a whole step after the last SIGTERM.
-        let kill_at = match space.life {
-            Life::Failing { kill_at } => kill_at,
-            _ => LocalInstant::NEVER,
-        };
         for (id, due) in &mut space.guards {
             let Some(client) = self.clients.get_mut(id) else { continue };
+            let Some(kill_at) = kill_at(&space.life, space.ousted.get(id)) else { continue };
             if now < *due {
                 continue;
             }
+            let signal = if now < kill_at { Signal::SIGTERM } else { Signal::SIGKILL };
+            // SIGKILL is due at its instant, not a whole step after the last SIGTERM.
             let step = now.after(LADDER_STEP);
             *due = if now < kill_at { step.min(kill_at) } else { step };
             if client.is_gone() || client.kill_count >= MOST_KILLS {
@@ -84,12 +80,23 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn guard_ends(&mut self, name: SpaceName, client: ClientId) {
         if let Some(space) = self.spaces.get_mut(&name) {
             space.guards.remove(&client);
+            space.ousted.remove(&client);
         }
         let guarded = self.spaces.values().any(|s| s.guards.contains_key(&client));
         if let Some(client) = self.clients.get_mut(&client).filter(|_| !guarded) {
             client.killpath_run = false;
         }
         self.forget_if_over(client);
+    }
+}
+
+/// When SIGTERM gives way to SIGKILL for a guarded client; `None`: nothing is to be done about it.
+pub(super) fn kill_at(life: &Life, ousted: Option<&Ousted>) -> Option<LocalInstant> {
+    match life {
+        Life::Removing { .. } => Some(LocalInstant::EARLIEST),
+        Life::Failing { kill_at } => Some(*kill_at),
+        Life::Active { .. } => ousted.map(|o| o.kill_at),
+        Life::Joining | Life::Leaving { .. } => None,
     }
 }
 

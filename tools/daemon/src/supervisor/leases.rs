@@ -57,6 +57,10 @@ pub struct Lease<L> {
     pub since: Option<LocalInstant>,
     /// What another host has asked its client to do.
     pub asked: Option<Force>,
+    /// How it stands on disk is being read.
+    pub verifying: bool,
+    /// That its record is damaged, or an older one, was said.
+    pub warned: bool,
     /// Where it stands.
     pub phase: Phase<L>,
 }
@@ -106,6 +110,11 @@ impl<L> Lease<L> {
         self.is_of(client) && matches!(self.phase, Phase::Held { .. })
     }
 
+    /// Whether a client has it to give back.
+    fn is_had_by(&self, client: ClientId) -> bool {
+        self.is_of(client) && matches!(self.phase, Phase::Held { .. } | Phase::Lost)
+    }
+
     /// What of its value is to be written now.
     pub(super) fn value_to_write(&mut self) -> Option<Vec<u8>> {
         let exclusive = self.mode == Mode::Exclusive;
@@ -139,6 +148,8 @@ pub enum Phase<L> {
     },
     /// A task gives it back, or undoes an attempt.
     Releasing,
+    /// It is not ours any more, and nothing is written for it. Whoever used it here is being ended.
+    Lost,
 }
 
 impl<L> Phase<L> {
@@ -151,6 +162,7 @@ impl<L> Phase<L> {
             Phase::Opening(_) => "opening",
             Phase::Converting { .. } => "converting",
             Phase::Releasing => "releasing",
+            Phase::Lost => "lost",
         }
     }
 }
@@ -339,6 +351,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             res_id: self.last_res_id,
             since: None,
             asked: None,
+            verifying: false,
+            warned: false,
             phase: Phase::Opening(request.clone()),
         };
         self.leases.insert(key, lease);
@@ -396,7 +410,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 let fits = request.orphans != Orphans::Refused && lease.mode == request.mode;
                 if fits { Ok(Admission::Here) } else { Err((ResultCode::EUCLEAN, None)) }
             }
-            Phase::Releasing => Err((ResultCode::EAGAIN, wait)),
+            Phase::Releasing | Phase::Lost => Err((ResultCode::EAGAIN, wait)),
             Phase::Opening(_) | Phase::Acquiring | Phase::Converting { .. } => Err((ResultCode::EBUSY, wait)),
             Phase::Held { .. } if (lease.mode, request.mode) == (Mode::Shared, Mode::Shared) => Ok(Admission::Here),
             Phase::Held { .. } => Err((ResultCode::EEXIST, wait)),
@@ -617,7 +631,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let guarding: Vec<SpaceName> =
             self.spaces.iter().filter(|(_, s)| s.guards.contains_key(&client)).map(|(name, _)| *name).collect();
         for space in guarding {
-            if !self.uses(client, &space) {
+            if !self.must_end(client, &space) {
                 self.guard_ends(space, client);
             }
         }
@@ -673,7 +687,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if flags.contains(ReleaseFlags::ORPHAN) {
             return self.release_orphans(to, heads);
         }
-        let held = |key: &LeaseKey| self.leases.get(key).is_some_and(|l| l.is_held_by(target));
+        let held = |key: &LeaseKey| self.leases.get(key).is_some_and(|l| l.is_had_by(target));
         if flags.contains(ReleaseFlags::RENAME) {
             return self.rename(to, target, heads);
         }
@@ -747,7 +761,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// Takes tokens of a client back, and gives the lease back if nobody else has any, and nobody left it behind.
     fn give_up(&mut self, key: LeaseKey, client: ClientId, which: Tokens) {
-        let Some(lease) = self.leases.get_mut(&key).filter(|l| l.is_held_by(client)) else { return };
+        let Some(lease) = self.leases.get_mut(&key).filter(|l| l.is_had_by(client)) else { return };
         let last = lease.tokens.iter().rposition(|t| t.client == client);
         let stays = |(at, t): &(usize, &Token)| t.client != client || (which == Tokens::Latest && Some(*at) != last);
         let left: Vec<Token> = lease.tokens.iter().enumerate().filter(stays).map(|(_, t)| *t).collect();
@@ -770,11 +784,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let writable =
             self.spaces.get(&key.space).is_some_and(|s| matches!(s.life, Life::Active { .. } | Life::Removing { .. }));
         let Some(lease) = self.leases.get_mut(&key) else { return };
-        if !matches!(lease.phase, Phase::Held { .. }) {
+        if !matches!(lease.phase, Phase::Held { .. } | Phase::Lost) {
             return;
         }
-        let Phase::Held { held } = std::mem::replace(&mut lease.phase, Phase::Releasing) else { return };
-        if writable {
+        // Of what is somebody else's nothing is given back.
+        if let (Phase::Held { held }, true) = (std::mem::replace(&mut lease.phase, Phase::Releasing), writable) {
             let (place, value) = (lease.place.clone(), lease.value_to_write());
             let task = self.next_task(key);
             self.effects.push(Effect::StartRelease { task, key, place, held, rename, value });
@@ -790,8 +804,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn release_all_of(&mut self, client: ClientId) {
         let keys: Vec<LeaseKey> = self.leases.values().filter(|l| l.is_of(client)).map(|l| l.key).collect();
         for key in keys {
-            let guarded = self.spaces.get(&key.space).is_some_and(|s| s.guards.contains_key(&client));
-            let pid = self.clients.get(&client).map_or(0, |c| c.pid);
+            let failing = |s: &super::Space| !s.life.is_active() && s.guards.contains_key(&client);
+            let guarded = self.spaces.get(&key.space).is_some_and(failing);
+            let (pid, gone) = self.clients.get(&client).map_or((0, true), |c| (c.pid, c.is_gone()));
             let Some(lease) = self.leases.get_mut(&key) else { continue };
             let persists = lease.tokens.iter().any(|t| t.client == client && t.persistent);
             match &mut lease.phase {
@@ -806,7 +821,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                     lease.left_by = lease.left_by.or(persists.then_some(pid));
                     self.give_up(key, client, Tokens::All);
                 }
-                Phase::Opening(_) | Phase::Acquiring | Phase::Releasing => {}
+                // As long as anything of its client may use it, it is nobody else's here.
+                Phase::Lost if gone => self.give_up(key, client, Tokens::All),
+                Phase::Opening(_) | Phase::Acquiring | Phase::Releasing | Phase::Lost => {}
             }
         }
     }
@@ -861,7 +878,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         self.end_release(client);
         let alive = self.clients.get(&client).is_some_and(|c| !c.closed);
-        if alive && !self.uses(client, &key.space) {
+        if alive && !self.must_end(client, &key.space) {
             // It gave everything back and said so: it survives the loss of the lockspace (spec A 7.3).
             self.guard_ends(key.space, client);
         }

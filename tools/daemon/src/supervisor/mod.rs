@@ -15,6 +15,7 @@
 //! | `answers.rs` | replies that need nothing but this state |
 //! | `history.rs` | the latest renewals of a lockspace |
 //! | `requests.rs` | asking owners elsewhere to let go, and being asked |
+//! | `losses.rs` | leases that turn out to be lost while they are held |
 //! | `values.rs` | the values of leases |
 //! | `unserved.rs` | what is refused for want of code |
 //!
@@ -34,6 +35,7 @@ mod history;
 mod killpath;
 mod ladder;
 mod leases;
+mod losses;
 mod requests;
 mod spaces;
 #[cfg(test)]
@@ -195,6 +197,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Asked { to, key, result } => self.asked(to, key, result, now),
             Event::Called { space } => self.called(space),
             Event::Examined { key, lver, found } => self.examined(key, lver, found),
+            Event::Verified { key, lver, mode, found } => self.verified(key, lver, mode, found, now),
             Event::Tick => self.retry_waiting(now),
             Event::ShutdownSignal => self.shutdown_signal(now),
         }

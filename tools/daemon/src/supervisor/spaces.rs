@@ -27,6 +27,7 @@ use holdfast_protocol::text::Name48;
 use super::Supervisor;
 use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo, Took};
 use super::history::History;
+use super::losses::Ousted;
 use super::requests::Calls;
 use crate::state_file::{FenceRecord, SpaceRecord};
 
@@ -59,6 +60,8 @@ pub struct Space {
     pub inquiries: Vec<ReplyTo>,
     /// Clients that must be seen gone before it is safe to leave, and when the ladder may next act on each.
     pub guards: BTreeMap<ClientId, LocalInstant>,
+    /// Those of them that are being ended while the lockspace is well, because a lease of theirs is lost.
+    pub ousted: BTreeMap<ClientId, Ousted>,
     /// Start of the last good renewal.
     pub last_success: Option<LocalInstant>,
     /// Failed renewals in a row.
@@ -157,12 +160,14 @@ impl Space {
     }
 
     pub(super) fn next_wakeup(&self, now: LocalInstant) -> LocalInstant {
-        let ladder = self.guards.values().copied().min().unwrap_or(LocalInstant::NEVER);
+        let waits = |id: &ClientId| super::ladder::kill_at(&self.life, self.ousted.get(id)).is_some();
+        let due = self.guards.iter().filter(|(id, _)| waits(id)).map(|(_, due)| *due);
+        let ladder = due.min().unwrap_or(LocalInstant::NEVER);
         match self.life {
             Life::Joining | Life::Leaving { .. } => LocalInstant::NEVER,
             Life::Active { fail_at, .. } => {
                 let warn = self.last_success.map(|t| t.after(self.timing().id_renewal_fail() / 2));
-                warn.filter(|t| !self.warned && *t > now).map_or(fail_at, |t| t.min(fail_at))
+                warn.filter(|t| !self.warned && *t > now).map_or(fail_at, |t| t.min(fail_at)).min(ladder)
             }
             Life::Removing { fail_at } => fail_at.min(ladder),
             Life::Failing { .. } => ladder,
@@ -231,6 +236,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             leave_waits: Vec::new(),
             inquiries: Vec::new(),
             guards: BTreeMap::new(),
+            ousted: BTreeMap::new(),
             last_success: None,
             failures: 0,
             warned: false,
@@ -405,6 +411,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Life::Joining | Life::Leaving { .. } => {}
         }
         self.publish(name, now);
+        self.verify_leases(name);
     }
 
     pub(super) fn renewal_failed(

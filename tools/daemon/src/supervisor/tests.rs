@@ -16,14 +16,15 @@ use holdfast_protocol::payload::{Disk, Lockspace, Options, Resource, ResourceHea
 use holdfast_protocol::request::{Message, Request, Target};
 use holdfast_protocol::text::{DiskPath, Name48};
 use nix::sys::signal::Signal;
-use paxos_lease::Mode;
+use paxos_lease::{Loss, Mode, Standing};
 use proptest::prelude::*;
 
-use super::event::{AcquireEnd, ClientId, Converted, Effect, Event, Join, TaskId, Took};
+use super::event::{AcquireEnd, ClientId, Converted, Effect, Event, Join, LeaseKey, TaskId, Took};
 use super::{Life, Report, Settings, Supervisor};
 use crate::state_file::{FenceRecord, Guarded, SpaceRecord};
 
 mod killpath;
+mod losses;
 mod orphans;
 mod requests;
 mod sharing;
@@ -781,7 +782,7 @@ fn commands_for_others_are_found_by_pid_or_answered_esrch_and_ebusy() {
 
 /// Any order of anything: the invariants in `check` hold and nothing panics.
 fn any_event() -> impl Strategy<Value = (u8, u64, u64)> {
-    (0u8..24, 1u64..4, 0u64..9000)
+    (0u8..25, 1u64..4, 0u64..9000)
 }
 
 proptest! {
@@ -818,6 +819,12 @@ proptest! {
                     let mode = [Mode::Shared, Mode::Exclusive][usize::try_from(n % 2).unwrap()];
                     let held = (n % 5 != 0).then_some((1, mode, Lver(2)));
                     w.apply(Event::Converted { task, end: Converted { held, code: ResultCode::OK, why: None } })
+                }
+                24 => {
+                    let mode = [Mode::Shared, Mode::Exclusive][usize::try_from(n % 2).unwrap()];
+                    let loss = [Loss::ClaimCleared, Loss::Formatted][usize::try_from(n % 2).unwrap()];
+                    let key = LeaseKey { space: name("LS"), resource: "R1".parse().unwrap() };
+                    w.apply(Event::Verified { key, lver: Lver(1 + n % 2), mode, found: Ok(Standing::Lost(loss)) })
                 }
                 18 => { w.join("LS"); if n % 2 == 0 { w.armed(); } w.fenced("LS", n) }
                 _ => w.ask(who, Request::InqLockspace { flags: InqLockspaceFlags::WAIT, lockspace: wire_space("LS", 0) }),

@@ -27,7 +27,7 @@ impl World {
         self.ask(2, Request::Release { flags: ReleaseFlags::ORPHAN, target: Target::This, resources })
     }
 
-    fn set_config(&mut self, config: u32) -> &mut Self {
+    pub(super) fn set_config(&mut self, config: u32) -> &mut Self {
         self.ask(900, Request::SetConfig { config, lockspace: wire_space("LS", 0) })
     }
 }

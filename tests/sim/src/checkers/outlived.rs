@@ -1,0 +1,167 @@
+//! **A7.** Hosts that stood still as a whole, their watchdogs with them, and the clients that have outlived their leases so.
+//!
+//! What is excused, and from when to when:
+//! - A term is *weak* by those of its renewals that stood on disk while its host stood still for longer than D1's margin, in all,
+//!   since the last good renewal that began after it: with its clock, or while nobody could end its clients when it woke.
+//! - A lease of it, or its host_id, is *outlived* where another host, with all the silence that D1 asks for, has begun to take
+//!   it on the strength of such a renewal. Then its clients of that time are excused from S1 under that lease (P1, and I2,
+//!   for a host_id), and from nothing else.
+//! - Until they must be over: the daemon reads with each renewal how its leases stand. [`Checkers::check_outlived`] holds it
+//!   to that.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use holdfast_io::ids::HostTerm;
+
+use super::{Area, Checkers, Holder};
+use crate::dice::nanos;
+use crate::disk::{Facts, HostIndex};
+use crate::executor::{Group, Nanos};
+
+/// A read that took longer may have been given up by its caller.
+const PROMPT: Duration = Duration::from_millis(500);
+
+/// When a renewal began by its host's clock, as it stands in the sector: seconds, milliseconds.
+pub(super) type Instant = (u64, u64);
+
+/// What a taker relied on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Silence {
+    /// The renewal after which it saw none.
+    pub(super) renewal: Instant,
+    /// The io_timeout and fire timeout of whoever wrote it, in seconds.
+    pub(super) timeouts: (u64, u64),
+}
+
+/// A lease, or a whole term, that another host begins to take.
+#[derive(Clone, Copy, Debug)]
+struct Takeover {
+    term: HostTerm,
+    area: Option<Area>,
+    silence: Silence,
+    at: Nanos,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    weak: BTreeMap<HostTerm, Instant>,
+    takeovers: Vec<Takeover>,
+    woke: BTreeMap<HostIndex, Nanos>,
+    /// When a host last could not read an area as it is.
+    blind: BTreeMap<(HostIndex, Area), Nanos>,
+}
+
+impl State {
+    /// Renewals of this term up to this one say less than they should.
+    pub(super) fn weakens(&mut self, term: HostTerm, renewal: Instant) {
+        self.weak.insert(term, renewal);
+    }
+
+    pub(super) fn wakes(&mut self, host: HostIndex, now: Nanos) {
+        self.woke.insert(host, now);
+    }
+
+    /// Since when a host runs without having stood still.
+    pub(super) fn awake_since(&self, host: HostIndex) -> Nanos {
+        self.woke.get(&host).copied().unwrap_or(0)
+    }
+
+    fn is_weak(&self, takeover: &Takeover) -> bool {
+        self.weak.get(&takeover.term).is_some_and(|last| takeover.silence.renewal <= *last)
+    }
+
+    /// Whether the host_id of a term was taken while its host stood still.
+    pub(super) fn has_outlived_itself(&self, term: HostTerm) -> bool {
+        self.takeovers.iter().any(|t| t.term == term && t.area.is_none() && self.is_weak(t))
+    }
+
+    fn is_outlived(&self, holder: &Holder) -> bool {
+        let of = |t: &&Takeover| t.is_of(holder) && self.is_weak(t);
+        self.takeovers.iter().any(|t| of(&t))
+    }
+}
+
+impl Takeover {
+    fn is_of(&self, holder: &Holder) -> bool {
+        holder.term == self.term && holder.since <= self.at && self.area.is_none_or(|area| area == holder.area)
+    }
+
+    /// After what time nothing of it is left: two renewals, a look, and the ladder; if the ladder does not help, or the daemon is
+    /// gone, D2 and D3.
+    fn bound(&self) -> Duration {
+        let (io_timeout, fire) = self.silence.timeouts;
+        Duration::from_secs(12 * io_timeout + 2 * fire + 25)
+    }
+}
+
+impl Checkers {
+    /// A host begins to take a lease, or the host_id, of `term`, after all the silence that D1 asks for.
+    pub(super) fn taken(&self, term: HostTerm, area: Option<Area>, silence: Silence) {
+        let takeover = Takeover { term, area, silence, at: self.sim.now() };
+        let stands_still = {
+            let mut state = self.state.borrow_mut();
+            state.outlived.takeovers.push(takeover);
+            let stands = state.time.hosts_of(term).any(|host| state.still.contains(&host));
+            stands || state.outlived.is_weak(&takeover)
+        };
+        if stands_still {
+            // The specification, which knows no such hosts, would not let go what still runs.
+            self.without_spec();
+            self.look_at(takeover, nanos(takeover.bound()));
+        }
+    }
+
+    /// Whether a client may run beside the one that has its lease now.
+    pub(super) fn is_outlived(&self, holder: &Holder) -> bool {
+        let state = self.state.borrow();
+        // Whom real sanlock finds dead nobody here can tell, nor does it end its clients when it wakes.
+        let mixed = state.excuses.has_peers() && state.outlived.weak.contains_key(&holder.term);
+        mixed || state.excused.contains(&holder.term) || state.outlived.is_outlived(holder)
+    }
+
+    /// A read of an area that told its caller nothing, or too late.
+    pub(super) fn read_in_vain(&self, io: &Facts, all_of_it: bool) {
+        let mut state = self.state.borrow_mut();
+        if all_of_it && self.sim.now() - io.began < nanos(PROMPT) {
+            return;
+        }
+        let (from, to) = (io.at, io.at + io.len as u64);
+        let (now, host) = (self.sim.now(), io.writer.host);
+        let touched: Vec<Area> = state.areas.iter().copied().filter(|a| a.meets(io.disk, from, to)).collect();
+        for area in touched {
+            state.outlived.blind.insert((host, area), now);
+        }
+    }
+
+    fn look_at(&self, takeover: Takeover, after: Nanos) {
+        let Some(checkers) = self.itself.borrow().upgrade() else { return };
+        self.sim.call_at(Group::RUN, self.sim.now() + after, move || checkers.check_outlived(takeover));
+    }
+
+    /// A client that was outlived has ended by now, if its host has been awake, and could see its areas, for long enough.
+    fn check_outlived(&self, takeover: Takeover) {
+        let now = self.sim.now();
+        let left = {
+            let state = self.state.borrow();
+            let left = state.holders.values().find(|h| takeover.is_of(h)).copied();
+            left.map(|holder| {
+                let woke = state.outlived.woke.get(&holder.host).copied().unwrap_or(0);
+                let seen = state.outlived.blind.get(&(holder.host, holder.area)).copied().unwrap_or(0);
+                let still = state.still.contains(&holder.host);
+                let from = if still { now } else { takeover.at.max(woke).max(seen) };
+                (holder, from + nanos(takeover.bound()))
+            })
+        };
+        let Some((holder, due)) = left else { return };
+        if now < due {
+            return self.look_at(takeover, due - now);
+        }
+        let what = format!(
+            "a client uses what was taken from {} {:?} ago",
+            takeover.term,
+            Duration::from_nanos(now - takeover.at)
+        );
+        self.violate("S1", Some(holder.host), what);
+    }
+}
