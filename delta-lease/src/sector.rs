@@ -18,6 +18,7 @@ use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
 use holdfast_io::units::{Geometry, SectorIndex, SectorSize};
 
+use crate::HostEvent;
 use crate::bitmap::HostBitmap;
 use crate::error::SectorError;
 
@@ -117,6 +118,13 @@ impl DeltaSector {
     #[must_use]
     pub fn holder(&self) -> Option<HostTerm> {
         if self.leader.is_free() { None } else { self.leader.owner() }
+    }
+
+    /// The event that its host tells those whom its bitmap names (spec D 2.2, extra1 to extra3).
+    #[must_use]
+    pub const fn event(&self) -> HostEvent {
+        let LeaderRecord { write_id: generation, write_generation: event, write_timestamp: data, .. } = self.leader;
+        HostEvent { generation, event, data }
     }
 
     /// The generation of the latest join.

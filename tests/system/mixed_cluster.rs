@@ -90,6 +90,25 @@ fn one_lease_goes_back_and_forth_300_times_on_sectors_of_4096_bytes() {
     one_lease_goes_back_and_forth(4096);
 }
 
+#[test]
+fn each_program_hears_the_events_of_the_other() {
+    let device = LoopDevice::new(512);
+    let (_machine, real) = real_host("theirs");
+    let (_our_machine, ours) = our_host("ours");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let told = run(
+        PYTHON,
+        &[
+            &script("mixed_events.py"),
+            &format!("--a={}", text(&real.run_dir)),
+            &format!("--b={}", text(&ours.run_dir)),
+            &format!("--device={}", text(&device.path)),
+        ],
+    );
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["ok"], true, "{told}");
+}
+
 /// Clients of both take leases exclusively and shared, convert them, give them back and die, at random: every answer is
 /// known beforehand, and both read the same owners from the disk after each.
 fn leases_are_used_in_both_modes(sector: u32) {

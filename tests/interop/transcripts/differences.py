@@ -13,7 +13,6 @@ DELIBERATE = {
 }
 
 NOT_SERVED = {
-    "events": "host events",
     "index_without_a_lockspace": "the resource index",
     "index_not_there": "the resource index",
     "index_of_two": "the resource index",

@@ -28,10 +28,13 @@ pub struct Connection {
     stop: Rc<Notify>,
     ending: Rc<Ending>,
     busy: Rc<Cell<bool>>,
+    untaken: Rc<Cell<usize>>,
 }
 
 enum Outgoing {
     Bytes(Vec<u8>),
+    /// Nobody has asked for these at this moment.
+    Told(Vec<u8>),
     /// Everything before this is the reply to one request: the next may be taken up.
     Next,
     Close,
@@ -44,6 +47,9 @@ struct Ending {
     begun: Notify,
 }
 
+/// What may wait for a listener to take it.
+const MOST_UNTAKEN: usize = 64;
+
 /// How long the last replies may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -54,6 +60,8 @@ impl Connection {
         let (out, queue) = mpsc::unbounded_channel();
         let (next, stop) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
         let (ending, busy) = (Rc::new(Ending::default()), Rc::new(Cell::new(false)));
+        let untaken = Rc::new(Cell::new(0));
+        let left = Rc::clone(&untaken);
         let (read, write) = stream.into_split();
         let reader = Reader {
             client,
@@ -66,6 +74,7 @@ impl Connection {
             busy: false,
             shown_busy: Rc::clone(&busy),
             registered: false,
+            listening: false,
         };
         let stopped = Rc::clone(&stop);
         tokio::task::spawn_local(async move {
@@ -77,9 +86,20 @@ impl Connection {
                 over.begun.notified().await;
                 clock.sleep(over.patience.get()).await;
             };
-            let _ = first_of(enough, write_all(write, queue, next)).await;
+            let _ = first_of(enough, write_all(write, queue, next, left)).await;
         });
-        Connection { out, stop, ending, busy }
+        Connection { out, stop, ending, busy, untaken }
+    }
+
+    /// Sends what nobody waits for; `false`: too much of it was not taken, and the connection is dropped.
+    #[must_use]
+    pub fn tell(&self, bytes: Vec<u8>) -> bool {
+        self.untaken.set(self.untaken.get() + 1);
+        let takes = self.untaken.get() <= MOST_UNTAKEN && self.out.send(Outgoing::Told(bytes)).is_ok();
+        if !takes {
+            self.cut();
+        }
+        takes
     }
 
     /// Sends bytes.
@@ -121,12 +141,21 @@ impl Connection {
     }
 }
 
-async fn write_all(mut write: OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Outgoing>, next: Rc<Notify>) {
+async fn write_all(
+    mut write: OwnedWriteHalf,
+    mut queue: mpsc::UnboundedReceiver<Outgoing>,
+    next: Rc<Notify>,
+    untaken: Rc<Cell<usize>>,
+) {
     let mut broken = false;
     while let Some(outgoing) = queue.recv().await {
         match outgoing {
             // Without a peer replies go nowhere, but the reader has still to come to its end.
             Outgoing::Bytes(bytes) => broken = broken || write.write_all(&bytes).await.is_err(),
+            Outgoing::Told(bytes) => {
+                broken = broken || write.write_all(&bytes).await.is_err();
+                untaken.set(untaken.get() - 1);
+            }
             Outgoing::Next => next.notify_one(),
             Outgoing::Close => break,
         }
@@ -147,6 +176,8 @@ struct Reader {
     /// A request is with the supervisor, for the main loop to see.
     shown_busy: Rc<Cell<bool>>,
     registered: bool,
+    /// It has asked for events, and is no client: whatever it sends from now on is its end (spec A 9).
+    listening: bool,
 }
 
 /// Silence after which the rest of a refused request is taken to have been sent (spec A 2).
@@ -164,6 +195,7 @@ impl Reader {
         loop {
             self.serve();
             match self.wait().await {
+                Read::Some if self.listening => break,
                 Read::Some => {}
                 Read::Next => self.busy = false,
                 Read::Silence => self.requests.stop_discarding(),
@@ -172,7 +204,7 @@ impl Reader {
         }
         // A registered connection at its end is a client at its end, whatever it still wanted. Any other one may have
         // sent its last requests and closed its half: they are served, replies going as far as they get.
-        while !self.registered {
+        while !self.registered && !self.listening {
             self.serve();
             if !self.busy {
                 if let Some(incoming) = self.requests.eof() {
@@ -211,6 +243,8 @@ impl Reader {
 
     fn hand_over(&mut self, message: Message) {
         self.registered |= message.command == Command::Register;
+        // Refused, the connection is closed.
+        self.listening |= message.command == Command::RegEvent && !self.registered;
         if let Request::Restrict { flags } = &message.request
             && flags.contains(RestrictFlags::ALL)
         {

@@ -34,7 +34,7 @@ use crate::note::Notes;
 use crate::platform::{LeaseFile, Platform, SharedDisk};
 use crate::state_file::FenceRecord;
 use crate::supervisor::event::{
-    AcquireEnd, AskRequest, ConvertRequest, Converted, Event, LeaseKey, LeaseRequest, TaskId,
+    AcquireEnd, AskRequest, Call, ConvertRequest, Converted, Event, LeaseKey, LeaseRequest, TaskId,
 };
 
 /// I/Os for the leases of one lockspace on one device that are under way at once.
@@ -211,17 +211,19 @@ impl<P: Platform> SpaceShared<P> {
         self.clock().now().after(Duration::from_secs(u64::from(self.me.io_timeout.seconds())))
     }
 
-    /// Whether another host calls us, by a renewal that we have not heard yet.
-    pub fn is_called(&self) -> bool {
+    /// Who calls us, by a renewal that we have not heard yet, and what of.
+    pub fn calls(&self) -> Vec<Call> {
         let (hosts, me) = (self.hosts.borrow(), self.me.term.host_id);
-        let mut called = false;
+        let mut calls = Vec::new();
         for (id, seen) in hosts.hosts().filter(|(id, seen)| *id != me && seen.damage.is_none()) {
-            if let Some(sector) = seen.sector().filter(|s| s.bitmap.contains(me)) {
-                let at = (sector.generation(), sector.leader.timestamp);
-                called |= self.heard.borrow_mut().insert(id, at) != Some(at);
+            let Some(sector) = seen.sector().filter(|s| s.bitmap.contains(me)) else { continue };
+            let at = (sector.generation(), sector.leader.timestamp);
+            if self.heard.borrow_mut().insert(id, at) != Some(at) {
+                let from = HostTerm { host_id: id, generation: sector.generation() };
+                calls.push(Call { from, event: sector.event() });
             }
         }
-        called
+        calls
     }
 
     /// A fresh look at a host, taken into the table.

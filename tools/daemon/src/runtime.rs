@@ -191,6 +191,10 @@ impl Front<Linux> for Guests {
         match effect {
             Effect::Reply { client, bytes } => self.with(client, |g| g.connection.send(bytes)),
             Effect::Next { client } => self.with(client, |g| g.connection.next()),
+            Effect::Tell { client, bytes } => {
+                let takes = self.guests.get(&client).is_some_and(|g| g.connection.tell(bytes));
+                return (!takes).then_some(Event::Closed { client });
+            }
             Effect::Close { client } => {
                 self.with(client, |g| g.connection.close());
                 return Some(Event::Closed { client });

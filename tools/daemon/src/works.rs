@@ -26,7 +26,7 @@ use crate::queries::format::InUse;
 use crate::resource::{self, SpaceShared};
 use crate::state_file::StateFileError;
 use crate::supervisor::Supervisor;
-use crate::supervisor::event::{AskRequest, Effect, Event, JoinRequest, LeaseRequest, TaskId};
+use crate::supervisor::event::{AskRequest, Effect, Event, JoinRequest, LeaseRequest, ReplyTo, SetEvent, TaskId};
 use crate::watchdog::Watchdog;
 
 /// Who serves clients: their connections and their processes.
@@ -163,8 +163,9 @@ impl<P: Platform> Works<P> {
                     match &joined.shared {
                         Some(shared) => {
                             shared.hosts.borrow_mut().observe_area(&view);
-                            if shared.is_called() {
-                                self.notes.event(Event::Called { space });
+                            let calls = shared.calls();
+                            if !calls.is_empty() {
+                                self.notes.event(Event::Called { space, calls });
                             }
                         }
                         None => joined.early.push(view),
@@ -243,6 +244,7 @@ impl<P: Platform> Works<P> {
                     self.platform.spawn(resource::run_examine(shared, key, lver, held, self.notes.clone()));
                 }
             }
+            Effect::FindGeneration { to, set } => return Ok(Some(self.find_generation(to, set))),
             Effect::Verify { key, held } => {
                 if let Some(shared) = self.shared(key.space) {
                     self.platform.spawn(resource::run_verify(shared, key, held, self.notes.clone()));
@@ -252,6 +254,7 @@ impl<P: Platform> Works<P> {
             of_clients @ (Effect::Reply { .. }
             | Effect::Next { .. }
             | Effect::Close { .. }
+            | Effect::Tell { .. }
             | Effect::Forget { .. }
             | Effect::Identify { .. }
             | Effect::WatchGroup { .. }
@@ -281,6 +284,15 @@ impl<P: Platform> Works<P> {
     #[must_use]
     pub fn shared(&self, space: SpaceName) -> Option<Rc<SpaceShared<P>>> {
         self.spaces.get(&space).and_then(|j| j.shared.clone())
+    }
+
+    /// The generation that a host was last seen with; 0: never seen.
+    fn find_generation(&self, to: ReplyTo, set: SetEvent) -> Event<Held> {
+        let found = self.spaces.get(&set.space).and_then(|j| j.shared.as_ref()).and_then(|shared| {
+            let hosts = shared.hosts.borrow();
+            Some(hosts.observation(set.host_id)?.sector()?.generation())
+        });
+        Event::EventAimed { to, set: SetEvent { generation: found.map_or(0, |g| g.0), ..set } }
     }
 
     fn arm(&mut self, fire: FireTimeout) -> Event<Held> {

@@ -299,6 +299,9 @@ fn v13_events() {
             daemon_sends(&ask, &format!("{H} {number} 00000000 20000000 00000000 {data} 00000000"), &result(code));
         }
     }
+    let told = "10202804 01000000 01000000 00000000 50000000 00000000 00000000 00000000 \
+                0100000000000000 0100000000000000 0500000000000000 0700000000000000 0200000000000000 0100000000000000";
+    assert_eq!(EventCallback { event, from_host_id: 2, from_generation: 1 }.encode(), bytes(told));
     let ask = format!("{H} 1f000000 00000000 70040000 00000000 00000000 00000000 4c5331 [00*1101]");
     assert!(matches!(decoded(&bytes(&ask)), Request::EndEvent { .. }));
     daemon_sends(&ask, &format!("{H} 1f000000 00000000 20000000 00000000 00000000 00000000"), &result(0));

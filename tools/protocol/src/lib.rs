@@ -40,7 +40,8 @@ pub use command::{
 pub use framing::{Incoming, Refusal, RequestReader};
 pub use header::{HEADER_SIZE, Header, HeaderFault};
 pub use payload::{
-    Disk, Host, HostEvent, HostState, KillPath, Lockspace, Options, Resource, ResourceHead, Rindex, RindexEntry,
+    Disk, EventCallback, Host, HostEvent, HostState, KillPath, Lockspace, Options, Resource, ResourceHead, Rindex,
+    RindexEntry,
 };
 pub use reply::{Reply, ReplyError, ReplyPayload};
 pub use request::{Message, Request, Target};

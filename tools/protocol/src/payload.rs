@@ -6,6 +6,7 @@
 //! INQUIRE), and the whole [`Resource`] with its disks.
 
 use crate::command::{LeaseFlags, LockspaceFlags};
+use crate::header::{Header, MAGIC, VERSION};
 use crate::text::{DiskPath, FixedText, KillText, Name48};
 
 /// Most disks one resource may have.
@@ -372,6 +373,36 @@ impl HostEvent {
     /// Appends the bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put64(out, &[self.host_id, self.generation, self.event, self.data]);
+    }
+}
+
+/// What a daemon sends on an event connection: 80 bytes, a header of its own included (spec A 9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventCallback {
+    /// What happened, with the receiver's own host_id.
+    pub event: HostEvent,
+    /// Who sent it.
+    pub from_host_id: u64,
+    /// In which generation.
+    pub from_generation: u64,
+}
+
+impl EventCallback {
+    /// Its length in bytes.
+    pub const SIZE: usize = 80;
+    /// The command in its header.
+    const CMD: u32 = 1;
+
+    /// The bytes, as they go out.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let length = u32::try_from(Self::SIZE).unwrap_or(u32::MAX);
+        let (magic, version, cmd) = (MAGIC, VERSION, Self::CMD);
+        let head = Header { magic, version, cmd, cmd_flags: 0, length, seq: 0, data: 0, data2: 0 };
+        let mut out = head.encode().to_vec();
+        self.event.encode(&mut out);
+        put64(&mut out, &[self.from_host_id, self.from_generation]);
+        out
     }
 }
 

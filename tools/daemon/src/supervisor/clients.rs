@@ -163,6 +163,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             running.stop.set();
         }
         let (known, strict) = (ended.process.is_some(), ended.is_strict());
+        self.stop_listening(client);
         self.drop_waiting(client);
         if planted(Bug::GoneWithoutItsWrites) && !strict || planted(Bug::GoneAtEndOfConnection) {
             self.release_all_of(client);

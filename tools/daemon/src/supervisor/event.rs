@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use delta_lease::Publication;
+use delta_lease::{HostEvent, Publication};
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, ResourceName, SpaceName};
 use holdfast_io::seal::SealedFire;
@@ -11,6 +11,7 @@ use holdfast_io::stop::Stop;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
 use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::SetEventFlags;
 use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
 use nix::sys::signal::Signal;
@@ -238,10 +239,19 @@ pub enum Event<L> {
         /// The owner; or the answer and the reason.
         result: Result<Option<HostTerm>, (ResultCode, String)>,
     },
-    /// Another host was seen to call us.
+    /// Other hosts were seen to call us.
     Called {
         /// In which lockspace.
         space: SpaceName,
+        /// Each of them.
+        calls: Vec<Call>,
+    },
+    /// The generation of the host for which an event is was looked up.
+    EventAimed {
+        /// Who asked.
+        to: ReplyTo,
+        /// What is to be told to whom.
+        set: SetEvent,
     },
     /// The request record of a lease was read.
     Examined {
@@ -272,6 +282,32 @@ pub enum Event<L> {
     Tick,
     /// SIGTERM, SIGINT or SIGHUP.
     ShutdownSignal,
+}
+
+/// What another host's delta sector says to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Who calls.
+    pub from: HostTerm,
+    /// The event that it tells, if any.
+    pub event: HostEvent,
+}
+
+/// SET_EVENT, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetEvent {
+    /// In which lockspace.
+    pub space: SpaceName,
+    /// For which host.
+    pub host_id: HostId,
+    /// And which generation of it.
+    pub generation: u64,
+    /// The event.
+    pub event: u64,
+    /// What the sender adds.
+    pub data: u64,
+    /// How.
+    pub flags: SetEventFlags,
 }
 
 /// A join that succeeded.
@@ -535,6 +571,20 @@ pub enum Effect<L> {
         lver: Lver,
         /// As it is held.
         held: L,
+    },
+    /// Look up in which generation the host is that an event is for; comes back as [`Event::EventAimed`].
+    FindGeneration {
+        /// Who asked.
+        to: ReplyTo,
+        /// What is to be told to whom.
+        set: SetEvent,
+    },
+    /// Send something to a connection that has asked for no reply. One that does not take it comes to its end.
+    Tell {
+        /// To whom.
+        client: ClientId,
+        /// What.
+        bytes: Vec<u8>,
     },
     /// Read how a held lease stands on disk; report [`Event::Verified`].
     Verify {

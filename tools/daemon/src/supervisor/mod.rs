@@ -11,6 +11,8 @@
 //! | `convert.rs` | the convert command |
 //! | `killpath.rs` | what a client wants to be run in its place |
 //! | `ladder.rs` | ending what is guarded when a lockspace is lost or taken away |
+//! | `calls.rs` | what our delta sector says to other hosts |
+//! | `events.rs` | events from host to host |
 //! | `care.rs` | the watchdog: armed before the first delta write, petted while all is fresh (D3, W1) |
 //! | `answers.rs` | replies that need nothing but this state |
 //! | `history.rs` | the latest renewals of a lockspace |
@@ -27,10 +29,12 @@
 //! - **P1** whatever is guarded stands in the state file before the reply that grants its lease.
 
 mod answers;
+mod calls;
 mod care;
 mod clients;
 mod convert;
 pub mod event;
+mod events;
 mod history;
 mod killpath;
 mod ladder;
@@ -195,7 +199,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Converted { task, end } => self.converted(task, end, now),
             Event::TaskDone { task } => self.task_done(task),
             Event::Asked { to, key, result } => self.asked(to, key, result, now),
-            Event::Called { space } => self.called(space),
+            Event::Called { space, calls } => self.called(space, &calls),
+            Event::EventAimed { to, set } => self.event_aimed(to, set, now),
             Event::Examined { key, lver, found } => self.examined(key, lver, found),
             Event::Verified { key, lver, mode, found } => self.verified(key, lver, mode, found, now),
             Event::Tick => self.retry_waiting(now),
@@ -373,8 +378,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Request::ExamineResource { resource } => self.examine_resource(to, &resource),
             Request::SetLvb { resource, value } => self.set_lvb(to, &resource, &value),
             Request::GetLvb { resource, .. } => self.get_lvb(to, &resource),
-            Request::RegEvent { lockspace, .. } | Request::EndEvent { lockspace } => self.events(to, &lockspace),
-            Request::SetEvent { lockspace, event, .. } => self.set_event(to, &lockspace, event.host_id),
+            Request::RegEvent { lockspace, .. } => self.register_events(to, &lockspace),
+            Request::EndEvent { lockspace } => self.end_events(to, &lockspace),
+            Request::SetEvent { flags, lockspace, event } => self.set_event(to, flags, &lockspace, event, now),
             Request::KillPath { flags, killpath } => self.killpath(to, flags, &killpath),
             Request::FormatRindex { .. } | Request::RebuildRindex { .. } | Request::RindexEntry { .. } => {
                 self.not_served(to, message.command)

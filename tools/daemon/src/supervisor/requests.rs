@@ -8,12 +8,8 @@
 //!
 //! A request is for one owner and one lease version (`paxos_lease::ask`), and is heard once.
 
-use std::collections::BTreeMap;
-
-use delta_lease::bitmap::HostBitmap;
-use delta_lease::{HostEvent, Publication};
 use holdfast_io::clock::LocalInstant;
-use holdfast_io::ids::{HostId, HostTerm, Lver, SpaceName};
+use holdfast_io::ids::{HostTerm, Lver, SpaceName};
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::RequestFlags;
 use holdfast_protocol::payload::{Lockspace, Resource, ResourceHead};
@@ -25,16 +21,6 @@ use super::Supervisor;
 use super::event::{AskRequest, ClientId, Effect, Kill, LeaseKey, Place, ReplyTo};
 use super::ladder::permitted;
 use super::leases::{Phase, key_of};
-
-/// How many of our io_timeouts a host's bit stays set (spec A, `set_bitmap_seconds`).
-const CALLED_FOR: u32 = 6;
-
-/// Whom we call in a lockspace.
-#[derive(Debug, Default)]
-pub struct Calls {
-    until: BTreeMap<HostId, LocalInstant>,
-    published: HostBitmap,
-}
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// REQUEST.
@@ -76,30 +62,16 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         };
         if let (Some(owner), Some(space)) = (owner, self.spaces.get_mut(&key.space)) {
             tracing::info!(lease = %key, %owner, "its owner is asked to let go");
-            let until = now.after(space.timing().io_deadline() * CALLED_FOR);
-            space.calls.until.insert(owner.host_id, until);
+            space.calls.ask(owner.host_id, now, space.timing().io_deadline());
             self.publish(key.space, now);
         }
         self.reply(to, ResultCode::OK);
     }
 
-    /// Sees that our bitmap says from the next renewal on whom we call now.
-    pub(super) fn publish(&mut self, name: SpaceName, now: LocalInstant) {
-        let Some(space) = self.spaces.get_mut(&name) else { return };
-        space.calls.until.retain(|_, until| now < *until);
-        let mut bitmap = HostBitmap::EMPTY;
-        space.calls.until.keys().for_each(|host| bitmap.insert(*host));
-        if bitmap != space.calls.published {
-            space.calls.published = bitmap;
-            let publication = Publication { event: HostEvent::default(), bitmap };
-            self.effects.push(Effect::Publish { space: name, publication });
-        }
-    }
-
     /// EXAMINE_LOCKSPACE.
     pub(super) fn examine_lockspace(&mut self, to: ReplyTo, lockspace: &Lockspace) {
         if let Some((name, _)) = self.space_named(&lockspace.name) {
-            self.called(name);
+            self.examine_all(name);
         }
         self.reply(to, ResultCode::OK);
     }
@@ -112,8 +84,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.reply(to, ResultCode::OK);
     }
 
-    /// Another host calls us: one of our leases may be wanted.
-    pub(super) fn called(&mut self, name: SpaceName) {
+    /// One of our leases may be wanted.
+    pub(super) fn examine_all(&mut self, name: SpaceName) {
         let keys: Vec<LeaseKey> = self.leases.keys().copied().filter(|key| key.space == name).collect();
         keys.into_iter().for_each(|key| self.examine(key));
     }

@@ -25,10 +25,10 @@ use holdfast_protocol::payload::Lockspace as Wire;
 use holdfast_protocol::text::Name48;
 
 use super::Supervisor;
+use super::calls::Calls;
 use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo, Took};
 use super::history::History;
 use super::losses::Ousted;
-use super::requests::Calls;
 use crate::state_file::{FenceRecord, SpaceRecord};
 
 /// One lockspace.
@@ -72,8 +72,10 @@ pub struct Space {
     pub geometry: Option<Geometry>,
     /// Its latest renewals.
     pub history: History,
-    /// Whom we call in it.
+    /// Whom we call in it, and what we tell.
     pub calls: Calls,
+    /// Who wants to hear of its events.
+    pub listeners: Vec<ClientId>,
     /// Its tasks were told to end.
     pub ending: bool,
     /// SET_CONFIG: somebody uses it whom we know nothing of. It is not given back.
@@ -243,6 +245,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             geometry: None,
             history: History::default(),
             calls: Calls::default(),
+            listeners: Vec::new(),
             ending: false,
             used: false,
             used_by_orphans: false,
@@ -410,7 +413,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             Life::Joining | Life::Leaving { .. } => {}
         }
-        self.publish(name, now);
+        self.publish_next(name, now, true);
         self.verify_leases(name);
     }
 
@@ -593,6 +596,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn left(&mut self, name: SpaceName, now: LocalInstant) {
         let Some(space) = self.spaces.remove(&name) else { return };
         tracing::info!(lockspace = %name, "left");
+        // A client's connection is its life, whatever it listened to.
+        let over = space.listeners.iter().copied().filter(|client| !self.is_registered(*client));
+        let over: Vec<ClientId> = over.collect();
+        self.effects.extend(over.into_iter().map(|client| Effect::Close { client }));
         // Everything under this term is over and reaped: for the next join the daemon is its own predecessor (P1 b). Unless
         // that took so long that somebody may have taken the host_id before our last write landed over it: nobody can
         // within host_dead from the start of the last good renewal (D1).

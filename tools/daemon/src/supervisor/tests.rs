@@ -23,6 +23,7 @@ use super::event::{AcquireEnd, ClientId, Converted, Effect, Event, Join, LeaseKe
 use super::{Life, Report, Settings, Supervisor};
 use crate::state_file::{FenceRecord, Guarded, SpaceRecord};
 
+mod events;
 mod killpath;
 mod losses;
 mod orphans;

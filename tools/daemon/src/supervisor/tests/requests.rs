@@ -107,7 +107,7 @@ fn nobody_is_called_where_nothing_was_written() {
 fn a_host_that_is_called_looks_at_what_it_holds_exclusively() {
     let mut w = World::joined();
     w.hold(1, "R").hold(1, "S").acquire_shared(1, "SH").device_ready().ours().acquire(1, &["NOT"], AcquireFlags::NONE);
-    w.apply(Event::Called { space: name("LS") });
+    w.apply(Event::Called { space: name("LS"), calls: Vec::new() });
     assert_eq!(w.looks(), 2);
     let lockspace = wire_space("LS", 0);
     w.ask(900, Request::ExamineLockspace { lockspace });
