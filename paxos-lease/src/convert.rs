@@ -4,17 +4,16 @@
 //! I/O of sharing: W dblock, R leader, W leader. Of excluding: an acquire's, each write of our sector with our claim beside the
 //! dblock; at its end W dblock without it, or, where other hosts share the lease and live, W dblock, R leader, W leader.
 
-use holdfast_io::clock::{Clock, First, first_of};
+use holdfast_io::clock::Clock;
 use holdfast_io::disk::Disk;
 use holdfast_io::stop::Stop;
-use holdfast_io::timing::Timing;
 
 use crate::acquire::{Acquired, Options, attempt};
 use crate::area::Me;
 use crate::dblock::ModeBlock;
 use crate::error::{AcquireFailed, AreaError, ReleaseError};
 use crate::liveness::HostLiveness;
-use crate::release::{Held, Mode, give_back};
+use crate::release::{Held, Mode, give_back, reaped};
 
 /// A lease on its way from exclusive to shared.
 #[derive(Debug)]
@@ -64,9 +63,7 @@ pub async fn share<D: Disk, C: Clock>(disk: &D, clock: &C, sharing: Sharing, me:
     let Sharing { held, written } = sharing;
     assert_eq!(held.leader.owner(), Some(me.term), "a lease is shared by the term that holds it");
     // I6: nothing below may be judged while a write of ours is on its way.
-    let deadline = clock.now().after(Timing::new(me.io_timeout, me.fire.judged()).io_deadline());
-    if let First::B(()) = first_of(disk.reaped(), clock.sleep_until(deadline)).await {
-        let error = ReleaseError::StillInFlight { path: disk.path().clone(), offset: held.lease.at.0 };
+    if let Err(error) = reaped(disk, clock, &held.lease, me).await {
         return Err(ShareFailed { error, now: AfterShare::Again(Sharing { held, written }) });
     }
     let claim = ModeBlock::shared(me.term.generation);

@@ -208,15 +208,31 @@ pub(crate) async fn give_back<D: Disk, C: Clock>(
 }
 
 /// Takes our claim to share the lease back. Our dblock stays as it stands there: since we began to share, a conversion may have
-/// raised it (I2). Held up before the write we are one more sharer for others; landing late it finds our sector as we left
+/// raised it (I2), and a write of that may still be on its way: what is read before it is over is no more what stands there when
+/// ours is issued (I6). Held up before the write we are one more sharer for others; landing late it finds our sector as we left
 /// it, for nobody else writes it while we live, and our own next write waits for it (I6).
 async fn unshare<D: Disk, C: Clock>(area: &Area<'_, D, C>) -> Result<(), ReleaseError> {
+    reaped(area.disk, area.clock, area.lease, area.me).await?;
     let own = area.read_host(area.me.term.host_id).await?;
     if own.mode.is_shared() {
         area.write_own(&own.dblock, &ModeBlock::NONE).await?;
     }
     info!(resource = %area.lease.resource, "shared lease released");
     Ok(())
+}
+
+/// Waits until every write of ours to this disk is over, for one I/O's time.
+pub(crate) async fn reaped<D: Disk, C: Clock>(
+    disk: &D,
+    clock: &C,
+    lease: &LeaseAt,
+    me: &Me,
+) -> Result<(), ReleaseError> {
+    let deadline = clock.now().after(Timing::new(me.io_timeout, me.fire.judged()).io_deadline());
+    match first_of(disk.reaped(), clock.sleep_until(deadline)).await {
+        First::A(()) => Ok(()),
+        First::B(()) => Err(ReleaseError::StillInFlight { path: disk.path().clone(), offset: lease.at.0 }),
+    }
 }
 
 /// Frees a leader record that is ours, by our own hand (spec D 4.8, 6).
@@ -278,10 +294,7 @@ pub async fn retract<D: Disk, C: Clock>(disk: &D, clock: &C, duty: Retract, me: 
 async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) -> Result<(), ReleaseError> {
     // A write of ours that is still on its way would make everything read below a guess: a leader record that lands
     // after we found it free would resurrect the lver, a free one would fall on the next owner's (I6).
-    let deadline = clock.now().after(Timing::new(me.io_timeout, me.fire.judged()).io_deadline());
-    if let First::B(()) = first_of(disk.reaped(), clock.sleep_until(deadline)).await {
-        return Err(ReleaseError::StillInFlight { path: disk.path().clone(), offset: duty.lease.at.0 });
-    }
+    reaped(disk, clock, &duty.lease, me).await?;
     let area = Area { disk, clock, lease: &duty.lease, me, geometry: duty.geometry, uuid: duty.area };
     let HostSector { dblock: own, mode, .. } = area.read_host(me.term.host_id).await?;
     // Where nothing of ours ever reached the disk for this lver, there is nothing that another host could adopt. What stands

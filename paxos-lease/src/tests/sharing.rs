@@ -42,6 +42,23 @@ fn claims(medium: &Medium, host: u64) -> bool {
 }
 
 #[test]
+fn i2_a_shared_lease_is_given_back_as_it_stands_once_every_write_of_ours_is_over() {
+    let (medium, clock, disk, held) = sharing();
+    disk.engine().forget_steps();
+    // Phase 1 of a conversion that nobody undoes: its lockspace is being left.
+    disk.engine().fate(1, Fate::Held);
+    let (said, options) = (Said::nothing(), Options::default());
+    let end = pollster::block_on(exclude(&disk, &clock, &said, &held, &me(1), &options, &Stop::new()));
+    end.unwrap_err().undo.unwrap().abandon();
+    let failed = pollster::block_on(release(&disk, &clock, held.clone(), &me(1))).unwrap_err();
+    assert!(matches!(failed.error, ReleaseError::StillInFlight { .. }), "{:?}", failed.error);
+    assert!(claims(&medium, 1), "nothing was written");
+    disk.engine().release();
+    pollster::block_on(retract(&disk, &clock, failed.undo.unwrap(), &me(1))).unwrap();
+    assert_eq!((medium.dblock(1).lver, claims(&medium, 1)), (Lver(2), false));
+}
+
+#[test]
 fn a_free_lease_is_shared_by_ten_ios_that_leave_a_claim_and_a_free_leader() {
     let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
     let disk = device(1, &medium, &clock);

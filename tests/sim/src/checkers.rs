@@ -225,7 +225,9 @@ impl Checkers {
 
     fn accept(&self, host: HostIndex, step: impl FnOnce(&mut Acceptor) -> Result<(), Rejection>) {
         let rejected = self.spec.borrow_mut().as_mut().and_then(|spec| step(spec).err());
-        if let Some(rejection) = rejected {
+        if rejected.as_ref().is_some_and(|rejection| self.is_of_a_sleeper(rejection)) {
+            self.without_spec();
+        } else if let Some(rejection) = rejected {
             self.violate("spec", Some(host), rejection.to_string());
         }
     }
@@ -453,6 +455,9 @@ impl Checkers {
         state.outlived.wakes(host, self.sim.now());
         if clock_too || still > A7_MARGIN {
             state.time.watchdog_stood_still(host, still);
+            for (term, renewal) in state.time.terms_on(host) {
+                state.outlived.stands(term, renewal);
+            }
         }
         if clock_too || stubborn {
             for (term, renewal) in state.time.stood_still(host, still, A7_MARGIN) {

@@ -18,6 +18,8 @@ use super::{Area, Checkers, Holder};
 use crate::dice::nanos;
 use crate::disk::{Facts, HostIndex};
 use crate::executor::{Group, Nanos};
+use crate::spec::Step;
+use crate::spec::accept::Rejection;
 
 /// A read that took longer may have been given up by its caller.
 const PROMPT: Duration = Duration::from_millis(500);
@@ -47,6 +49,8 @@ struct Takeover {
 pub(super) struct State {
     weak: BTreeMap<HostTerm, Instant>,
     takeovers: Vec<Takeover>,
+    /// Terms whose host stood still in any way: it may have a write on its way that its watchdog has not ended in time.
+    stood: BTreeMap<HostTerm, Instant>,
     woke: BTreeMap<HostIndex, Nanos>,
     /// When a host last could not read an area as it is.
     blind: BTreeMap<(HostIndex, Area), Nanos>,
@@ -56,6 +60,11 @@ impl State {
     /// Renewals of this term up to this one say less than they should.
     pub(super) fn weakens(&mut self, term: HostTerm, renewal: Instant) {
         self.weak.insert(term, renewal);
+    }
+
+    /// The host of this term stood still while this renewal of it stood on disk.
+    pub(super) fn stands(&mut self, term: HostTerm, renewal: Instant) {
+        self.stood.insert(term, renewal);
     }
 
     pub(super) fn wakes(&mut self, host: HostIndex, now: Nanos) {
@@ -99,17 +108,29 @@ impl Checkers {
     /// A host begins to take a lease, or the host_id, of `term`, after all the silence that D1 asks for.
     pub(super) fn taken(&self, term: HostTerm, area: Option<Area>, silence: Silence) {
         let takeover = Takeover { term, area, silence, at: self.sim.now() };
-        let stands_still = {
-            let mut state = self.state.borrow_mut();
-            state.outlived.takeovers.push(takeover);
-            let stands = state.time.hosts_of(term).any(|host| state.still.contains(&host));
-            stands || state.outlived.is_weak(&takeover)
-        };
-        if stands_still {
-            // The specification, which knows no such hosts, would not let go what still runs.
-            self.without_spec();
+        self.state.borrow_mut().outlived.takeovers.push(takeover);
+        if self.stood_still_as(term) {
             self.look_at(takeover, nanos(takeover.bound()));
         }
+    }
+
+    /// Whether a host of this term stands still, or did while its latest renewal stood on disk.
+    fn stood_still_as(&self, term: HostTerm) -> bool {
+        let state = self.state.borrow();
+        let latest = |host| state.time.terms_on(host).into_iter().find(|(its, _)| *its == term);
+        let stood =
+            |host| latest(host).is_some_and(|(_, at)| state.outlived.stood.get(&term).is_some_and(|s| *s >= at));
+        state.time.hosts_of(term).any(|host| state.still.contains(&host) || stood(host))
+    }
+
+    /// Whether the specification, which knows no hosts that stand still, does not let go of one that does, or did: something of
+    /// it may run, or be on its way, that its watchdog would have ended by now (A7).
+    pub(super) fn is_of_a_sleeper(&self, rejection: &Rejection) -> bool {
+        let Rejection::Refused { step: Step::Expires(host_id) | Step::Joins(host_id, _), .. } = rejection else {
+            return false;
+        };
+        let terms = self.state.borrow().time.terms_of(*host_id);
+        terms.into_iter().any(|term| self.stood_still_as(term))
     }
 
     /// Whether a client may run beside the one that has its lease now.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use holdfast_io::bytes::u64_at;
 use holdfast_io::clock::LocalInstant;
-use holdfast_io::ids::{Generation, HostTerm};
+use holdfast_io::ids::{Generation, HostId, HostTerm};
 
 use super::outlived::{Instant, Silence};
 use super::sectors::{Dblock, Leader};
@@ -100,6 +100,17 @@ impl Look {
 impl State {
     pub(super) fn clock_of(&self, writer: Writer) -> Option<SimClock> {
         self.processes.get(&writer).map(|p| p.clock.clone())
+    }
+
+    /// The terms of a host_id that processes have.
+    pub(super) fn terms_of(&self, host_id: HostId) -> Vec<HostTerm> {
+        self.processes.values().filter_map(|p| p.join).map(|j| j.term).filter(|t| t.host_id == host_id).collect()
+    }
+
+    /// The terms that processes of a host have, and their latest renewals.
+    pub(super) fn terms_on(&self, host: HostIndex) -> Vec<(HostTerm, Instant)> {
+        let its = self.processes.iter().filter(|(w, _)| w.host == host).filter_map(|(_, p)| p.join);
+        its.filter(|j| !j.freed).map(|j| (j.term, j.written)).collect()
     }
 
     /// The hosts on which a process has, or had, this term.

@@ -781,8 +781,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     fn start_release_as(&mut self, key: LeaseKey, rename: Option<ResourceName>) {
-        let writable =
-            self.spaces.get(&key.space).is_some_and(|s| matches!(s.life, Life::Active { .. } | Life::Removing { .. }));
+        // Once its tasks were told to end, a lockspace gives everything back with its host_id.
+        let writable = self
+            .spaces
+            .get(&key.space)
+            .is_some_and(|s| matches!(s.life, Life::Active { .. } | Life::Removing { .. }) && !s.ending);
         let Some(lease) = self.leases.get_mut(&key) else { return };
         if !matches!(lease.phase, Phase::Held { .. } | Phase::Lost) {
             return;

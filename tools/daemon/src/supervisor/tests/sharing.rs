@@ -207,6 +207,18 @@ fn d2_a_lockspace_that_is_lost_waits_for_a_conversion_to_end_and_for_every_share
 }
 
 #[test]
+fn i2_a_conversion_that_ends_in_a_lockspace_whose_tasks_were_told_to_end_gives_nothing_back() {
+    let mut w = World::joined();
+    w.share(1, "R").convert(1, "R", Mode::Exclusive);
+    let lockspace = wire_space("LS", 1);
+    w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::ASYNC, lockspace }).exited(1).closed(1).pass(1);
+    assert_eq!(w.count(|e| matches!(e, Effect::EndTasks { .. })), 1);
+    let releases = w.releases();
+    w.converted(Some((7, Mode::Shared, Lver(3))), ResultCode::ENOSPC).pass(1);
+    assert_eq!((w.releases(), w.leaves()), (releases, vec![true]), "the freed host_id does");
+}
+
+#[test]
 fn a_conversion_that_ends_in_a_lost_lockspace_is_refused_whatever_it_got() {
     let mut w = World::joined();
     w.share(1, "R");
