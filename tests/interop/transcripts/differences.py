@@ -9,6 +9,7 @@ DELIBERATE = {
     "killpath": "whoever sets another client's killpath is refused; sanlock never answers",
     "payloads_that_end_early": "what was not received is zeros in our reply, and memory of the daemon in sanlock's",
     "requests_that_mean_nothing": "only what is known is asked for; sanlock writes any number",
+    "only_an_orphan_without_a_value": "ORPHAN_ONLY counts with and without LVB",
     "name_of_a_registered_connection": "a client keeps its name when it asks for the lockspaces",
 }
 

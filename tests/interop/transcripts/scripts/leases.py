@@ -251,6 +251,14 @@ def orphans(stage):
 
 
 @leases
+def only_an_orphan_without_a_value(stage):
+    a, n = stage.client(), stage.fresh()
+    a.register()
+    hold(stage, a, n, flags=wire.ACQUIRE_ORPHAN_ONLY)
+    a.first.ask("inquire", data2=wire.SELF)
+
+
+@leases
 def no_orphan_there(stage):
     a, n = stage.client(), stage.fresh()
     a.register()
