@@ -20,6 +20,7 @@ use crate::disk::{Facts, HostIndex};
 use crate::executor::{Group, Nanos};
 use crate::spec::Step;
 use crate::spec::accept::Rejection;
+use crate::spec::why::Why;
 
 /// A read that took longer may have been given up by its caller.
 const PROMPT: Duration = Duration::from_millis(500);
@@ -110,6 +111,8 @@ impl Checkers {
         let takeover = Takeover { term, area, silence, at: self.sim.now() };
         self.state.borrow_mut().outlived.takeovers.push(takeover);
         if self.stood_still_as(term) {
+            // The specification knows no hosts that stand still: such a term runs on where it is over.
+            self.without_spec();
             self.look_at(takeover, nanos(takeover.bound()));
         }
     }
@@ -126,10 +129,12 @@ impl Checkers {
     /// Whether the specification, which knows no hosts that stand still, does not let go of one that does, or did: something of
     /// it may run, or be on its way, that its watchdog would have ended by now (A7).
     pub(super) fn is_of_a_sleeper(&self, rejection: &Rejection) -> bool {
-        let Rejection::Refused { step: Step::Expires(host_id) | Step::Joins(host_id, _), .. } = rejection else {
-            return false;
+        let host_id = match rejection {
+            Rejection::Refused { step: Step::Expires(host_id) | Step::Joins(host_id, _), .. }
+            | Rejection::Refused { why: Why::TermOver(host_id), .. } => *host_id,
+            _ => return false,
         };
-        let terms = self.state.borrow().time.terms_of(*host_id);
+        let terms = self.state.borrow().time.terms_of(host_id);
         terms.into_iter().any(|term| self.stood_still_as(term))
     }
 
