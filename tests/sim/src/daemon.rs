@@ -165,6 +165,7 @@ impl Daemon {
             fire_timeout: self.config.fire,
             sealed: SealedFire::Within(self.config.fire),
             kill_grace: grace.min(Duration::from_secs(10)),
+            strict_clients: false,
             boot_id: self.machine.process().host.boot_id(),
             report: Report::default(),
         }

@@ -1,4 +1,5 @@
-//! What the administrator decides: the command line over `/etc/holdfast/holdfast.toml` over defaults.
+//! What the administrator decides: the command line over `/etc/holdfast/holdfast.toml` over defaults. Where that file is not there,
+//! sanlock's own is read (`sanlock_conf.rs`).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,6 +7,8 @@ use std::time::Duration;
 use holdfast_io::ids::{HostName, NameError};
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
 use serde::Deserialize;
+
+use crate::sanlock_conf;
 
 /// Where the file is when nothing else is said.
 pub const DEFAULT_PATH: &str = "/etc/holdfast/holdfast.toml";
@@ -26,6 +29,14 @@ pub struct ConfigFile {
     pub kill_grace_seconds: Option<u64>,
     /// `auto` or `threads`.
     pub io_engine: Option<String>,
+    /// A lease outlives the descriptor of its connection until its process is gone.
+    pub strict_clients: Option<bool>,
+    /// Whether memory is locked; it is, if absent.
+    pub lock_memory: Option<bool>,
+    /// Whose socket it is.
+    pub user: Option<String>,
+    /// And of which group.
+    pub group: Option<String>,
     /// Lockspaces to join at start, as `NAME:HOST_ID:PATH:OFFSET`.
     #[serde(default)]
     pub lockspaces: Vec<String>,
@@ -46,6 +57,8 @@ pub struct Config {
     pub kill_grace: Duration,
     /// The grace that was asked for, if it was shortened.
     pub asked_grace: Option<Duration>,
+    /// A lease outlives the descriptor of its connection until its process is gone.
+    pub strict_clients: bool,
     /// Lockspaces to join at start.
     pub lockspaces: Vec<String>,
 }
@@ -69,6 +82,20 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// A line of sanlock's file.
+    #[error("configuration {path}, line {line}: {key} is {found:?}, expected {expected}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// As given.
+        found: String,
+        /// What could be.
+        expected: &'static str,
+    },
     /// A value outside its range.
     #[error("{key} is {found}, expected {expected}")]
     Range {
@@ -85,7 +112,7 @@ pub enum ConfigError {
 }
 
 impl ConfigFile {
-    /// Reads a file; one that is not there is empty, unless it was named.
+    /// Reads a file. Where none was named and there is none of ours, sanlock's.
     ///
     /// # Errors
     /// [`ConfigError::Read`] or [`ConfigError::Parse`].
@@ -93,7 +120,9 @@ impl ConfigFile {
         let path = named.map_or_else(|| PathBuf::from(DEFAULT_PATH), Path::to_owned);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(Self::default()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
+                return sanlock_conf::read(Path::new(sanlock_conf::PATH));
+            }
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
         toml::from_str(&text).map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
@@ -132,6 +161,7 @@ impl ConfigFile {
             io_timeout,
             kill_grace: asked.min(longest),
             asked_grace: (asked > longest).then_some(asked),
+            strict_clients: self.strict_clients.unwrap_or(false),
             lockspaces: self.lockspaces,
         })
     }

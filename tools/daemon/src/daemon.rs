@@ -118,6 +118,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
                 _ => SealedFire::Within(options.config.fire_timeout),
             },
             kill_grace: options.config.kill_grace,
+            strict_clients: options.config.strict_clients,
             boot_id,
             report: Report::default(),
         };

@@ -19,6 +19,7 @@ pub mod resource;
 pub mod restart;
 pub mod rundir;
 pub mod runtime;
+pub mod sanlock_conf;
 pub mod sock_diag;
 pub mod state_file;
 pub mod supervisor;

@@ -45,8 +45,8 @@ pub struct Args {
     #[arg(short = 'o', value_name = "SECONDS")]
     io_timeout: Option<u64>,
     /// 0: do not lock memory.
-    #[arg(short = 'l', value_name = "LEVEL", default_value_t = 1)]
-    mlock_level: u8,
+    #[arg(short = 'l', value_name = "LEVEL")]
+    mlock_level: Option<u8>,
     /// Owner of the socket.
     #[arg(short = 'U', value_name = "USER")]
     user: Option<String>,
@@ -114,11 +114,13 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     file.io_engine = args.io_engine.or(file.io_engine);
     file.kill_grace_seconds = args.kill_grace.or(file.kill_grace_seconds);
     file.io_timeout = args.io_timeout.or(file.io_timeout);
+    let (user_name, group_name) = (args.user.or(file.user.take()), args.group.or(file.group.take()));
+    let lock_memory = args.mlock_level.map(|level| level > 0).or(file.lock_memory).unwrap_or(true);
     let options = Options {
         config: file.decide()?,
         run_dir: RunDir::from_environment(),
-        owner: (args.user.map(user).transpose()?, args.group.map(group).transpose()?),
-        lock_memory: args.mlock_level > 0,
+        owner: (user_name.map(user).transpose()?, group_name.map(group).transpose()?),
+        lock_memory,
         log,
     };
     run_daemon(&options)?;

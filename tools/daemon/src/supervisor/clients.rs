@@ -45,6 +45,8 @@ pub struct Client {
     pub killpath: Option<Program>,
     /// That has been run.
     pub killpath_run: bool,
+    /// Its leases outlive its connection.
+    pub strict: bool,
     /// The command that runs for it as a target: at most one (spec A 4).
     pub running: Option<Running>,
     /// The number of its last command.
@@ -68,9 +70,9 @@ impl Client {
     }
 
     /// What runs under `holdfast exec` is one process group from first to last: that it closed a descriptor it never knew
-    /// it had does not mean that it no longer uses the disk.
+    /// it had does not mean that it no longer uses the disk. With `strict_clients` that goes for every client.
     fn is_strict(&self) -> bool {
-        self.process.as_ref().is_some_and(|p| p.group) && !self.has_exited()
+        self.process.as_ref().is_some_and(|p| p.group || self.strict) && !self.has_exited()
     }
 
     /// Its process has exited, with all of its group if it led one. Heirs of its connection may write on.
@@ -116,6 +118,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             restrict: RestrictFlags::NONE,
             killpath: None,
             killpath_run: false,
+            strict: self.settings.strict_clients,
             running: None,
             last_command: 0,
             kill_count: 0,

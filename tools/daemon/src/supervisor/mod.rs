@@ -81,6 +81,8 @@ pub struct Settings {
     pub sealed: SealedFire,
     /// From SIGTERM to SIGKILL, already shortened to what the watchdog leaves.
     pub kill_grace: Duration,
+    /// A lease outlives the descriptor of its connection until its process is gone.
+    pub strict_clients: bool,
     /// The kernel's boot id, for the state file.
     pub boot_id: String,
     /// Our uid and gid, and the like, for STATUS.

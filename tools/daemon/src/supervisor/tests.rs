@@ -41,6 +41,7 @@ fn settings() -> Settings {
         fire_timeout: FireTimeout::SANLOCK,
         sealed: SealedFire::Within(FireTimeout::SANLOCK),
         kill_grace: Duration::from_secs(GRACE),
+        strict_clients: false,
         boot_id: "boot".into(),
         report: Report::default(),
     }
@@ -439,6 +440,21 @@ fn a_group_leader_that_closes_its_connection_keeps_its_lease_until_it_exits() {
     assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 1);
     w.released();
     assert_eq!(w.count(|e| matches!(e, Effect::Forget { .. })), 1);
+}
+
+#[test]
+fn with_strict_clients_a_lease_outlives_its_connection_until_the_process_is_gone() {
+    let mut w =
+        World { daemon: Supervisor::new(Settings { strict_clients: true, ..settings() }, Vec::new()), ..World::new() };
+    w.join("LS");
+    w.client(1).client(2).hold(1, "R").closed(1).pass(1);
+    assert_eq!(w.releases(), 0);
+    w.acquire(2, &["R"], AcquireFlags::NONE);
+    assert_eq!(w.codes(2), [ResultCode::EEXIST.number()]);
+    w.exited(1);
+    assert_eq!(w.releases(), 1);
+    w.released().hold(2, "R");
+    assert_eq!(w.codes(2).last(), Some(&0));
 }
 
 #[test]
