@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use holdfast_client::blocking::Connection;
+use holdfast_client::blocking::{Connection, Registered};
 use holdfast_client::protocol::{
-    self, AddLockspaceFlags, DiskPath, HostState, Lockspace, Name48, RemLockspaceFlags, Resource, ResourceHead,
-    WriteResourceFlags,
+    self, AcquireFlags, AddLockspaceFlags, DiskPath, HostState, Lockspace, Name48, Options, ReleaseFlags,
+    RemLockspaceFlags, Resource, ResourceHead, WriteResourceFlags,
 };
 use holdfast_client::{ClientError, Endpoint, Hosts};
 use holdfast_io::sys::process::{has_exited, pidfd_open, send_signal, wait_for_exit};
@@ -291,6 +291,14 @@ impl Daemon {
         let head = ResourceHead::named(Name48::new(SPACE).unwrap(), Name48::new(resource).unwrap());
         let disks = vec![wire_disk(area, Area::offset_of(resource))];
         self.connection().write_resource(WriteResourceFlags::NONE, 0, Resource::new(head, disks)).unwrap();
+    }
+
+    /// A client acquires a lease exclusively, and gives it back.
+    pub fn take_and_give_back(&self, client: &mut Registered, area: &Area, resource: &str) {
+        let head = ResourceHead::named(Name48::new(SPACE).unwrap(), Name48::new(resource).unwrap());
+        let lease = Resource::new(head.clone(), vec![wire_disk(area, Area::offset_of(resource))]);
+        client.acquire(AcquireFlags::NONE, vec![lease], Options::default()).unwrap();
+        client.release(ReleaseFlags::NONE, vec![head]).unwrap();
     }
 
     /// Asks for a lockspace to be joined, and waits for the answer.

@@ -1,0 +1,58 @@
+//! Connections that nobody needs: as many as there are, saying what no client says.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use holdfast_client::protocol::command::Command;
+use holdfast_client::protocol::header::Header;
+
+use super::Daemon;
+
+/// What each of them says, in turn.
+const SAYINGS: [fn() -> Vec<u8>; 6] = [
+    // One byte less than a header.
+    || Header::request(Command::Version).encode()[..31].to_vec(),
+    // Nothing.
+    Vec::new,
+    // Four billion leases, of which not one follows.
+    || Header { data: u32::MAX, length: u32::MAX, ..Header::request(Command::Acquire) }.encode().to_vec(),
+    // A length below the header's own.
+    || Header { length: 5, ..Header::request(Command::AddLockspace) }.encode().to_vec(),
+    // Not the protocol.
+    || b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n".to_vec(),
+    // Answers that are not read.
+    || [Header::request(Command::Version).encode(); 64].concat(),
+];
+
+/// They stay as they are until this is dropped.
+pub struct Crowd(Vec<UnixStream>);
+
+impl Crowd {
+    /// Comes in; `clients` of them.
+    pub fn of(daemon: &Daemon, clients: usize) -> Crowd {
+        let socket = daemon.run_dir.join("sanlock.sock");
+        let sayings = SAYINGS.iter().cycle().take(clients);
+        Crowd(
+            sayings
+                .map(|say| {
+                    let mut stream = UnixStream::connect(&socket).unwrap();
+                    stream.write_all(&say()).unwrap();
+                    stream
+                })
+                .collect(),
+        )
+    }
+
+    /// The last kind has asked for 64 answers. How many each of them gets, once it reads.
+    pub fn answers(self) -> Vec<usize> {
+        let asked = self.0.into_iter().skip(SAYINGS.len() - 1).step_by(SAYINGS.len());
+        asked
+            .map(|mut stream| {
+                stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                let mut answers = vec![0; 64 * 32];
+                stream.read_exact(&mut answers).map_or(0, |()| answers.len() / 32)
+            })
+            .collect()
+    }
+}
