@@ -1,4 +1,4 @@
-//! The one executable. Started as `holdfastd` it is the daemon.
+//! The one executable. Started as `holdfastd` it is the daemon, started as `sanlock` it takes sanlock's command line.
 #![forbid(unsafe_code)]
 
 mod acquire;
@@ -14,6 +14,7 @@ mod lockspace;
 mod log;
 mod refusal;
 mod release;
+mod sanlock;
 mod sim;
 mod status;
 
@@ -52,7 +53,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Command::parse_from(arguments())) {
+    let arguments = arguments();
+    if is_called(&arguments, "sanlock") {
+        let words: Vec<String> = arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        return sanlock::run(&words);
+    }
+    match run(Command::parse_from(arguments)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("holdfast: {}", holdfast_daemon::codes::chain(&*error));
@@ -83,12 +89,18 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     })
 }
 
-/// The command line; the name `holdfastd` stands for `holdfast daemon`.
+/// The command line; the name `holdfastd`, and `sanlock daemon`, stand for `holdfast daemon`.
 fn arguments() -> Vec<OsString> {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
-    let name = arguments.first().map(Path::new).and_then(Path::file_name);
-    if name.is_some_and(|n| n == "holdfastd") {
+    if is_called(&arguments, "holdfastd") {
         arguments.insert(1, "daemon".into());
+    } else if is_called(&arguments, "sanlock") && arguments.get(1).is_some_and(|word| word == "daemon") {
+        arguments[0] = "holdfast".into();
     }
     arguments
+}
+
+/// Whether the executable was started under this name.
+fn is_called(arguments: &[OsString], name: &str) -> bool {
+    arguments.first().map(Path::new).and_then(Path::file_name).is_some_and(|n| n == name)
 }

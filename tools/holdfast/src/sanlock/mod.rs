@@ -1,0 +1,92 @@
+//! The `sanlock` name: started as `sanlock`, the executable takes that program's command line (spec B 1 to 6), so that scripts
+//! that run it and read what it prints go on as they are.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `options.rs` | the two-character options, and what they say |
+//! | `wire.rs` | one request, one answer, as a number and bytes |
+//! | `client.rs` | `sanlock client ACTION` |
+//! | `print.rs` | what is read by scripts: status, hosts, renewals |
+//!
+//! All is printed to standard output, errors too, and the exit status is 0 if and only if the last result is 0: also a positive
+//! one, which `align` and `release -O` have, gives 1. `sanlock daemon` is `holdfast daemon`. `sanlock direct` is not served yet: `holdfast
+//! dump` and `holdfast init` do that work.
+
+mod client;
+mod options;
+mod print;
+mod wire;
+
+use std::process::ExitCode;
+
+use options::Options;
+
+const USAGE: &str = "\
+Usage:
+sanlock daemon [options]            the lease daemon (holdfast daemon --help)
+sanlock client ACTION [options]     asks the daemon
+sanlock ACTION [options]            the same
+
+status [-D] [-o p|s]                         host_status [-s LOCKSPACE] [-D]
+gets [-h 1]                                  renewal -s LOCKSPACE
+log_dump                                     shutdown [-f 1] [-w 1]
+version
+init -s LOCKSPACE | -r RESOURCE [-z 1]       read -s LOCKSPACE | -r RESOURCE [-D]
+align -s LOCKSPACE
+add_lockspace -s LOCKSPACE [-o SECONDS]      inq_lockspace -s LOCKSPACE
+rem_lockspace -s LOCKSPACE
+command -r RESOURCE -c PATH [ARGUMENTS]      acquire -r RESOURCE -p PID
+convert -r RESOURCE -p PID                   release -r RESOURCE | -a 1 | -O 1 -p PID
+inquire -p PID [-D]                          request -r RESOURCE -f MODE
+examine -r RESOURCE | -s LOCKSPACE
+set_event -s LOCKSPACE -i HOST_ID [-g GENERATION] -e EVENT -d DATA
+set_config -s LOCKSPACE [-u 0|1] [-O 0|1]
+
+LOCKSPACE  NAME:HOST_ID:PATH:OFFSET
+RESOURCE   LOCKSPACE_NAME:NAME:PATH:OFFSET[:LVER|SH]
+-A 1M|2M|4M|8M, -Z 512|4096          sizes of areas and sectors
+-n NUMBER, -m NUMBER                 hosts
+";
+
+/// sanlock's version, whose command line this is.
+const VERSION: &str = "3.8.5";
+
+/// Runs one command line; `arguments` without the program's name.
+pub fn run(arguments: &[String]) -> ExitCode {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (action, rest) = match words.as_slice() {
+        [] | ["help" | "--help" | "-h", ..] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        ["version"] => {
+            println!("{VERSION}");
+            return ExitCode::SUCCESS;
+        }
+        ["--version" | "-V", ..] => {
+            println!("sanlock {VERSION} (built as holdfast {})", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        ["client" | "direct"] => {
+            print!("{USAGE}");
+            return ExitCode::from(1);
+        }
+        ["direct", action, ..] => {
+            println!("direct action \"{action}\" is not served: see holdfast dump and holdfast init");
+            return ExitCode::from(1);
+        }
+        ["client", action, rest @ ..] | [action, rest @ ..] => (*action, rest),
+    };
+    if !client::ACTIONS.contains(&action) {
+        println!("client action \"{action}\" is unknown");
+        return ExitCode::from(1);
+    }
+    let result = Options::parse(rest).map_or_else(
+        |complaint| {
+            println!("{complaint}");
+            1
+        },
+        |options| client::run(action, &options),
+    );
+    ExitCode::from(u8::from(result != 0))
+}
