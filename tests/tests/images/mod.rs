@@ -3,7 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use holdfast_io::ids::SpaceName;
 use holdfast_io::units::{AlignSize, Geometry, SectorIndex, SectorSize};
@@ -35,8 +35,10 @@ impl Image {
     }
 }
 
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/images")
+/// Where they are, whichever member of the workspace asks.
+pub fn folder() -> PathBuf {
+    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|d| d.join("tests/golden/images"));
+    above.into_iter().find(|folder| folder.is_dir()).expect("tests/golden/images")
 }
 
 /// Every image, in the order of their names.

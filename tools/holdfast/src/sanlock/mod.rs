@@ -6,13 +6,15 @@
 //! | `options.rs` | the two-character options, and what they say |
 //! | `wire.rs` | one request, one answer, as a number and bytes |
 //! | `client.rs` | `sanlock client ACTION` |
+//! | `direct.rs` | `sanlock direct dump`, `read_leader` |
 //! | `print.rs` | what is read by scripts: status, hosts, renewals |
 //!
 //! All is printed to standard output, errors too, and the exit status is 0 if and only if the last result is 0: also a positive
-//! one, which `align` and `release -O` have, gives 1. `sanlock daemon` is `holdfast daemon`. `sanlock direct` is not served yet: `holdfast
-//! dump` and `holdfast init` do that work.
+//! one, which `align` and `release -O` have, gives 1. `sanlock daemon` is `holdfast daemon`. Of `sanlock direct` what reads is served;
+//! `holdfast init` does the rest of that work.
 
 mod client;
+mod direct;
 mod options;
 mod print;
 mod wire;
@@ -25,6 +27,8 @@ const USAGE: &str = "\
 Usage:
 sanlock daemon [options]            the lease daemon (holdfast daemon --help)
 sanlock client ACTION [options]     asks the daemon
+sanlock direct dump PATH[:OFFSET[:SIZE]] [-f 0|1|2]
+sanlock direct read_leader -s LOCKSPACE | -r RESOURCE
 sanlock ACTION [options]            the same
 
 status [-D] [-o p|s]                         host_status [-s LOCKSPACE] [-D]
@@ -71,6 +75,13 @@ pub fn run(arguments: &[String]) -> ExitCode {
             print!("{USAGE}");
             return ExitCode::from(1);
         }
+        ["direct", action, rest @ ..] if direct::ACTIONS.contains(action) => {
+            let (place, rest) = match rest {
+                [place, rest @ ..] if *action == "dump" && !place.starts_with('-') => (Some(*place), rest),
+                rest => (None, rest),
+            };
+            return end(Options::parse(rest).map(|options| direct::run(action, place, &options)));
+        }
         ["direct", action, ..] => {
             println!("direct action \"{action}\" is not served: see holdfast dump and holdfast init");
             return ExitCode::from(1);
@@ -81,12 +92,14 @@ pub fn run(arguments: &[String]) -> ExitCode {
         println!("client action \"{action}\" is unknown");
         return ExitCode::from(1);
     }
-    let result = Options::parse(rest).map_or_else(
-        |complaint| {
-            println!("{complaint}");
-            1
-        },
-        |options| client::run(action, &options),
-    );
+    end(Options::parse(rest).map(|options| client::run(action, &options)))
+}
+
+/// The exit status of the last result, or of options that cannot be.
+fn end(result: Result<i32, String>) -> ExitCode {
+    let result = result.unwrap_or_else(|complaint| {
+        println!("{complaint}");
+        1
+    });
     ExitCode::from(u8::from(result != 0))
 }
