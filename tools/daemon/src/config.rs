@@ -63,6 +63,18 @@ pub struct Config {
     pub lockspaces: Vec<String>,
 }
 
+impl Config {
+    /// What cannot change while the daemon runs, and whether it would.
+    #[must_use]
+    pub fn fixed(&self, new: &Config) -> [(&'static str, bool); 3] {
+        [
+            ("host_name", self.host_name != new.host_name),
+            ("watchdog", self.watchdog != new.watchdog),
+            ("watchdog_fire_timeout", self.fire_timeout != new.fire_timeout),
+        ]
+    }
+}
+
 /// A setting that cannot be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

@@ -17,14 +17,14 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::linux::Linux;
 use crate::log_ring::LogRing;
 use crate::platform::Platform;
 use crate::procfs::{ProcError, Procfs};
 use crate::restart::{Inheritance, Succession};
 use crate::rundir::{RunDir, RunDirError};
-use crate::runtime::{Desk, serve};
+use crate::runtime::{Desk, Outside, serve};
 use crate::state_file::{self, SpaceRecord, StateFileError};
 use crate::supervisor::{Report, Settings, Supervisor};
 use crate::watchdog::{Choice, WatchdogError};
@@ -93,11 +93,20 @@ pub enum DaemonError {
     Runtime(#[from] WorksError),
 }
 
-/// Runs the daemon to its end.
+/// What has come from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// SIGTERM or SIGINT: to end.
+    End,
+    /// SIGHUP: to read the configuration again.
+    Reload,
+}
+
+/// Runs the daemon to its end. `again` reads the configuration anew.
 ///
 /// # Errors
 /// [`DaemonError`].
-pub fn run(options: &Options) -> Result<(), DaemonError> {
+pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -> Result<(), DaemonError> {
     let mut run_dir = RunDir::lock(&options.run_dir)?;
     let machine = Machine::of_this_host()?;
     let boot_id = Procfs::default().boot_id().map_err(DaemonError::Boot)?;
@@ -128,8 +137,9 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let listener = UnixListener::from_std(run_dir.listen(options.owner)?)?;
         tracing::info!(run_dir = %run_dir.path().display(), host = %options.config.host_name, "ready");
         let works = Works::new(Supervisor::new(settings, proven), linux.clone(), machine, options.config.host_name);
-        let desk = Desk { most_guests, log: options.log.clone() };
-        serve(works, desk, listener, shutdown_signals()?, at_start).await.map_err(DaemonError::from)
+        let desk = Desk { most_guests, log: options.log.clone(), config: options.config.clone() };
+        let outside = Outside { listener, signals: signals()?, again };
+        serve(works, desk, outside, at_start).await.map_err(DaemonError::from)
     })
 }
 
@@ -159,7 +169,7 @@ pub async fn succeed<P: Platform>(
 }
 
 /// The lockspaces of the configuration, as requests.
-fn joins(config: &Config) -> Result<Vec<Request>, DaemonError> {
+pub(crate) fn joins(config: &Config) -> Result<Vec<Request>, DaemonError> {
     let join = |text: &String| {
         let lockspace = arguments::parse_lockspace(text)
             .map_err(|e| DaemonError::Lockspace { text: text.clone(), why: e.to_string() })?;
@@ -235,14 +245,18 @@ fn locked_report(options: &Options, watchdog: &Choice) -> Report {
     }
 }
 
-fn shutdown_signals() -> std::io::Result<mpsc::UnboundedReceiver<()>> {
+fn signals() -> std::io::Result<mpsc::UnboundedReceiver<Asked>> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+    for (kind, asked) in [
+        (SignalKind::terminate(), Asked::End),
+        (SignalKind::interrupt(), Asked::End),
+        (SignalKind::hangup(), Asked::Reload),
+    ] {
         let mut signals = signal(kind)?;
         let sender = sender.clone();
         tokio::task::spawn_local(async move {
             while signals.recv().await.is_some() {
-                if sender.send(()).is_err() {
+                if sender.send(asked).is_err() {
                     return;
                 }
             }

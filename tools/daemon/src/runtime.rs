@@ -16,7 +16,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
+use crate::codes;
+use crate::config::{Config, ConfigError};
 use crate::connection::Connection;
+use crate::daemon::{Asked, joins};
 use crate::group;
 use crate::guard::Peer;
 use crate::linux::Linux;
@@ -27,7 +30,7 @@ use crate::queries::format::Formats;
 use crate::queries::{self, Answer, Context};
 use crate::resource::SpaceShared;
 use crate::supervisor::Program;
-use crate::supervisor::event::{ClientId, Effect, Event, Kill, ReplyTo};
+use crate::supervisor::event::{ClientId, Effect, Event, Kill, Reloaded, ReplyTo};
 use crate::works::{Front, Joined, Turn, Works, WorksError};
 
 struct Guest {
@@ -48,7 +51,7 @@ struct Guests {
 /// What woke the loop.
 enum Woken {
     Turn(Turn<Linux>),
-    Signal(Option<()>),
+    Signal(Option<Asked>),
     Accepted(std::io::Result<(UnixStream, tokio::net::unix::SocketAddr)>),
 }
 
@@ -58,6 +61,18 @@ pub struct Desk {
     pub most_guests: usize,
     /// The latest log lines.
     pub log: LogRing,
+    /// The configuration in force.
+    pub config: Config,
+}
+
+/// Where clients and signals come from, and how the configuration is read anew.
+pub struct Outside<'a> {
+    /// Clients.
+    pub listener: UnixListener,
+    /// Signals.
+    pub signals: mpsc::UnboundedReceiver<Asked>,
+    /// The configuration.
+    pub again: &'a dyn Fn() -> Result<Config, ConfigError>,
 }
 
 /// Serves until the supervisor says that the work is done.
@@ -67,10 +82,10 @@ pub struct Desk {
 pub async fn serve(
     works: Works<Linux>,
     desk: Desk,
-    listener: UnixListener,
-    mut signals: mpsc::UnboundedReceiver<()>,
+    outside: Outside<'_>,
     at_start: Vec<Request>,
 ) -> Result<(), WorksError> {
+    let Outside { listener, mut signals, again } = outside;
     let guests = Guests {
         guests: BTreeMap::new(),
         procfs: Procfs::default(),
@@ -91,11 +106,11 @@ pub async fn serve(
         };
         match woken {
             Woken::Turn(turn) => shell.works.take(&mut shell.guests, turn).await?,
-            Woken::Signal(signal) => {
-                if signal.is_some() {
-                    shell.handle(Event::ShutdownSignal).await?;
-                }
-            }
+            Woken::Signal(signal) => match signal {
+                Some(Asked::End) => shell.handle(Event::ShutdownSignal).await?,
+                Some(Asked::Reload) => shell.reload(again()).await?,
+                None => {}
+            },
             Woken::Accepted(accepted) => shell.accept(accepted).await?,
         }
     }
@@ -130,6 +145,30 @@ impl Shell {
             self.handle(Event::Request { client: OURSELVES, message }).await?;
         }
         self.handle(Event::Closed { client: OURSELVES }).await
+    }
+
+    /// The configuration was read again: what can change while leases are held does, and lockspaces that are new are joined.
+    /// One that cannot be read changes nothing.
+    async fn reload(&mut self, read: Result<Config, ConfigError>) -> Result<(), WorksError> {
+        let loaded =
+            read.map_err(|e| codes::chain(&e)).and_then(|new| Ok((joins(&new).map_err(|e| codes::chain(&e))?, new)));
+        let (wanted, new) = match loaded {
+            Ok(loaded) => loaded,
+            Err(why) => {
+                tracing::error!(why, "the configuration was not read again: the one before stays in force");
+                return Ok(());
+            }
+        };
+        let old = std::mem::replace(&mut self.guests.desk.config, new.clone());
+        for (what, changed) in old.fixed(&new) {
+            if changed {
+                tracing::warn!(what, "was changed, and needs a restart");
+            }
+        }
+        let change =
+            Reloaded { io_timeout: new.io_timeout, kill_grace: new.kill_grace, strict_clients: new.strict_clients };
+        self.handle(Event::Reloaded(change)).await?;
+        self.begin(wanted).await
     }
 
     async fn accept(

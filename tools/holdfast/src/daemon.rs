@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
-use holdfast_daemon::config::{ConfigError, ConfigFile};
+use holdfast_daemon::config::{Config, ConfigError, ConfigFile};
 use holdfast_daemon::daemon::{DaemonError, Options, run as run_daemon};
 use holdfast_daemon::rundir::RunDir;
 use nix::unistd::{Gid, Group, Uid, User};
@@ -106,25 +106,32 @@ pub enum Error {
 /// [`Error`]: it did not start, or could not go on.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let log = log::start(args.debug);
-    let mut file = ConfigFile::read(args.config.as_deref())?;
-    file.host_name = args.host_name.or(file.host_name);
-    file.watchdog =
-        args.watchdog.or_else(|| (args.use_watchdog == Some(0)).then(|| "none".to_owned())).or(file.watchdog);
-    file.watchdog_fire_timeout = args.fire_timeout.or(file.watchdog_fire_timeout);
-    file.io_engine = args.io_engine.or(file.io_engine);
-    file.kill_grace_seconds = args.kill_grace.or(file.kill_grace_seconds);
-    file.io_timeout = args.io_timeout.or(file.io_timeout);
-    let (user_name, group_name) = (args.user.or(file.user.take()), args.group.or(file.group.take()));
+    let (config, file) = configured(&args)?;
+    let user_name = args.user.clone().or(file.user);
+    let group_name = args.group.clone().or(file.group);
     let lock_memory = args.mlock_level.map(|level| level > 0).or(file.lock_memory).unwrap_or(true);
     let options = Options {
-        config: file.decide()?,
+        config,
         run_dir: RunDir::from_environment(),
         owner: (user_name.map(user).transpose()?, group_name.map(group).transpose()?),
         lock_memory,
         log,
     };
-    run_daemon(&options)?;
+    run_daemon(&options, &|| configured(&args).map(|(config, _)| config))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration, the command line having the last word; and the file as it stands.
+fn configured(args: &Args) -> Result<(Config, ConfigFile), ConfigError> {
+    let mut file = ConfigFile::read(args.config.as_deref())?;
+    file.host_name = args.host_name.clone().or(file.host_name);
+    let none = (args.use_watchdog == Some(0)).then(|| "none".to_owned());
+    file.watchdog = args.watchdog.clone().or(none).or(file.watchdog);
+    file.watchdog_fire_timeout = args.fire_timeout.or(file.watchdog_fire_timeout);
+    file.io_engine = args.io_engine.clone().or(file.io_engine);
+    file.kill_grace_seconds = args.kill_grace.or(file.kill_grace_seconds);
+    file.io_timeout = args.io_timeout.or(file.io_timeout);
+    Ok((file.clone().decide()?, file))
 }
 
 fn user(name: String) -> Result<Uid, Error> {

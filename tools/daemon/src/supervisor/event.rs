@@ -280,8 +280,21 @@ pub enum Event<L> {
     },
     /// Time has passed.
     Tick,
-    /// SIGTERM, SIGINT or SIGHUP.
+    /// SIGTERM or SIGINT.
     ShutdownSignal,
+    /// The configuration was read again.
+    Reloaded(Reloaded),
+}
+
+/// What of the configuration can change while the daemon runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// For lockspaces that are added without an io_timeout of their own.
+    pub io_timeout: IoTimeout,
+    /// From SIGTERM to SIGKILL.
+    pub kill_grace: Duration,
+    /// A lease outlives the descriptor of its connection until its process is gone: of clients that connect from now on.
+    pub strict_clients: bool,
 }
 
 /// What another host's delta sector says to us.

@@ -54,7 +54,7 @@ use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, SpaceName};
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::SealedFire;
-use holdfast_io::timing::{FireTimeout, IoTimeout};
+use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
@@ -63,7 +63,7 @@ use paxos_lease::Mode;
 use crate::state_file::{Guarded, SpaceRecord, StateFile};
 pub use care::Care;
 pub use clients::Client;
-use event::{ClientId, Effect, Event, LeaseKey, ReplyTo, TaskId};
+use event::{ClientId, Effect, Event, LeaseKey, Reloaded, ReplyTo, TaskId};
 pub use killpath::Program;
 pub use leases::{Lease, Phase};
 pub use spaces::{Life, Space};
@@ -207,6 +207,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Verified { key, lver, mode, found } => self.verified(key, lver, mode, found, now),
             Event::Tick => self.retry_waiting(now),
             Event::ShutdownSignal => self.shutdown_signal(now),
+            Event::Reloaded(new) => self.reloaded(new),
         }
         self.step_ladders(now);
         self.step_care(now);
@@ -420,6 +421,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             self.close(to.client);
         }
         self.remove_all(now);
+    }
+
+    /// What is under way goes on by what was in force when it began.
+    fn reloaded(&mut self, new: Reloaded) {
+        let Reloaded { io_timeout, kill_grace, strict_clients } = new;
+        // What the watchdog leaves, by the fire timeout that is sealed.
+        let kill_grace = kill_grace.min(Timing::longest_kill_grace(self.settings.fire_timeout));
+        tracing::info!(io_timeout = io_timeout.seconds(), ?kill_grace, strict_clients, "configuration read again");
+        self.settings = Settings { io_timeout, kill_grace, strict_clients, ..self.settings.clone() };
     }
 
     fn shutdown_signal(&mut self, now: LocalInstant) {
