@@ -59,7 +59,8 @@ impl Loss {
     /// Whether another host may have it at this moment, and not only soon.
     #[must_use]
     pub const fn is_anothers(&self) -> bool {
-        matches!(self, Loss::Taken { .. } | Loss::ClaimCleared)
+        // A new area begins with lver 1: whoever has it by now looks older than we.
+        matches!(self, Loss::Taken { .. } | Loss::ClaimCleared | Loss::Formatted)
     }
 }
 
@@ -85,7 +86,7 @@ async fn exclusive<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Res
             return Ok(if leader.is_free() { Standing::Lost(free) } else { Standing::Ours });
         }
         Ok(leader) => return Ok(Standing::Lost(Loss::Taken { owner: leader.owner(), lver: leader.lver })),
-        Err(AreaError::OtherArea { .. }) => {}
+        Err(AreaError::OtherArea { .. } | AreaError::Shape { .. }) => {}
         Err(e) => return Err(e),
     }
     // Older than ours, or of another format: a write that landed late, or a format since. Our own block tells them apart, for

@@ -91,15 +91,15 @@ impl Connection {
         Connection { out, stop, ending, busy, untaken }
     }
 
-    /// Sends what nobody waits for; `false`: too much of it was not taken, and the connection is dropped.
+    /// Sends what nobody waits for; `false`: too much of it was not taken, and this is not sent.
     #[must_use]
     pub fn tell(&self, bytes: Vec<u8>) -> bool {
-        self.untaken.set(self.untaken.get() + 1);
-        let takes = self.untaken.get() <= MOST_UNTAKEN && self.out.send(Outgoing::Told(bytes)).is_ok();
-        if !takes {
-            self.cut();
+        let room = self.untaken.get() < MOST_UNTAKEN;
+        if room && self.out.send(Outgoing::Told(bytes)).is_ok() {
+            self.untaken.set(self.untaken.get() + 1);
+            return true;
         }
-        takes
+        false
     }
 
     /// Sends bytes.

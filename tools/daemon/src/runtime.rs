@@ -231,8 +231,13 @@ impl Front<Linux> for Guests {
             Effect::Reply { client, bytes } => self.with(client, |g| g.connection.send(bytes)),
             Effect::Next { client } => self.with(client, |g| g.connection.next()),
             Effect::Tell { client, bytes } => {
-                let takes = self.guests.get(&client).is_some_and(|g| g.connection.tell(bytes));
-                return (!takes).then_some(Event::Closed { client });
+                let guest = self.guests.get(&client)?;
+                // A client's connection is its life: what it does not take it misses.
+                if guest.connection.tell(bytes) || works.supervisor.is_registered(client) {
+                    return None;
+                }
+                guest.connection.cut();
+                return Some(Event::Closed { client });
             }
             Effect::Close { client } => {
                 self.with(client, |g| g.connection.close());

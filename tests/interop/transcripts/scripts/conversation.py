@@ -277,6 +277,8 @@ def acquire_with_flags_nobody_knows(stage):
 def convert_for_another_process(stage):
     a, b = stage.client(), stage.client()
     a.register()
+    # REGISTER has no answer: this one comes after it.
+    a.first.ask("inquire", data2=wire.SELF)
     b.first.ask("convert", stage.named(0), data2=a.pid)
     b.first.ask("convert", stage.named(0), flags=wire.OWNER_NOWAIT, data2=a.pid)
 

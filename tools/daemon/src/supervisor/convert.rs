@@ -28,7 +28,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if lease.mode == mode {
             return self.reply(to, ResultCode::EALREADY);
         }
-        if lease.tokens.len() > 1 {
+        if lease.tokens.len() > 1 || lease.left_by.is_some() {
             // sanlock grants it, beside whoever else on this host shares the lease. S1 does not.
             return self.reply(to, ResultCode::EAGAIN);
         }

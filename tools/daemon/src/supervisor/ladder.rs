@@ -94,7 +94,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 pub(super) fn kill_at(life: &Life, ousted: Option<&Ousted>) -> Option<LocalInstant> {
     match life {
         Life::Removing { .. } => Some(LocalInstant::EARLIEST),
-        Life::Failing { kill_at } => Some(*kill_at),
+        // What was due at once stays so when its lockspace is lost as well.
+        Life::Failing { kill_at } => Some(ousted.map_or(*kill_at, |o| o.kill_at.min(*kill_at))),
         Life::Active { .. } => ousted.map(|o| o.kill_at),
         Life::Joining | Life::Leaving { .. } => None,
     }

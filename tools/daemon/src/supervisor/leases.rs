@@ -330,7 +330,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// Goes on with a target's acquire: the next resource, or the end.
     fn step_acquire(&mut self, target: ClientId, now: LocalInstant) {
         let Some(acquire) = self.acquire_of(target) else { return };
-        let Some(request) = acquire.todo.pop_front() else { return self.finish_acquire(target) };
+        let Some(request) = acquire.todo.pop_front() else { return self.end_acquire(target, now) };
         let token = match self.may_acquire(&request, target) {
             Ok(Admission::Ask) => self.next_token(target),
             Ok(Admission::Here) => return self.have_here(target, &request, now),
@@ -357,6 +357,18 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         };
         self.leases.insert(key, lease);
         self.effects.push(Effect::OpenDevice { task, request });
+    }
+
+    /// Everything was had. What of it was lost meanwhile, with its lockspace or alone, is granted to nobody (S1).
+    fn end_acquire(&mut self, target: ClientId, now: LocalInstant) {
+        let done = self.acquire_of(target).map(|acquire| acquire.done.clone()).unwrap_or_default();
+        if done.iter().any(|key| !self.is_active(&key.space)) {
+            return self.refuse(target, ResultCode::ENOSPC, None, now);
+        }
+        if done.iter().any(|key| !self.leases.get(key).is_some_and(|l| l.is_held_by(target))) {
+            return self.refuse(target, ResultCode::EAGAIN, None, now);
+        }
+        self.finish_acquire(target);
     }
 
     fn slots_of(&self, client: ClientId) -> BTreeSet<usize> {
@@ -393,6 +405,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     ) -> Result<Admission, (ResultCode, Option<LeaseKey>)> {
         if self.clients.get(&target).is_none_or(|c| c.closed) {
             return Err((ResultCode::ENOTTY, None));
+        }
+        if self.spaces.values().any(|s| s.guards.contains_key(&target)) {
+            return Err((ResultCode::EBUSY, None)); // being ended
         }
         if self.slots_of(target).len() >= MOST_TOKENS {
             return Err((ResultCode::E2BIG, None));
@@ -609,6 +624,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 acquire.refused = None;
                 acquire.todo = acquire.wanted.iter().cloned().collect();
                 self.enqueue(target, key, now);
+                // It holds nothing of what was lost any more.
+                self.lift_guards(target);
             }
             None => {
                 let to = running.to;
@@ -815,8 +832,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             match &mut lease.phase {
                 Phase::Converting { abandoned } => *abandoned = true,
                 Phase::Held { .. } if guarded => {
+                    // What outlives its client may be used by whom nobody sees end: an orphan, also where nothing is written.
+                    lease.left_by = lease.left_by.or(persists.then_some(pid));
                     lease.tokens.retain(|t| t.client != client);
-                    if lease.tokens.is_empty() {
+                    if lease.tokens.is_empty() && lease.left_by.is_none() {
                         self.leases.remove(&key);
                     }
                 }
@@ -916,7 +935,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             self.refuse_for(target, ResultCode::ENOSPC, None, now);
         }
         let users: BTreeSet<ClientId> =
-            self.leases.values().filter(|l| l.key.space == name).filter_map(Lease::client).collect();
+            self.leases.values().filter(|l| l.key.space == name).flat_map(|l| &l.tokens).map(|t| t.client).collect();
         for client in users {
             if let Some(running) = self.clients.get(&client).and_then(|c| c.running.as_ref())
                 && matches!(running.work, Work::Acquire(_) | Work::Convert)

@@ -82,18 +82,21 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn end_users_of(&mut self, key: LeaseKey, at_once: bool, now: LocalInstant) {
         let Some(lease) = self.leases.get_mut(&key) else { return };
         let users: Vec<ClientId> = lease.tokens.iter().map(|t| t.client).collect();
+        let persists = lease.tokens.iter().any(|t| t.persistent);
         let (left_by, orphan) = (lease.left_by.take(), lease.tokens.is_empty());
         let kill_at = if at_once { now } else { now.after(self.settings.kill_grace) };
         let Some(space) = self.spaces.get_mut(&key.space) else { return };
-        let unseen = space.used || (space.used_by_orphans && left_by.is_some());
+        let unseen = space.used || (space.used_by_orphans && (left_by.is_some() || persists));
         for client in users {
-            space.guards.entry(client).or_insert(now);
+            space.guards.entry(client).and_modify(|due| *due = (*due).min(now)).or_insert(now);
             let ousted = space.ousted.entry(client).or_insert(Ousted { kill_at, lose_at: kill_at.after(PATIENCE) });
             ousted.kill_at = ousted.kill_at.min(kill_at);
             ousted.lose_at = ousted.lose_at.min(kill_at.after(PATIENCE));
         }
         if unseen {
-            // Somebody may use it whom we can neither see nor end (SET_CONFIG).
+            // Somebody may use it whom we can neither see nor end (SET_CONFIG): until he says that he does not, the lockspace is not
+            // left, and the watchdog not petted (D3).
+            space.used = true;
             self.lose(key.space, now, &format!("lease {key} is lost, and may be used unseen"));
         }
         if orphan {

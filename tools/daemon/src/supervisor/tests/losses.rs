@@ -1,5 +1,6 @@
 //! Leases that are lost while they are held.
 
+use super::sharing::shared;
 use super::*;
 use holdfast_protocol::command::LockspaceUse;
 
@@ -138,8 +139,45 @@ fn a_lost_orphan_is_forgotten_unless_somebody_unseen_may_use_it() {
     w.lost("R", Mode::Exclusive, TAKEN);
     assert_eq!((w.state_of("R"), w.is_up(), w.releases()), (None, true, 0));
     let mut w = World::orphaned();
-    w.set_config(LockspaceUse::UsedByOrphans.number()).lost("R", Mode::Exclusive, TAKEN);
+    w.set_config(LockspaceUse::UsedByOrphans.number()).lost("R", Mode::Exclusive, TAKEN).pass(60);
     assert!(!w.is_up());
+    assert_eq!(w.leaves(), [] as [bool; 0], "somebody may use it");
+    w.set_config(LockspaceUse::Unused.number()).pass(1);
+    assert_eq!(w.leaves(), [false]);
+}
+
+#[test]
+fn s1_an_acquire_is_not_granted_with_what_was_lost_meanwhile() {
+    let mut w = World::joined();
+    w.acquire(1, &["A", "B"], AcquireFlags::NONE).device_ready().ours().device_ready();
+    w.lost("A", Mode::Exclusive, FREED).ours();
+    assert_eq!(w.codes(1), [] as [i32; 0], "B is given back first");
+    w.released();
+    assert_eq!(w.codes(1), [ResultCode::EAGAIN.number()]);
+    let signals = w.signals(1).len();
+    w.pass_renewing(30);
+    assert_eq!((w.signals(1).len(), w.is_up()), (signals, true), "it has nothing of it, and lives");
+}
+
+#[test]
+fn s1_who_is_to_be_killed_at_once_is_when_its_lockspace_is_lost_as_well() {
+    let mut w = World::joined();
+    w.set_config(LockspaceUse::Used.number()).hold(1, "R").lost("R", Mode::Exclusive, TAKEN);
+    assert!(!w.is_up());
+    assert_eq!(w.signals(1), [Signal::SIGKILL]);
+}
+
+#[test]
+fn a_waiting_acquire_that_gave_back_a_lost_lease_is_nobody_to_be_ended() {
+    let mut w = World::joined();
+    w.client(2).share(1, "A");
+    let resources = vec![shared("A"), wire_lease("LS", "B")];
+    let options = Options::default();
+    w.ask(2, Request::Acquire { flags: AcquireFlags::WAIT, target: Target::This, resources, options });
+    w.device_ready().lost("A", Mode::Shared, FREED).theirs();
+    w.log.clear();
+    w.pass_renewing(20);
+    assert_eq!(w.signals(2), []);
 }
 
 #[test]

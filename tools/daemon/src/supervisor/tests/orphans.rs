@@ -108,6 +108,28 @@ fn d3_a_lost_lockspace_that_is_used_by_whom_we_cannot_see_is_not_left_and_not_pe
 }
 
 #[test]
+fn s1_a_lease_that_an_orphan_shares_is_converted_by_nobody() {
+    let mut w = World::joined();
+    let mut lease = wire_lease("LS", "R");
+    lease.head.flags = LeaseFlags::SHARED | LeaseFlags::PERSISTENT;
+    let (flags, target, options) = (AcquireFlags::NONE, Target::This, Options::default());
+    w.ask(1, Request::Acquire { flags, target, resources: vec![lease], options }).device_ready().ours();
+    w.client(2).acquire_shared(2, "R").exited(1).closed(1);
+    w.convert(2, "R", Mode::Exclusive);
+    assert_eq!(w.codes(2).last(), Some(&ResultCode::EAGAIN.number()));
+}
+
+#[test]
+fn d3_a_persistent_client_that_dies_with_its_lockspace_leaves_an_orphan_that_may_be_used() {
+    let mut w = World::joined();
+    w.persists(1, AcquireFlags::NONE, LeaseFlags::NONE).device_ready().ours();
+    w.set_config(4).pass(9).exited(1).closed(1).pass(1);
+    assert_eq!(w.leaves(), [] as [bool; 0]);
+    w.set_config(8).pass(1);
+    assert_eq!(w.leaves(), [false]);
+}
+
+#[test]
 fn configuration_of_what_is_not_there_or_not_known_is_refused() {
     let mut w = World::joined();
     w.set_config(3);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::supervisor::event::ConvertRequest;
 
-fn shared(resource: &str) -> Resource {
+pub(super) fn shared(resource: &str) -> Resource {
     let mut resource = wire_lease("LS", resource);
     resource.head.flags = LeaseFlags::SHARED;
     resource
