@@ -132,6 +132,19 @@ shutdown -f 1 -w 1
 """
 
 
+def with_clients_in_order(text):
+    """STATUS tells clients by their slots, and which slot is free again depends on the instant."""
+    blocks = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
+    done, clients = [], []
+    for block in blocks + [""]:
+        if block.startswith("p "):
+            clients.append(block)
+        else:
+            done += sorted(clients) + [block]
+            clients = []
+    return "".join(done)
+
+
 class Side:
     """One of the two programs, its daemon and its areas."""
 
@@ -164,7 +177,7 @@ class Side:
         text = text.replace(self.directory, "DIR").replace(self.program, "sanlock")
         if self.guarded:
             text = re.sub(rf"\b{self.guarded.pid}\b", "PID", text)
-        return MOMENTS.sub(r"\1N", text)
+        return with_clients_in_order(MOMENTS.sub(r"\1N", text))
 
     def say(self, line):
         """Runs a line: what it printed, and its exit status."""
