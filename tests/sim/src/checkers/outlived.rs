@@ -172,7 +172,7 @@ impl Checkers {
             let state = self.state.borrow();
             let left = state.holders.values().find(|h| takeover.is_of(h)).copied();
             left.map(|holder| {
-                let woke = state.outlived.woke.get(&holder.host).copied().unwrap_or(0);
+                let woke = state.outlived.awake_since(holder.host);
                 let seen = state.outlived.blind.get(&(holder.host, holder.area)).copied().unwrap_or(0);
                 let still = state.still.contains(&holder.host);
                 let from = if still { now } else { takeover.at.max(woke).max(seen) };

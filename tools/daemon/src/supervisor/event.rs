@@ -592,7 +592,8 @@ pub enum Effect<L> {
         /// What is to be told to whom.
         set: SetEvent,
     },
-    /// Send something to a connection that has asked for no reply. One that does not take it comes to its end.
+    /// Send something to a connection that has asked for no reply. One that does not take it comes to its end; a client, whose
+    /// life its connection is, only misses it.
     Tell {
         /// To whom.
         client: ClientId,
