@@ -137,12 +137,11 @@ async fn write<D: Disk, C: Clock>(
     for (number, new) in (1..).zip(entries.chunks(size.bytes() / ENTRY_LEN)) {
         let place = reader.index.at.sector(SectorIndex(number), size);
         let before = reader.disk.read(place, size.bytes(), reader.deadline()).await?;
-        let mut bytes = AlignedBuf::from_slice(&before);
-        for (entry, new) in bytes.chunks_exact_mut(ENTRY_LEN).zip(new) {
-            if Entry::parse(&array_at(entry, 0)) != *new {
-                put(entry, 0, &new.encode());
-                changed += 1;
-            }
+        // What stands behind the last place goes, as in sanlock.
+        let mut bytes = AlignedBuf::zeroed(size.bytes());
+        for (at, new) in (0..).step_by(ENTRY_LEN).zip(new) {
+            changed += usize::from(Entry::parse(&array_at(&before, at)) != *new);
+            put(&mut bytes, at, &new.encode());
         }
         if bytes[..] != before[..] {
             reader.disk.write(place, bytes, reader.deadline()).await?;

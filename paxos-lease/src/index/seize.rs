@@ -20,7 +20,7 @@ use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
 use holdfast_io::units::{LeaseOffset, SectorSize};
 
 use super::change::{Change, Reserve};
-use super::codec::MAGIC;
+use super::codec::{HEADER_LEN, MAGIC, geometry, rx_offset};
 use super::error::IndexError;
 use super::lease_name;
 use crate::acquire::{Acquired, Options, RefusalKind, acquire};
@@ -57,9 +57,6 @@ pub(super) fn occupant(sector: &[u8], space: SpaceName) -> Occupant {
         Some(LeaderKind::Paxos) => match LeaderRecord::decode(&bytes, LeaderKind::Paxos, &Expected::default()) {
             Ok(Decoded::Blank | Decoded::Cleared(_)) => Occupant::Nothing,
             Ok(Decoded::Record(r)) if r.space_name != space => Occupant::Foreign,
-            Ok(Decoded::Record(r)) if r.resource_name == lease_name() => {
-                Occupant::Stays("the lease of another resource index stands there".to_owned())
-            }
             Ok(Decoded::Record(r)) => Occupant::Lease(r.resource_name),
             // It may hide an owner.
             Err(e) => Occupant::Stays(format!("the leader record there is damaged: {e}")),
@@ -82,11 +79,29 @@ impl<D: Disk, C: Clock, H: HostLiveness, R: Reserve> Change<'_, D, C, H, R> {
     pub(super) async fn look(&self, at: LeaseOffset) -> Result<Occupant, IndexError> {
         let reader = &self.reader;
         match reader.disk.read(at.0, SectorSize::B4096.bytes(), reader.deadline()).await {
-            Ok(first) => Ok(occupant(&first, reader.index.space)),
+            Ok(first) => match occupant(&first, reader.index.space) {
+                Occupant::Lease(name) if name == lease_name() => self.lease_of_index(at, &first).await,
+                found => Ok(found),
+            },
             // Behind the end of a file, which grows, or of a device, which says so when it is written.
             Err(e) if is_end(&e) => Ok(Occupant::Nothing),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// The lease of an index, which stands an area before it - or did, in an index that was moved or has other sizes now.
+    async fn lease_of_index(&self, at: LeaseOffset, first: &[u8]) -> Result<Occupant, IndexError> {
+        let reader = &self.reader;
+        let sizes = LeaderRecord::parse(&array_at(first, 0)).geometry();
+        let before = sizes.and_then(|sizes| at.0.checked_sub(sizes.align().bytes()));
+        let Some(before) = before else { return Ok(Occupant::Lease(lease_name())) };
+        let header = reader.disk.read(before, SectorSize::B4096.bytes(), reader.deadline()).await?;
+        let header: [u8; HEADER_LEN] = array_at(&header, 0);
+        let its_own = u32_at(&header, 0) == MAGIC && rx_offset(&header) == before && geometry(&header) == sizes;
+        Ok(match its_own {
+            true => Occupant::Stays("the lease of another resource index stands there".to_owned()),
+            false => Occupant::Lease(lease_name()),
+        })
     }
 
     /// Sees to it that what stands at `at` is nobody's, or ours.
