@@ -146,7 +146,7 @@ impl<D: Disk, C: Clock, H: HostLiveness, R: Reserve> Change<'_, D, C, H, R> {
         let found = self.look(at).await?;
         match self.seize(at, found).await {
             // What cannot be believed may hide an owner.
-            Err(IndexError::Acquire(error)) if !matches!(error, AcquireError::Area(AreaError::Io(_))) => {
+            Err(IndexError::Acquire(error)) if !matches!(*error, AcquireError::Area(AreaError::Io(_))) => {
                 Ok(Seized::Stays(error.to_string()))
             }
             other => other,
@@ -168,7 +168,8 @@ impl<D: Disk, C: Clock, H: HostLiveness, R: Reserve> Change<'_, D, C, H, R> {
         self.left.kept.push(kept);
         let found = match self.look(area).await? {
             Occupant::Lease(found) if found != name => {
-                return Err(IndexError::Differs { path, at: area.0, found, expected: name });
+                let (found, expected) = (Box::new(found), Box::new(name));
+                return Err(IndexError::Differs { path, at: area.0, found, expected });
             }
             found => found,
         };
@@ -206,7 +207,8 @@ impl<D: Disk, C: Clock, H: HostLiveness, R: Reserve> Change<'_, D, C, H, R> {
             found if found == name => Ok(slot),
             found => {
                 let path = self.reader.disk.path().clone();
-                Err(IndexError::Differs { path, at: offset, found, expected: name })
+                let (found, expected) = (Box::new(found), Box::new(name));
+                Err(IndexError::Differs { path, at: offset, found, expected })
             }
         }
     }

@@ -24,7 +24,7 @@ pub enum IndexError {
         /// Byte offset on it.
         offset: u64,
         /// Which field, expected and found.
-        source: HeaderError,
+        source: Box<HeaderError>,
     },
     /// Its resources would be behind the end of every device (-277).
     #[error("resource index at offset {offset} of {path}: its resources would be behind the end of every device")]
@@ -84,9 +84,9 @@ pub enum IndexError {
         /// The resource's area.
         at: u64,
         /// Which one is there.
-        found: ResourceName,
+        found: Box<ResourceName>,
         /// Asked for.
-        expected: ResourceName,
+        expected: Box<ResourceName>,
     },
     /// What stands in a resource's area is not to be overwritten (-EBUSY).
     #[error("the area at {at} of {path} is not to be overwritten: {why}")]
@@ -130,7 +130,7 @@ pub enum IndexError {
     Area(#[from] AreaError),
     /// Acquiring a lease that was to be overwritten.
     #[error(transparent)]
-    Acquire(AcquireError),
+    Acquire(Box<AcquireError>),
     /// The lease that was to be created.
     #[error(transparent)]
     Format(#[from] FormatError),

@@ -10,6 +10,7 @@
 //! An index that is formatted over others' resources lists none of them; a rebuild lists them again. Source: spec D 5.
 
 use holdfast_io::identity::Machine;
+use holdfast_io::ids::ResourceName;
 use holdfast_io::seal::{AreaUuid, Seal};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::SectorIndex;
@@ -19,35 +20,39 @@ use super::lease_name;
 use super::slots::Slots;
 use crate::format::{FormatError, FormatWrite, NewLease, Writer, plan as plan_lease};
 
-/// The writes that make an index, in order; offsets count from its start. `listed`: names of resources in its first places, whose
-/// areas are leases already.
+/// The writes that make an index and its lease, in order; offsets count from its start.
 ///
 /// # Errors
 /// [`FormatError`]; not with as many hosts as fit.
-pub fn plan(
-    header: &Header,
-    writer: &Writer,
-    listed: &[holdfast_io::ids::ResourceName],
-) -> Result<Vec<FormatWrite>, FormatError> {
+pub fn plan(header: &Header, writer: &Writer) -> Result<Vec<FormatWrite>, FormatError> {
     let (geometry, space) = (header.geometry, header.index.space);
-    let size = geometry.sector().bytes();
-    let blank = AlignedBuf::zeroed(size);
-    let mut entries = AlignedBuf::zeroed(geometry.area_len() - size);
+    let lease = NewLease { geometry, space, resource: lease_name(), num_hosts: None, uuid: AreaUuid::random() };
+    let behind = geometry.align().bytes();
+    let of_lease = plan_lease(&lease, writer)?;
+    let of_lease = of_lease.into_iter().map(|w| FormatWrite { offset_in_area: behind + w.offset_in_area, ..w });
+    let mut writes = plan_area(header, writer, &[]);
+    // Before the header, which makes it an index.
+    let last = writes.len() - 1;
+    writes.splice(last..last, of_lease);
+    Ok(writes)
+}
+
+/// The writes of the index alone, in order. `listed`: names of resources in its first places. Their leases, and its own, are there
+/// before this begins.
+#[must_use]
+pub fn plan_area(header: &Header, writer: &Writer, listed: &[ResourceName]) -> Vec<FormatWrite> {
+    let size = header.geometry.sector().bytes();
+    let mut entries = AlignedBuf::zeroed(header.geometry.area_len() - size);
     if let Some(slots) = Slots::of(header) {
         for ((slot, name), place) in slots.all().zip(listed).zip(entries.chunks_exact_mut(ENTRY_LEN)) {
             place.copy_from_slice(&Entry::of(*name, slots.area(slot)).encode());
         }
     }
-    let mut writes = vec![
-        FormatWrite { offset_in_area: 0, bytes: blank, what: "blank index header" },
-        FormatWrite { offset_in_area: size as u64, bytes: entries, what: "index entries" },
-    ];
-    let lease = NewLease { geometry, space, resource: lease_name(), num_hosts: None, uuid: AreaUuid::random() };
-    let behind = geometry.align().bytes();
-    let of_lease = plan_lease(&lease, writer)?;
-    writes.extend(of_lease.into_iter().map(|w| FormatWrite { offset_in_area: behind + w.offset_in_area, ..w }));
     let Machine { machine, boot } = writer.machine;
     let seal = Seal { fire: writer.fire, machine, boot, area: header.uuid, millis: 0, sector: SectorIndex(0) };
-    writes.push(FormatWrite { offset_in_area: 0, bytes: header.sector(&seal), what: "index header" });
-    Ok(writes)
+    vec![
+        FormatWrite { offset_in_area: 0, bytes: AlignedBuf::zeroed(size), what: "blank index header" },
+        FormatWrite { offset_in_area: size as u64, bytes: entries, what: "index entries" },
+        FormatWrite { offset_in_area: 0, bytes: header.sector(&seal), what: "index header" },
+    ]
 }

@@ -69,7 +69,7 @@ impl<D: ReadDisk, C: Clock> Reader<'_, D, C> {
         Header::decode(&array_at(&first, 0), &self.index).map_err(|source| IndexError::Header {
             path: self.disk.path().clone(),
             offset: self.index.at.0,
-            source,
+            source: Box::new(source),
         })
     }
 

@@ -118,20 +118,28 @@ impl<D: Disk, C: Clock, H: HostLiveness, R: Reserve> Change<'_, D, C, H, R> {
         let reader = &self.reader;
         let lease = LeaseAt { at, space: reader.index.space, resource, geometry_hint: self.geometry };
         let options = Options { backoff_seed: reader.clock.now().as_nanos() ^ at.0, ..Options::default() };
-        match acquire(reader.disk, reader.clock, self.hosts, &lease, self.me, &options, self.stop).await {
-            Ok(Acquired::Ours(held)) => Ok(Seized::Ours(Box::new(held))),
-            Ok(Acquired::Theirs(refusal)) => {
-                self.left.undo.extend(refusal.undo);
-                let who = refusal.owner.map_or_else(String::new, |owner| format!(" by {owner}"));
-                match refusal.kind {
-                    RefusalKind::Stopped => Err(IndexError::Stopped),
-                    kind => Ok(Seized::Stays(format!("resource {resource} is held there{who} ({kind:?})"))),
+        let mut again = true;
+        loop {
+            let ended = acquire(reader.disk, reader.clock, self.hosts, &lease, self.me, &options, self.stop).await;
+            let refusal = match ended {
+                Ok(Acquired::Ours(held)) => return Ok(Seized::Ours(Box::new(held))),
+                Ok(Acquired::Theirs(refusal)) => refusal,
+                Err(failed) => {
+                    self.left.undo.extend(failed.undo);
+                    return Err(IndexError::Acquire(Box::new(failed.error)));
                 }
+            };
+            // What a host that has crashed meanwhile had committed is published by our ballot; then it is found gone.
+            let published = refusal.kind == RefusalKind::CommittedOther && refusal.undo.is_none();
+            if published && std::mem::take(&mut again) {
+                continue;
             }
-            Err(failed) => {
-                self.left.undo.extend(failed.undo);
-                Err(IndexError::Acquire(failed.error))
-            }
+            self.left.undo.extend(refusal.undo);
+            let who = refusal.owner.map_or_else(String::new, |owner| format!(" by {owner}"));
+            return match refusal.kind {
+                RefusalKind::Stopped => Err(IndexError::Stopped),
+                kind => Ok(Seized::Stays(format!("resource {resource} is held there{who} ({kind:?})"))),
+            };
         }
     }
 

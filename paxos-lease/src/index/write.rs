@@ -78,7 +78,12 @@ pub async fn remove<D: Disk, C: Clock>(
     }
     if let Some(expected) = name.filter(|name| *name != there.name) {
         let path = reader.disk.path().clone();
-        return Err(IndexError::Differs { path, at: offset, found: there.name, expected });
+        return Err(IndexError::Differs {
+            path,
+            at: offset,
+            found: Box::new(there.name),
+            expected: Box::new(expected),
+        });
     }
     reader.put(&index, slot, &Entry::FREE).await?;
     info!(name = %there.name, offset, "taken off the list by hand");

@@ -125,7 +125,7 @@ pub fn of_acquire(e: &AcquireError) -> ResultCode {
 pub fn of_index(e: &IndexError) -> ResultCode {
     match e {
         IndexError::Io(e) => of_io(e),
-        IndexError::Header { source, .. } => match source {
+        IndexError::Header { source, .. } => match **source {
             HeaderError::Magic { .. } | HeaderError::Seal(_) => ResultCode::RINDEX_MAGIC,
             HeaderError::Version { .. } | HeaderError::UnknownFlags { .. } | HeaderError::Sizes { .. } => {
                 ResultCode::RINDEX_VERSION

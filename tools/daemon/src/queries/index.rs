@@ -54,7 +54,7 @@ impl Context {
         let index = IndexAt { at: LeaseOffset(asked.disk.offset), space };
         let header = Header::new(index, geometry, asked.max_resources, AreaUuid::random());
         let writer = Writer { machine: self.machine, fire: SealedFire::NoWatchdog };
-        let writes = index::format::plan(&header, &writer, &[]).map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
+        let writes = index::format::plan(&header, &writer).map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
         let writes = writes.into_iter().map(|w| (w.offset_in_area, w.bytes)).collect();
         self.perform(disk, (asked.disk.offset, 2), geometry, writes).await
     }

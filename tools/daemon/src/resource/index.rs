@@ -266,3 +266,189 @@ impl<P: Platform> Work<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+    use std::path::PathBuf;
+
+    use delta_lease::DeltaArea;
+    use holdfast_io::clock::LocalInstant;
+    use holdfast_io::identity::Machine;
+    use holdfast_io::ids::{Generation, HostId, HostTerm, ResourceName, SpaceName};
+    use holdfast_io::seal::{AreaUuid, SealedFire};
+    use holdfast_io::timing::IoTimeout;
+    use holdfast_io::units::{Geometry, SectorSize};
+    use paxos_lease::Me;
+    use paxos_lease::format::Writer;
+    use tokio::task::LocalSet;
+
+    use crate::linux::Linux;
+    use crate::note::Note;
+    use crate::supervisor::event::AcquireEnd;
+    use crate::watchdog::Choice;
+
+    const MIB: u64 = 1 << 20;
+    /// Where the index is, and the first two of its resources.
+    const INDEX: u64 = MIB;
+    const FIRST: u64 = 3 * MIB;
+    const SECOND: u64 = 4 * MIB;
+
+    fn local<T>(run: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, run)
+    }
+
+    fn space() -> SpaceName {
+        SpaceName::new(b"LS").unwrap()
+    }
+
+    fn name(text: &str) -> ResourceName {
+        ResourceName::new(text.as_bytes()).unwrap()
+    }
+
+    fn create(text: &str) -> IndexWork {
+        IndexWork::Create { name: name(text), num_hosts: 0 }
+    }
+
+    /// A file with an index of LS, which is joined.
+    struct Rig {
+        _dir: tempfile::TempDir,
+        path: PathBuf,
+        shared: Rc<SpaceShared>,
+        formats: Formats,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("disk");
+            let file = std::fs::File::create(&path).unwrap();
+            file.set_len(8 * MIB).unwrap();
+            let geometry = Geometry::default_for(SectorSize::B512);
+            let linux = Linux::new(Choice::None, dir.path().to_owned()).unwrap();
+            let machine = Machine::from_ids("m", "", "b");
+            for write in delta_lease::format::plan(geometry, space(), IoTimeout::DEFAULT, None) {
+                file.write_all_at(&write.bytes, write.offset_in_area).unwrap();
+            }
+            let at = IndexAt { at: LeaseOffset(INDEX), space: space() };
+            let header = Header::new(at, geometry, 4, AreaUuid::random());
+            let writer = Writer { machine, fire: SealedFire::NoWatchdog };
+            for write in index::format::plan(&header, &writer).unwrap() {
+                file.write_all_at(&write.bytes, INDEX + write.offset_in_area).unwrap();
+            }
+            let opened = linux.nodes().open(&path).unwrap();
+            let area = DeltaArea { at: LeaseOffset(0), geometry, space: space(), uuid: AreaUuid::NONE };
+            let term = HostTerm { host_id: HostId::new(1).unwrap(), generation: Generation(1) };
+            let me = Me { term, machine, fire: SealedFire::NoWatchdog, io_timeout: IoTimeout::DEFAULT };
+            let shared = Rc::new(SpaceShared::new(area, opened, me, &linux));
+            shared.limit.set(LocalInstant::NEVER);
+            Rig { _dir: dir, path, shared, formats: Formats::default() }
+        }
+
+        /// What the daemon answers, and whether that was all.
+        async fn work(&self, work: IndexWork) -> (IndexEnd, bool) {
+            let place = Place { path: self.path.clone(), offset: INDEX };
+            let request = IndexRequest { space: space(), place, work };
+            prepare_index(&self.shared, Arc::clone(&self.shared.file), &request).await.unwrap();
+            let used = vec![InUse::Joined(Rc::downgrade(&self.shared))];
+            let surroundings = Surroundings { used, formats: self.formats.clone() };
+            let (notes, mut inbox) = Notes::channel();
+            run_index(Rc::clone(&self.shared), TaskId(1), request, Stop::new(), surroundings, notes).await;
+            let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
+            match *event {
+                Event::IndexDone { end, over, .. } => (end, over),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn acquire(&self, resource: &str, offset: u64) -> Held {
+            let (notes, mut inbox) = Notes::channel();
+            let shared = Rc::clone(&self.shared);
+            let request = LeaseRequest {
+                key: crate::supervisor::event::LeaseKey { space: space(), resource: name(resource) },
+                place: Place { path: self.path.clone(), offset },
+                expected_lver: None,
+                num_hosts: None,
+                nowait: true,
+                mode: Mode::Exclusive,
+                value: false,
+                persistent: false,
+                orphans: Orphans::Refused,
+            };
+            prepare(&shared, Arc::clone(&shared.file), &request).await.unwrap();
+            crate::resource::run_acquire(shared, TaskId(2), request, Stop::new(), notes).await;
+            let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
+            match *event {
+                Event::Acquired { end: AcquireEnd::Ours { held, .. }, .. } => held,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            std::fs::read(&self.path).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_resource_is_created_and_deleted_and_nothing_stays_in_use() {
+        local(async {
+            let rig = Rig::new();
+            let (end, over) = rig.work(create("a")).await;
+            assert_eq!((end.code, end.entry.offset, over), (ResultCode::OK, FIRST, true), "{:?}", end.why);
+            let (again, _) = rig.work(create("a")).await;
+            assert_eq!(again.code, ResultCode::EEXIST);
+            let (end, _) = rig.work(IndexWork::Delete { name: name("a"), offset: None }).await;
+            assert_eq!(end.code, ResultCode::OK, "{:?}", end.why);
+            assert_eq!(rig.shared.leased_areas(), []);
+            assert!(rig.formats.begin(Bytes::of(rig.shared.file.node(), 0, 8 * MIB)).is_ok());
+        });
+    }
+
+    #[test]
+    fn an_area_that_this_daemon_uses_is_neither_formatted_nor_cleared() {
+        local(async {
+            let rig = Rig::new();
+            assert_eq!(rig.work(create("a")).await.0.code, ResultCode::OK);
+            let _held = rig.acquire("a", FIRST).await;
+            let before = rig.bytes();
+            let (end, _) = rig.work(IndexWork::Delete { name: name("a"), offset: None }).await;
+            assert_eq!(end.code, ResultCode::EBUSY, "{:?}", end.why);
+            let range = FIRST as usize..SECOND as usize;
+            assert!(rig.bytes()[range.clone()] == before[range.clone()]);
+            // Nor where the index has forgotten it.
+            rig.work(IndexWork::Remove { name: None, offset: FIRST }).await;
+            assert_eq!(rig.work(create("b")).await.0.entry.offset, SECOND);
+            assert!(rig.bytes()[range.clone()] == before[range]);
+        });
+    }
+
+    #[test]
+    fn a_place_that_is_being_formatted_is_passed_over_and_an_index_that_is_waits() {
+        local(async {
+            let rig = Rig::new();
+            let node = rig.shared.file.node();
+            let formatting = rig.formats.begin(Bytes::of(node, FIRST, MIB)).unwrap();
+            assert_eq!(rig.work(create("a")).await.0.entry.offset, SECOND);
+            drop(formatting);
+            let _formatting = rig.formats.begin(Bytes::of(node, INDEX, 512)).unwrap();
+            assert_eq!(rig.work(create("b")).await.0.code, ResultCode::EAGAIN);
+        });
+    }
+
+    #[test]
+    fn d2_past_the_instant_an_index_is_not_written() {
+        local(async {
+            let rig = Rig::new();
+            let before = rig.bytes();
+            rig.shared.limit.close();
+            rig.shared.over.set();
+            for work in [create("a"), IndexWork::Add { name: name("a"), offset: FIRST }, IndexWork::Rebuild] {
+                let (end, _) = rig.work(work).await;
+                assert_eq!(end.code, ResultCode::ENOSPC, "{:?}", end.why);
+            }
+            assert!(rig.bytes() == before);
+        });
+    }
+}

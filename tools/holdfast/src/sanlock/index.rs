@@ -176,7 +176,7 @@ impl Medium {
         let header = Header::new(self.index, geometry, asked.max_resources, AreaUuid::random());
         let machine = Machine::of_this_host().map_err(|_| EINVAL)?;
         let writer = Writer { machine, fire: SealedFire::NoWatchdog };
-        let writes = index::format::plan(&header, &writer, &[]).map_err(|_| EINVAL)?;
+        let writes = index::format::plan(&header, &writer).map_err(|_| EINVAL)?;
         for write in writes {
             let (at, by) = (self.index.at.0.saturating_add(write.offset_in_area), self.clock.now().after(PATIENCE));
             let written = pollster::block_on(self.disk.write(at, write.bytes, by));
