@@ -159,7 +159,10 @@ fn an_index_that_we_format_is_what_the_real_program_formats_but_for_the_seals() 
         let from = usize::try_from(write.offset_in_area).unwrap();
         made[from..from + write.bytes.len()].copy_from_slice(&write.bytes);
     }
-    let real = [index.raw, lease.raw].concat();
+    let mut real = [index.raw, lease.raw].concat();
+    // A daemon that has been in use leaves memory there (docs/sanlock-observations.md).
+    let padding = (2048 + 1) * 512 + 20;
+    real[padding..padding + 4].fill(0);
     for (number, (made, real)) in made.chunks(512).zip(real.chunks(512)).enumerate() {
         let mut made = made.to_vec();
         made[seal::OFFSET..seal::END].fill(0);

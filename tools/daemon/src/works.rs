@@ -26,7 +26,9 @@ use crate::queries::format::{Formats, InUse};
 use crate::resource::{self, SpaceShared, Surroundings};
 use crate::state_file::StateFileError;
 use crate::supervisor::Supervisor;
-use crate::supervisor::event::{AskRequest, Effect, Event, JoinRequest, LeaseRequest, ReplyTo, SetEvent, TaskId};
+use crate::supervisor::event::{
+    AcquireEnd, AskRequest, Effect, Event, JoinRequest, LeaseRequest, ReplyTo, SetEvent, TaskId,
+};
 use crate::supervisor::index::IndexRequest;
 use crate::watchdog::Watchdog;
 
@@ -237,7 +239,16 @@ impl<P: Platform> Works<P> {
             Effect::OpenDevice { task, request } => self.open_device(task, request),
             Effect::StartAcquire { task, request, stop } => {
                 if let Some(shared) = self.shared(request.key.space) {
-                    self.platform.spawn(resource::run_acquire(shared, task, request, stop, self.notes.clone()));
+                    match shared.begin_acquire(&request, &self.formats) {
+                        Ok(()) => {
+                            self.platform.spawn(resource::run_acquire(shared, task, request, stop, self.notes.clone()));
+                        }
+                        Err(why) => {
+                            let (code, may_change, undoing) = (ResultCode::EAGAIN, true, false);
+                            let end = AcquireEnd::Refused { code, why, may_change, undoing };
+                            self.notes.event(Event::Acquired { task, end });
+                        }
+                    }
                 }
             }
             Effect::StartRelease { task, key, held, rename, value, .. } => {

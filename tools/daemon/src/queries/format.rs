@@ -131,15 +131,21 @@ struct Open {
 }
 
 impl Formats {
+    /// One that touches these bytes.
+    #[must_use]
+    pub fn touching(&self, area: &Bytes) -> Option<Bytes> {
+        self.0.borrow().bytes.values().find(|other| other.touches(area)).copied()
+    }
+
     /// Reserves an area for a format.
     ///
     /// # Errors
     /// The bytes of an older format that is not over and touches it.
     pub fn begin(&self, area: Bytes) -> Result<Formatting, Bytes> {
-        let mut open = self.0.borrow_mut();
-        if let Some(other) = open.bytes.values().find(|other| other.touches(&area)) {
-            return Err(*other);
+        if let Some(other) = self.touching(&area) {
+            return Err(other);
         }
+        let mut open = self.0.borrow_mut();
         open.last += 1;
         let id = open.last;
         open.bytes.insert(id, area);

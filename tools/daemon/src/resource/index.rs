@@ -30,6 +30,24 @@ use crate::supervisor::index::{IndexEnd, IndexRequest, IndexWork};
 
 type Refused = (ResultCode, String);
 
+impl<P: Platform> SpaceShared<P> {
+    /// An acquire is about to begin: from now on its area is in use. Not while it is being formatted, or is to be: by our own
+    /// host_id a lease could be had that is about to be another one.
+    ///
+    /// # Errors
+    /// Its area is being formatted.
+    pub fn begin_acquire(&self, request: &LeaseRequest, formats: &Formats) -> Result<(), String> {
+        let Some(disk) = self.disk_of(request.key) else { return Ok(()) };
+        let (at, len) = (request.place.offset, self.area.geometry.align().bytes());
+        if let Some(other) = formats.touching(&Bytes::of(disk.node, at, len)) {
+            self.forget_disk(request.key);
+            return Err(format!("bytes {other} of {} are being formatted", request.place.path.display()));
+        }
+        self.places.borrow_mut().insert(request.key, (at, len, false));
+        Ok(())
+    }
+}
+
 /// What else this daemon does with devices.
 pub struct Surroundings<P: Platform> {
     /// Its lockspaces, and their leases.
@@ -312,6 +330,20 @@ mod tests {
         IndexWork::Create { name: name(text), num_hosts: 0 }
     }
 
+    fn acquire_of(resource: &str, path: &std::path::Path, offset: u64) -> LeaseRequest {
+        LeaseRequest {
+            key: crate::supervisor::event::LeaseKey { space: space(), resource: name(resource) },
+            place: Place { path: path.to_owned(), offset },
+            expected_lver: None,
+            num_hosts: None,
+            nowait: true,
+            mode: Mode::Exclusive,
+            value: false,
+            persistent: false,
+            orphans: Orphans::Refused,
+        }
+    }
+
     /// A file with an index of LS, which is joined.
     struct Rig {
         _dir: tempfile::TempDir,
@@ -366,17 +398,7 @@ mod tests {
         async fn acquire(&self, resource: &str, offset: u64) -> Held {
             let (notes, mut inbox) = Notes::channel();
             let shared = Rc::clone(&self.shared);
-            let request = LeaseRequest {
-                key: crate::supervisor::event::LeaseKey { space: space(), resource: name(resource) },
-                place: Place { path: self.path.clone(), offset },
-                expected_lver: None,
-                num_hosts: None,
-                nowait: true,
-                mode: Mode::Exclusive,
-                value: false,
-                persistent: false,
-                orphans: Orphans::Refused,
-            };
+            let request = acquire_of(resource, &self.path, offset);
             prepare(&shared, Arc::clone(&shared.file), &request).await.unwrap();
             crate::resource::run_acquire(shared, TaskId(2), request, Stop::new(), notes).await;
             let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
@@ -415,7 +437,7 @@ mod tests {
             let before = rig.bytes();
             let (end, _) = rig.work(IndexWork::Delete { name: name("a"), offset: None }).await;
             assert_eq!(end.code, ResultCode::EBUSY, "{:?}", end.why);
-            let range = FIRST as usize..SECOND as usize;
+            let range = usize::try_from(FIRST).unwrap()..usize::try_from(SECOND).unwrap();
             assert!(rig.bytes()[range.clone()] == before[range.clone()]);
             // Nor where the index has forgotten it.
             rig.work(IndexWork::Remove { name: None, offset: FIRST }).await;
@@ -434,6 +456,25 @@ mod tests {
             drop(formatting);
             let _formatting = rig.formats.begin(Bytes::of(node, INDEX, 512)).unwrap();
             assert_eq!(rig.work(create("b")).await.0.code, ResultCode::EAGAIN);
+        });
+    }
+
+    #[test]
+    fn a_lease_is_not_acquired_while_its_area_is_being_formatted() {
+        local(async {
+            let rig = Rig::new();
+            assert_eq!(rig.work(create("a")).await.0.code, ResultCode::OK);
+            let request = acquire_of("a", &rig.path, FIRST);
+            prepare(&rig.shared, Arc::clone(&rig.shared.file), &request).await.unwrap();
+            let formatting = rig.formats.begin(Bytes::of(rig.shared.file.node(), FIRST, MIB)).unwrap();
+            assert!(rig.shared.begin_acquire(&request, &rig.formats).unwrap_err().contains("being formatted"));
+            assert_eq!(rig.shared.leased_areas(), []);
+            drop(formatting);
+            prepare(&rig.shared, Arc::clone(&rig.shared.file), &request).await.unwrap();
+            rig.shared.begin_acquire(&request, &rig.formats).unwrap();
+            // And not formatted while it is about to be acquired.
+            let (end, _) = rig.work(IndexWork::Delete { name: name("a"), offset: None }).await;
+            assert_eq!(end.code, ResultCode::EBUSY, "{:?}", end.why);
         });
     }
 
