@@ -5,12 +5,15 @@ configured as its documentation has it, and otherwise as Debian ships it. A doma
 boot: it runs, can be suspended and ended, and needs no guest.
 """
 
+import contextlib
+import hashlib
 import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 WITHIN = 90.0  # seconds: generous, for nothing here is a matter of speed
@@ -46,13 +49,14 @@ DOMAIN = """
   <name>{name}</name>
   <memory unit='MiB'>32</memory>
   <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <features><acpi/></features>
   {on_lockfailure}
   <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{devices}</devices>
 </domain>
 """
 DISK = """
 <disk type='file' device='disk'>
-  <driver name='qemu' type='raw' cache='none'/><source file='{path}'/><target dev='vda' bus='virtio'/>{access}
+  <driver name='qemu' type='raw' cache='none'/><source file='{path}'/><target dev='{target}' bus='virtio'/>{access}
 </disk>
 """
 LEASE = "<lease><lockspace>{space}</lockspace><key>{name}</key><target path='{path}' offset='{offset}'/></lease>"
@@ -196,6 +200,9 @@ class LeaseManager:
     def join(self, host_id, space, path):
         self.client("add_lockspace", "-s", f"{space}:{host_id}:{path}:0", "-o", str(IO_TIMEOUT))
 
+    def leave(self, host_id, space, path):
+        self.client("rem_lockspace", "-s", f"{space}:{host_id}:{path}:0")
+
     def spaces(self):
         """{lockspace: its host_id, or what it is doing where it cannot be used}."""
         found = {}
@@ -269,8 +276,7 @@ class Libvirt:
 
     def disk_lease(self, disk):
         """The lease that the plugin makes for a disk by itself."""
-        from hashlib import md5
-        name = md5(disk.encode()).hexdigest()
+        name = hashlib.md5(disk.encode()).hexdigest()
         return Resource(DISKS, name, os.path.join(self.disk_leases, name), 0)
 
 
@@ -290,14 +296,20 @@ class Events:
             return [line.strip().removeprefix(prefix) for line in log if line.startswith(prefix)]
 
 
+def disk_device(path, access="", target="vda"):
+    return DISK.format(path=path, access=access, target=target)
+
+
+def lease_device(lease):
+    return LEASE.format(space=lease.space, name=lease.name, path=lease.path, offset=lease.offset)
+
+
 class Domain:
     """A virtual machine as libvirt knows it."""
 
     def __init__(self, name, disk=None, access="", lease=None, on_lockfailure=None):
         self.name = name
-        devices = DISK.format(path=disk, access=access) if disk else ""
-        if lease:
-            devices += LEASE.format(space=lease.space, name=lease.name, path=lease.path, offset=lease.offset)
+        devices = (disk_device(disk, access) if disk else "") + (lease_device(lease) if lease else "")
         action = f"<on_lockfailure>{on_lockfailure}</on_lockfailure>" if on_lockfailure else ""
         self.xml = DOMAIN.format(name=name, devices=devices, on_lockfailure=action)
 
@@ -312,9 +324,17 @@ class Domain:
         for action in ("destroy", "undefine"):
             subprocess.run(["virsh", action, self.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
-    def do(self, action, fails=False):
-        """start, suspend, resume or destroy; what virsh said."""
-        return run("virsh", action, self.name, fails=fails).strip()
+    def do(self, action, *arguments, fails=False):
+        """An action of virsh's on the domain; what it said."""
+        return run("virsh", action, self.name, *arguments, fails=fails).strip()
+
+    @contextlib.contextmanager
+    def device(self, xml):
+        """A device to attach and detach, as the file that virsh wants."""
+        with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
+            file.write(xml)
+            file.flush()
+            yield file.name
 
     def state(self):
         return run("virsh", "domstate", self.name).strip()

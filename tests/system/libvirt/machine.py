@@ -7,11 +7,13 @@ it ends, the kernel ends all the others. Needs root, and neither KVM nor a netwo
 """
 
 import ctypes
+import fcntl
 import glob
 import os
 import shutil
 import signal
 import subprocess
+import traceback
 
 PACKAGES = ["sanlock", "e2fsprogs", "libvirt-daemon-system", "libvirt-clients", "libvirt-sanlock", "qemu-system-x86"]
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x08000000, 0x20000000, 0x40000000
@@ -36,7 +38,7 @@ def inside(work, cache, program, story):
     first = os.fork()
     if first == 0:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        os._exit(first_process(work, cache, program, story))
+        os._exit(guarded(lambda: first_process(work, cache, program, story)))
     return outlive(first)
 
 
@@ -69,7 +71,8 @@ def first_process(work, cache, program, story):
 
 
 def guarded(story):
-    """Ends the story in order where it is asked to end: once, for what cleans up must not be interrupted."""
+    """Its exit status, whatever happens: what a forked process leaves undone must not run on in its parent's code, which
+    would clean up where our mounts are. Asked to end, it ends in order: once, for what cleans up must not be interrupted."""
     def end(number, _frame):
         for other in ENDING:
             signal.signal(other, signal.SIG_IGN)
@@ -81,8 +84,7 @@ def guarded(story):
         return story()
     except SystemExit as ending:
         return ending.code
-    except Exception:  # as the interpreter would: this is the end of a forked one
-        import traceback
+    except BaseException:  # as the interpreter would
         traceback.print_exc()
         return 1
 
@@ -99,11 +101,11 @@ def build_root(work, cache, program):
     mount("-t", "overlay", "overlay", "-o", f"lowerdir=/,upperdir={layers}/upper,workdir={layers}/work", root)
     mount("-t", "proc", "proc", f"{root}/proc")
     mount("-t", "tmpfs", "run", f"{root}/run")
-    for place in ("/sys", "/dev", work, cache):
-        os.makedirs(root + place, exist_ok=True)
-        mount("--rbind", place, root + place)
     for name in ("holdfast", "holdfastd"):
         shutil.copy(program, f"{root}/usr/local/sbin/{name}")
+    for how, place in (("--rbind", "/sys"), ("--rbind", "/dev"), ("--bind", work), ("--bind", cache)):
+        os.makedirs(root + place, exist_ok=True)
+        mount(how, place, root + place)
     if os.path.exists("/etc/resolv.conf"):
         resolver = f"{root}/etc/resolv.conf"
         content = open("/etc/resolv.conf", encoding="ascii").read()  # often a link into /run
@@ -123,9 +125,10 @@ def install(cache):
     os.makedirs(os.path.join(cache, "partial"), exist_ok=True)
     command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "-o", f"Dir::Cache::archives={cache}",
                "-o", "APT::Keep-Downloaded-Packages=true", *PACKAGES]
-    if not apt(command):
-        # The lists of packages are missing or too old.
-        if not (apt(["apt-get", "update", "-q"]) and apt(command)):
+    with open(os.path.join(cache, "in-use"), "wb") as in_use:
+        fcntl.flock(in_use, fcntl.LOCK_EX)
+        # Where it fails, the lists of packages are missing or too old.
+        if not apt(command) and not (apt(["apt-get", "update", "-q"]) and apt(command)):
             raise SystemExit(1)
     unshare(CLONE_NEWNET)
     mount("-t", "sysfs", "sys", "/sys")  # one without its devices

@@ -9,7 +9,8 @@ import os
 import signal
 import time
 
-from host import DISKS, IO_TIMEOUT, Domain, LeaseManager, Process, Storage, Unexpected, expect, wait_until
+from host import (DISKS, IO_TIMEOUT, Domain, LeaseManager, Process, Storage, Unexpected, disk_device, expect, lease_device,
+                  wait_until)
 
 IN_USE = "Failed to acquire lock: File exists"  # by a domain of this host
 OTHER_HOST = "Failed to acquire lock: Lease is held by another host"
@@ -73,7 +74,7 @@ class Stage:
             expect(f"{source}'s lines of {resource.name}", [one for one in found if one[1] == resource.name], [])
 
     def holders(self, resource):
-        """{pid: how} by every source."""
+        """{(pid, name): version or SH}, on which all sources must agree."""
         shown = [{(pid, name): version for _, found_name, version, pid, name in found if found_name == resource.name}
                  for _, found in self.sources()]
         for other in shown[1:]:
@@ -116,9 +117,9 @@ def boot_time():
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def refused(domain, action, why, state):
+def refused(domain, action, why, state, *arguments):
     """The action fails with what libvirt says with real sanlock, and the domain is as it was."""
-    said = domain.do(action, fails=True)
+    said = domain.do(action, *arguments, fails=True)
     if why not in said:
         raise Unexpected(f"{action} of {domain.name}: expected {why!r}, found {said!r}")
     expect(f"{domain.name} after the refused {action}", domain.state(), state)
@@ -224,6 +225,27 @@ def leases_outlive_libvirtd(stage):
 
 
 @scene
+def what_is_attached_to_a_running_domain_is_leased_too(stage):
+    lease, domain, _ = stage.pair("attach")
+    disk = stage.libvirt.disk("attached")
+    bare = Domain("attach", stage.libvirt.disk("attach"))
+    with stage.cast(bare, domain):
+        bare.do("start")
+        with bare.device(disk_device(disk, target="vdb")) as device:
+            bare.do("attach-device", device)
+        stage.holds(stage.libvirt.disk_lease(disk), bare, "1")
+        with bare.device(lease_device(lease)) as device:
+            bare.do("attach-device", device)
+            stage.holds(lease, bare, "1")
+            refused(domain, "start", IN_USE, "shut off")
+            bare.do("detach-device", device)
+            stage.free(lease)
+            domain.do("start")
+            stage.holds(lease, domain, "2")
+            refused(bare, "attach-device", IN_USE, "running", device)
+
+
+@scene
 def a_lease_of_another_host_is_refused(stage):
     lease, domain, _ = stage.pair("foreign")
     with stage.cast(domain):
@@ -286,6 +308,7 @@ ENDED = ("Stopped", "Suspended")
 TERMINATED = ["Shutdown Finished after host request", "Stopped Shutdown"]  # SIGTERM to QEMU
 DESTROYED = ["Stopped Destroyed"]  # by a call of libvirt's, which nobody makes but its helper
 PAUSED = ["Suspended Paused"]  # likewise
+KILLED = "Stopped Failed"  # SIGKILL to QEMU
 
 
 @contextlib.contextmanager
@@ -303,10 +326,9 @@ def lost(stage, storage, space):
 def ends_in_time(stage, domain, wanted, schedule):
     """The domain runs until its lease is lost, and then ends as it should, before force would be used."""
     begin, by_force = schedule
-    events = wait_until(f"{domain.name} ends", lambda: [
-        events for events in [stage.events.of(domain)] if events and events[-1].startswith(ENDED)])[-1]
+    wait_until(f"{domain.name} ends", lambda: stage.events.of(domain)[-1].startswith(ENDED))
     now = boot_time()
-    expect(f"the end of {domain.name}", events[-len(wanted):], wanted)
+    expect(f"the end of {domain.name}", stage.events.of(domain)[-len(wanted):], wanted)
     if not begin <= now < by_force:
         raise Unexpected(f"the end of {domain.name}: expected from {begin} and before {by_force}, found {now:.1f}")
 
@@ -333,6 +355,19 @@ def on_lockfailure_decides_what_becomes_of_a_domain_whose_lease_is_lost(stage):
         paused.do("resume")
         stage.holds(pause, paused, "2")
         expect("the domain that was paused", paused.state(), "running")
+
+
+@scene
+def who_leaves_a_lockspace_ends_its_domains_by_force(stage):
+    space, _, (lease,) = stage.new_space(["left"])
+    domain = Domain("left", lease=lease, on_lockfailure="pause")
+    with stage.cast(domain):
+        domain.do("start")
+        stage.holds(lease, domain, "1")
+        stage.manager.leave(1, space, lease.path)
+        wait_until("the domain is shut off", lambda: domain.state() == "shut off")
+        expect("its end", stage.events.of(domain)[-1], KILLED)
+        expect("the lockspace in the status", space in stage.manager.spaces(), False)
 
 
 @scene
