@@ -68,10 +68,11 @@ class Stage:
         expect(f"the version of {resource.name} on disk", resource.lver(), int(version))
 
     def free(self, resource):
-        """Nobody says that it is held, and the disk says that it is not."""
+        """Nobody says that it is held, and the disk says that it is not: soon, for what dies releases by the way."""
         wait_until(f"{resource.name} is free on disk", lambda: resource.owner() is None)
-        for source, found in self.sources():
-            expect(f"{source}'s lines of {resource.name}", [one for one in found if one[1] == resource.name], [])
+        for source, ask in self.sources_to_ask():
+            wait_until(f"{resource.name} is in no line of {source}", lambda ask=ask: all(
+                name != resource.name for _, name, *_ in ask()))
 
     def holders(self, resource):
         """{(pid, name): version or SH}, on which all sources must agree."""
@@ -81,12 +82,16 @@ class Stage:
             expect(f"the holders of {resource.name} by all tools", other, shown[0])
         return shown[0]
 
-    def sources(self):
+    def sources_to_ask(self):
         """Who can be asked for leases."""
-        yield "sanlock client status", self.manager.leases()
+        yield "sanlock client status", self.manager.leases
         if not self.manager.real:
-            yield "holdfast status --json", self.manager.leases_by_holdfast()
-            yield "holdfast status", self.manager.rows_by_holdfast()
+            yield "holdfast status --json", self.manager.leases_by_holdfast
+            yield "holdfast status", self.manager.rows_by_holdfast
+
+    def sources(self):
+        """What they say now."""
+        return [(source, ask()) for source, ask in self.sources_to_ask()]
 
     def foreign(self):
         """Another host, with real sanlock, in both lockspaces; as long as the host is up."""
