@@ -1,12 +1,14 @@
-"""Real sanlock daemons and clients of them, for scripts that need a black box.
+"""Daemons, real sanlock's and ours, and clients of them, for scripts that need a black box.
 
 A `Daemon` is one sanlock host: a `sanlock daemon` process with a run directory
-of its own, no watchdog and no privileges it would have to drop. A `Client` is
-one process that uses the python3-sanlock binding; it has to be a process
-because libsanlock reads SANLOCK_RUN_DIR once and keeps it.
+of its own, no watchdog and no privileges it would have to drop; `Ours` is the
+same with Holdfast. A `Client` is one process that uses the python3-sanlock
+binding; it has to be a process because libsanlock reads SANLOCK_RUN_DIR once
+and keeps it.
 
 Errors of the binding come back as `LeaseError`, with the number the binding
-gave (a positive errno, or one of sanlock's own numbers from -200 down).
+gave (a positive errno, or one of sanlock's own numbers from -200 down). Who
+wants to see an exception as it was raised asks with `Client.outcome`.
 """
 
 import multiprocessing
@@ -83,6 +85,23 @@ class Daemon:
         self.process.wait()
 
 
+class Ours:
+    """One `holdfast daemon`."""
+
+    def __init__(self, program, run_dir, host_name="host"):
+        os.makedirs(run_dir, exist_ok=True)
+        self.env = dict(os.environ, SANLOCK_RUN_DIR=run_dir)
+        self.log = open(os.path.join(run_dir, "daemon.log"), "ab")
+        command = [program, "daemon", "-D", "--watchdog", "none", "-l", "0", "-U", "root", "-G", "root", "-e", host_name]
+        self.process = subprocess.Popen(command, env=self.env, stdin=subprocess.DEVNULL,
+                                        stdout=self.log, stderr=self.log)
+        wait_until("our socket", lambda: os.path.exists(os.path.join(run_dir, "sanlock.sock")))
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
 def _serve(pipe, run_dir):
     """The client process: performs one binding call per message."""
     os.environ["SANLOCK_RUN_DIR"] = run_dir
@@ -96,19 +115,19 @@ def _serve(pipe, run_dir):
         if message is None:
             return
         call, arguments, keywords = message
+        module, name = (os, call[3:]) if call.startswith("os.") else (sanlock, call)
         try:
-            pipe.send(("ok", getattr(sanlock, call)(*arguments, **keywords)))
-        except sanlock.SanlockException as error:
-            pipe.send(("error", error.errno, str(error)))
+            pipe.send(("ok", getattr(module, name)(*arguments, **keywords)))
         except Exception as error:  # a wrong argument must not look like a hang
-            pipe.send(("broken", type(error).__name__, str(error)))
+            pipe.send(("raised", type(error).__name__, getattr(error, "errno", None), error.args))
 
 
 class Client:
     """One process using the binding: `client.acquire(...)` runs there.
 
     The fd that `register` returns is good only inside that process; pass it
-    back as `slkfd` unchanged.
+    back as `slkfd` unchanged. A call `os.close` is the function of `os`, for
+    what happens to such an fd.
     """
 
     def __init__(self, run_dir):
@@ -126,15 +145,20 @@ class Client:
             raise AttributeError(call)
 
         def perform(*arguments, **keywords):
-            self.pipe.send((call, arguments, keywords))
-            kind, *rest = self.pipe.recv()
+            kind, *rest = self.outcome(call, *arguments, **keywords)
             if kind == "ok":
                 return rest[0]
-            if kind == "error":
-                raise LeaseError(call, *rest)
-            raise RuntimeError(f"{call}: {rest[0]}: {rest[1]}")
+            name, code, told = rest
+            if name == "SanlockException":
+                raise LeaseError(call, code, told)
+            raise RuntimeError(f"{call}: {name}: {told}")
 
         return perform
+
+    def outcome(self, call, *arguments, **keywords):
+        """("ok", result), or ("raised", name of the exception, its errno, its arguments)."""
+        self.pipe.send((call, arguments, keywords))
+        return self.pipe.recv()
 
     def close(self):
         """Ends the process; its registered connection closes with it."""

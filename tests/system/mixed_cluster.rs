@@ -1,5 +1,5 @@
 //! A real sanlock daemon and ours on one device: they see each other live, hand one lease back and forth, and their
-//! tools read the same from the same sectors. The unmodified python3-sanlock binding against ours.
+//! tools read the same from the same sectors. (The python3-sanlock binding against each: `tests/interop/python_surface.py`.)
 //!
 //! Needs root and the packages `sanlock` and `python3-sanlock` (black boxes, run as they are); says so where they lack.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -173,19 +173,6 @@ fn leases_are_shared_and_converted_across_both_programs_on_sectors_of_512_bytes(
 #[test]
 fn leases_are_shared_and_converted_across_both_programs_on_sectors_of_4096_bytes() {
     leases_are_used_in_both_modes(4096);
-}
-
-#[test]
-fn the_unmodified_binding_walks_through_the_life_of_a_lease_with_ours() {
-    needed();
-    let (machine, ours) = our_host("ours");
-    let (spaces, resources) = (machine.path("spaces"), machine.path("resources"));
-    for path in [&spaces, &resources] {
-        std::fs::File::create(path).unwrap().set_len(4 << 20).unwrap();
-    }
-    let paths = [&ours.run_dir, &spaces, &resources].map(|path| path.to_str().unwrap());
-    let told = run(PYTHON, &[&script("sanlock_binding.py"), paths[0], paths[1], paths[2]]);
-    assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["ok"], true, "{told}");
 }
 
 #[test]

@@ -25,3 +25,27 @@ DELIBERATE = {
 NOT_SERVED = {}
 
 DIFFERENCES = DELIBERATE | NOT_SERVED
+
+# The same of the python3-sanlock binding, by the section of its walk (tests/interop/surface).
+BINDING_DELIBERATE = {
+    "no_name": "nothing is formatted under an empty name",
+    "a_lease_without_a_name": "a lease without a name is refused before its area is read",
+    "an_io_timeout_that_no_host_can_keep": "refused; sanlock formats with what is left of the number in 16 bits",
+    "a_host_id_that_no_host_can_have": "refused at once, whatever the path; sanlock finds it when it has read the area",
+    "large_sectors_at_offsets_of_small_ones": "an area begins at a multiple of its own sectors",
+    "small_sectors_on_a_device_of_large_ones": "refused; sanlock says that it has formatted, even beyond the end",
+    "leases_of_other_sectors_than_their_lockspace": "a lease has the sizes that its leader says, whatever its lockspace's are",
+    "a_value_that_has_no_place_in_its_area": "refused; sanlock writes it into the next area",
+    "a_space_in_a_name_or_path": "such leases can be inquired: the binding reads them as they are printed",
+    "a_name_of_48_bytes": "48 bytes are printed; sanlock prints what follows in its memory, and the binding does not survive it",
+    "formatted_under_its_holder": "what this daemon uses is not formatted through it",
+    "requests_with_an_action_that_means_nothing": "only what is known is asked for; sanlock writes any number",
+    "asked_about_while_it_is_lost": "a lost lockspace is one that is being left; sanlock lists it as joined until all is over",
+}
+
+BINDING_NOT_SERVED = {
+    "several_disks": "several disks for a resource",
+    "a_lease_on_several_disks": "several disks for a resource",
+}
+
+BINDING = BINDING_DELIBERATE | BINDING_NOT_SERVED

@@ -3,6 +3,7 @@
 use delta_lease::{DeltaError, SectorError};
 use holdfast_io::disk::{IoError, IoErrorKind};
 use holdfast_io::leader::LeaderError;
+use holdfast_io::sys::linux::OpenError;
 use holdfast_protocol::codes::ResultCode;
 use paxos_lease::index::{HeaderError, IndexError};
 use paxos_lease::request::RequestError;
@@ -32,6 +33,12 @@ pub fn of_io(e: &IoError) -> ResultCode {
         IoErrorKind::OutcomeUnknown | IoErrorKind::NotIssued => ResultCode::IO_TIMEOUT,
         IoErrorKind::Refused => ResultCode::ENOSPC,
     }
+}
+
+/// Of a path that cannot be used as a device.
+#[must_use]
+pub fn of_open(e: &OpenError) -> ResultCode {
+    e.errno().map_or(ResultCode::ENODEV, ResultCode::from_errno)
 }
 
 /// Of a leader record of either kind.

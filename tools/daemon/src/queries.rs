@@ -170,10 +170,9 @@ impl Context {
 
     /// The alignment that areas on a device are given unless asked otherwise.
     async fn align(&self, disk: &WireDisk) -> Answer {
-        let path = path_of(disk).ok_or_else(|| "no path".to_owned());
-        let opened = match path {
-            Ok(path) => self.open(path).await,
-            Err(why) => Err(why),
+        let opened = match path_of(disk) {
+            Some(path) => self.open(path).await,
+            None => Err((ResultCode::ENODEV, "no path".to_owned())),
         };
         match opened {
             // Its result is the alignment, a positive number (spec A 5).
@@ -181,7 +180,7 @@ impl Context {
                 let align = default_geometry(&file).align().bytes();
                 Answer { code: ResultCode::new(i32::try_from(align).unwrap_or(i32::MAX)), ..Answer::ok(Vec::new()) }
             }
-            Err(why) => Answer::of(Err((ResultCode::ENODEV, why))),
+            Err((_, why)) => Answer::of(Err((ResultCode::ENODEV, why))),
         }
     }
 
@@ -248,14 +247,16 @@ impl Context {
     async fn lease_disk(&self, asked: &Resource) -> Result<(Disk<Linux>, u64), Refused> {
         let place = asked.disks.first().and_then(|d| path_of(d).map(|p| (p, d.offset)));
         let (path, offset) = place.ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
-        let (_, disk) = self.open(path).await.map_err(|why| (ResultCode::ENOENT, why))?;
+        let (_, disk) = self.open(path).await?;
         Ok((disk, offset))
     }
 
-    async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, Disk<Linux>), String> {
+    /// A device that cannot be opened is refused with the kernel's reason; who asks for a lockspace hears ENODEV (spec A 6).
+    async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, Disk<Linux>), Refused> {
         let nodes = Arc::clone(&self.nodes);
         let opened = tokio::task::spawn_blocking(move || nodes.open(&path)).await;
-        let file = opened.map_err(|e| e.to_string())?.map_err(|e| codes::chain(&e))?;
+        let opened = opened.map_err(|e| (ResultCode::EIO, e.to_string()))?;
+        let file = opened.map_err(|e| (codes::of_open(&e), codes::chain(&e)))?;
         let engine = ThreadsEngine::new(Arc::clone(&file), 1, "query-io");
         Ok((file, Device::new(engine, self.clock.clone(), WriteLimit::none())))
     }
@@ -276,7 +277,7 @@ impl Context {
 
     async fn find_lockspace(&self, asked: &mut Lockspace) -> Result<u32, Refused> {
         let path = path_of(&asked.disk).ok_or((ResultCode::ENODEV, "no path".to_owned()))?;
-        let (_, disk) = self.open(path).await.map_err(|why| (ResultCode::ENODEV, why))?;
+        let (_, disk) = self.open(path).await.map_err(|(_, why)| (ResultCode::ENODEV, why))?;
         let expected = SpaceName::new(asked.name.as_bytes()).ok();
         let at = LeaseOffset(asked.disk.offset);
         let refuse = |e: delta_lease::DeltaError| {
@@ -338,7 +339,7 @@ impl Context {
     async fn write_lockspace(&self, io_timeout: u32, asked: &Lockspace) -> Result<(), Refused> {
         let name = SpaceName::new(asked.name.as_bytes()).map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
         let path = path_of(&asked.disk).ok_or((ResultCode::ENODEV, "no path".to_owned()))?;
-        let (file, disk) = self.open(path).await.map_err(|why| (ResultCode::ENODEV, why))?;
+        let (file, disk) = self.open(path).await.map_err(|(_, why)| (ResultCode::ENODEV, why))?;
         let geometry = geometry_of(asked.flags.bits(), &file)?;
         let io_timeout = match io_timeout {
             0 => IoTimeout::DEFAULT,
@@ -369,7 +370,7 @@ impl Context {
         let invalid = |e: holdfast_io::ids::NameError| (ResultCode::EINVAL, e.to_string());
         let space = SpaceName::new(&name(&asked.head.lockspace_name)?).map_err(invalid)?;
         let resource = ResourceName::new(&name(&asked.head.name)?).map_err(invalid)?;
-        let (file, disk) = self.open(path).await.map_err(|why| (ResultCode::ENOENT, why))?;
+        let (file, disk) = self.open(path).await?;
         let geometry = geometry_of(asked.head.flags.bits(), &file)?;
         let fits = (1..=geometry.max_hosts()).contains(&num_hosts);
         let uuid = AreaUuid::random();

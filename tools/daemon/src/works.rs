@@ -411,10 +411,7 @@ impl<P: Platform> Works<P> {
         self.platform.spawn(async move {
             let result = match platform.open_apart(&request.place.path).await {
                 Ok(Ok(file)) => resource::ask_on(&shared, file, &request).await,
-                Ok(Err(e)) => {
-                    let errno = e.errno().unwrap_or(nix::libc::ENODEV);
-                    Err((ResultCode::from_errno(errno), codes::chain(&e)))
-                }
+                Ok(Err(e)) => Err((codes::of_open(&e), codes::chain(&e))),
                 Err(e) => Err((ResultCode::EIO, e)),
             };
             notes.event(Event::Asked { to, key, result });
@@ -449,10 +446,7 @@ impl<P: Platform> Works<P> {
         self.platform.spawn(async move {
             let result = match platform.open_apart(&request.place.path).await {
                 Ok(Ok(file)) => resource::prepare(&shared, file, &request).await,
-                Ok(Err(e)) => {
-                    let errno = e.errno().unwrap_or(nix::libc::ENODEV);
-                    Err((ResultCode::from_errno(errno), codes::chain(&e)))
-                }
+                Ok(Err(e)) => Err((codes::of_open(&e), codes::chain(&e))),
                 Err(e) => Err((ResultCode::EIO, e)),
             };
             notes.event(Event::DeviceReady { task, result });

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use holdfast_io::bytes::{is_zero, u64_at};
+use holdfast_io::ids::{Generation, HostTerm};
 
 use super::sectors::{DELTA, Dblock, Leader, PAXOS};
+use super::time_rules::instant_of;
 use super::{Area, Checkers};
 use crate::disk::{Facts, HostIndex, Writer};
 
@@ -114,6 +116,10 @@ impl Checkers {
             self.fell(io.writer, (area, index), what);
         }
         let mut state = self.state.borrow_mut();
+        if new.owner == old.owner {
+            let term = HostTerm { host_id: io.writer.host_id, generation: Generation(new.owner[1]) };
+            state.outlived.replaces(term, instant_of(&old));
+        }
         state.disk.leaders.insert((area, index), new);
         state.disk.by.insert((area, index), host);
     }

@@ -52,6 +52,8 @@ pub(super) struct State {
     takeovers: Vec<Takeover>,
     /// Terms whose host stood still in any way: it may have a write on its way that its watchdog has not ended in time.
     stood: BTreeMap<HostTerm, Instant>,
+    /// The renewal that the one on disk has replaced: a taker may have read it, and act upon it still.
+    replaced: BTreeMap<HostTerm, Instant>,
     woke: BTreeMap<HostIndex, Nanos>,
     /// When a host last could not read an area as it is.
     blind: BTreeMap<(HostIndex, Area), Nanos>,
@@ -66,6 +68,11 @@ impl State {
     /// The host of this term stood still while this renewal of it stood on disk.
     pub(super) fn stands(&mut self, term: HostTerm, renewal: Instant) {
         self.stood.insert(term, renewal);
+    }
+
+    /// A renewal of this term lands over this one.
+    pub(super) fn replaces(&mut self, term: HostTerm, renewal: Instant) {
+        self.replaced.insert(term, renewal);
     }
 
     pub(super) fn wakes(&mut self, host: HostIndex, now: Nanos) {
@@ -117,13 +124,14 @@ impl Checkers {
         }
     }
 
-    /// Whether a host of this term stands still, or did while its latest renewal stood on disk.
+    /// Whether a host of this term stands still, or did while a renewal of it stood on disk upon which a taker may act: the
+    /// latest one, or the one before it.
     fn stood_still_as(&self, term: HostTerm) -> bool {
         let state = self.state.borrow();
-        let latest = |host| state.time.terms_on(host).into_iter().find(|(its, _)| *its == term);
-        let stood =
-            |host| latest(host).is_some_and(|(_, at)| state.outlived.stood.get(&term).is_some_and(|s| *s >= at));
-        state.time.hosts_of(term).any(|host| state.still.contains(&host) || stood(host))
+        let replaced = state.outlived.replaced.get(&term).copied().unwrap_or_default();
+        let stood = state.outlived.stood.get(&term).is_some_and(|renewal| *renewal >= replaced);
+        let has_it = |host| state.time.terms_on(host).into_iter().any(|(its, _)| its == term);
+        state.time.hosts_of(term).any(|host| state.still.contains(&host) || (stood && has_it(host)))
     }
 
     /// Whether the specification, which knows no hosts that stand still, does not let go of one that does, or did: something of

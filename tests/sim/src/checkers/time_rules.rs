@@ -159,7 +159,7 @@ impl State {
 }
 
 /// When a renewal began.
-fn instant_of(sector: &Leader) -> Instant {
+pub(super) fn instant_of(sector: &Leader) -> Instant {
     (sector.timestamp, u64::from(sector.seal.map_or(0, |s| s.millis)))
 }
 

@@ -70,8 +70,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         now: LocalInstant,
     ) {
         let Some(host_id) = HostId::new(event.host_id) else { return self.reply(to, ResultCode::EINVAL) };
-        let space = self.space_named(&lockspace.name).filter(|(_, space)| space.life.is_active());
-        let Some((space, _)) = space else { return self.reply(to, ResultCode::ENOENT) };
+        let space = match self.event_space(lockspace) {
+            Ok(space) => space,
+            Err(code) => return self.reply(to, code),
+        };
         let Wire { generation, event, data, .. } = event;
         let set = SetEvent { space, host_id, generation, event, data, flags };
         if flags.contains(SetEventFlags::CUR_GENERATION) && generation == 0 {

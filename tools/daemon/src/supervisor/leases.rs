@@ -964,7 +964,8 @@ fn read_request(resource: &Resource, nowait: bool, orphans: Orphans) -> Result<L
     // No lockspace has an empty name, or one that is none.
     SpaceName::new(head.lockspace_name.as_bytes()).map_err(|_| ResultCode::ENOSPC)?;
     let key = key_of(head).ok_or(ResultCode::EINVAL)?;
-    let path = path_of(&disk.path).ok_or(ResultCode::EINVAL)?;
+    // No path is refused by who opens it, once the lockspace is known to be there.
+    let path = path_of(&disk.path).unwrap_or_default();
     let expected_lver = head.flags.contains(LeaseFlags::LVER).then_some(Lver(head.lver)).filter(|l| l.0 != 0);
     let num_hosts = head.flags.contains(LeaseFlags::NUM_HOSTS).then_some(head.data32);
     Ok(LeaseRequest {

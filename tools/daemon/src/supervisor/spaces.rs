@@ -637,6 +637,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     fn find_space(&self, wire: &Wire) -> Option<SpaceName> {
         let ask = SpaceAsk::read(wire)?;
+        // Any host_id is meant by 0 alone, not by one that no host has.
+        if ask.host_id.is_none() && wire.host_id != 0 {
+            return None;
+        }
         self.spaces.iter().find(|(name, space)| space.matches(&ask.name, &ask, name)).map(|(name, _)| *name)
     }
 

@@ -14,13 +14,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         lease.ok_or(ResultCode::ENOENT)?.value.as_mut().ok_or(ResultCode::EINVAL)
     }
 
-    /// It is on the disk when the lease is given back, or shared.
+    /// It is on the disk when the lease is given back, or shared. A value lies over the one before: of a longer one the end
+    /// stays, as sanlock has it.
     pub(super) fn set_lvb(&mut self, to: ReplyTo, resource: &ResourceHead, value: &[u8]) {
         let code = match self.value_of(resource) {
             Err(code) => code,
             Ok(known) if value.len() > known.bytes.len() => ResultCode::E2BIG,
             Ok(known) => {
-                known.bytes.fill(0);
                 known.bytes[..value.len()].copy_from_slice(value);
                 known.set = true;
                 ResultCode::OK

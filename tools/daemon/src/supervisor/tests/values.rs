@@ -53,7 +53,7 @@ fn a_value_is_read_with_the_lease_and_written_with_its_end_if_it_was_set() {
     w.acquired_with_value(vec![9; 512]);
     assert_eq!(w.set(1, "R", b"new"), 0);
     let mut expected = b"new".to_vec();
-    expected.resize(512, 0);
+    expected.resize(512, 9); // it lies over the old one, whose end stays
     assert_eq!(w.get(1, "R", 0), (0, expected.clone()));
     w.log.clear();
     w.release_all(1);
