@@ -427,10 +427,7 @@ impl<P: Platform> Works<P> {
         self.platform.spawn(async move {
             let result = match platform.open_apart(&request.place.path).await {
                 Ok(Ok(file)) => resource::prepare_index(&shared, file, &request).await,
-                Ok(Err(e)) => {
-                    let errno = e.errno().unwrap_or(nix::libc::ENODEV);
-                    Err((ResultCode::from_errno(errno), codes::chain(&e)))
-                }
+                Ok(Err(e)) => Err((codes::of_open(&e), codes::chain(&e))),
                 Err(e) => Err((ResultCode::EIO, e)),
             };
             notes.event(Event::IndexReady { task, result });

@@ -49,7 +49,7 @@ impl Context {
         let space = SpaceName::new(asked.lockspace_name.as_bytes());
         let space = space.map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
         let path = path_of(&asked.disk).ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
-        let (file, disk) = self.open(path).await.map_err(|why| (ResultCode::ENOENT, why))?;
+        let (file, disk) = self.open(path).await?;
         let geometry = geometry_of(asked.flags.bits(), &file)?;
         let index = IndexAt { at: LeaseOffset(asked.disk.offset), space };
         let header = Header::new(index, geometry, asked.max_resources, AreaUuid::random());
@@ -104,7 +104,7 @@ impl Context {
 
     async fn index_disk(&self, asked: &Rindex) -> Result<Disk<Linux>, Refused> {
         let path = path_of(&asked.disk).ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
-        let (_, disk) = self.open(path).await.map_err(|why| (ResultCode::ENOENT, why))?;
+        let (_, disk) = self.open(path).await?;
         Ok(disk)
     }
 

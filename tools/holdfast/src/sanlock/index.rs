@@ -135,7 +135,8 @@ impl Medium {
         let errno = |e: &io::Error| -e.raw_os_error().unwrap_or(nix::libc::EIO);
         let clock = BootClock::new().map_err(|e| errno(&e))?;
         let path = index.disk.path.to_string();
-        let file = Arc::new(BlockFile::open(Path::new(&path), Access::ReadWrite).map_err(|_| ENOENT)?);
+        let file = BlockFile::open(Path::new(&path), Access::ReadWrite);
+        let file = Arc::new(file.map_err(|e| codes::of_open(&e).number())?);
         // No lease of a lockspace is held here, so D2 limits nothing.
         let disk = Device::new(ThreadsEngine::new(Arc::clone(&file), 1, "index-io"), clock.clone(), WriteLimit::none());
         let at = LeaseOffset(index.disk.offset);
