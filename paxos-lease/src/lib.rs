@@ -70,6 +70,7 @@ pub mod dblock;
 mod entry;
 pub mod error;
 pub mod format;
+pub mod index;
 pub mod layout;
 pub mod liveness;
 mod majority;

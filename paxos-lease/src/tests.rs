@@ -3,6 +3,7 @@
 mod asking;
 mod ballots;
 mod entries;
+mod index;
 mod interleave;
 mod releases;
 mod sharing;

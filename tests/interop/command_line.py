@@ -28,7 +28,47 @@ from stage import MIB, lay_out  # noqa: E402
 MOMENTS = re.compile(r"((?:last_\w+|\w+_last_\w+|timestamp|read_ms|write_ms|monotime|kill_last|ci|fd|pid)[ =])-?\d+")
 
 WITHOUT_DAEMON = ["status", "gets", "host_status", "renewal -s LS", "log_dump", "version", "inquire -p 1",
-                  "add_lockspace -s LS:1:DIR/space:0", "read -s x:0:DIR/space:0", "shutdown -f 1"]
+                  "add_lockspace -s LS:1:DIR/space:0", "read -s x:0:DIR/space:0", "shutdown -f 1",
+                  "lookup -x LS:DIR/blank:0 -e a", "format -x LS:DIR/blank:0", "create -x LS:DIR/blank:0 -e a",
+                  "delete -x LS:DIR/blank:0 -e a", "update -x LS:DIR/blank:0 -e a:2M", "rebuild -x LS:DIR/blank:0"]
+
+# Without a daemon in any case, on an index of either side's own making.
+DIRECT = """
+direct format -x LS:DIR/blank:0
+direct lookup -x LS:DIR/blank:0
+direct update -x LS:DIR/blank:0 -e u:5M
+direct lookup -x LS:DIR/blank:0 -e u
+direct lookup -x LS:DIR/blank:0 -e :5M
+direct lookup -x LS:DIR/blank:0 -e none
+direct lookup -x LS:DIR/blank:0 -e v:5M
+direct dump DIR/blank -f 1
+direct update -x LS:DIR/blank:0 -e u:5M -z 1
+direct lookup -x LS:DIR/blank:0 -e :5M
+direct update -x LS:DIR/blank:0
+direct update -x LS:DIR/blank:0 -e u
+direct update -x LS:DIR/blank:0 -e u:77
+direct rebuild -x LS:DIR/blank:0
+direct rebuild
+direct lookup
+direct format
+direct format -x LS:DIR/nowhere:0
+direct lookup -x LS:DIR/nowhere:0 -e a
+direct rebuild -x LS:DIR/nowhere:0
+direct update -x LS:DIR/nowhere:0 -e u:5M
+direct lookup -x LS:DIR/blank:6M -e a
+direct lookup -x NO:DIR/blank:0 -e a
+direct lookup -x LS:DIR/blank:100 -e a
+direct lookup -x LS:DIR/blank:20M -e a
+direct lookup -x LS:DIR/blank:0 -e :77
+direct format -x LS:DIR/blank:100
+direct format -x LS:DIR/blank:0 -Z 4096
+direct format -x LS:DIR/blank:0 -Z 4096 -A 1M
+direct lookup -x LS:DIR/blank:0
+direct lookup -x LS:DIR/blank:0 -Z 4096 -A 1M
+direct format -x LS:DIR/blank:0
+direct create -x LS:DIR/blank:0 -e a
+direct delete -x LS:DIR/blank:0 -e a
+"""
 
 LINES = """
 version
@@ -113,6 +153,38 @@ init -s NEW:0:DIR/blank:1M -o 7
 read -s NEW:0:DIR/blank:1M -D
 init -s NEW:0:DIR/nowhere:0
 init -r LS:r7:DIR/leases:7M -m 8 -Z 512 -A 1M
+format -x LS:DIR/blank:0
+create -x LS:DIR/blank:0 -e a
+create -x LS:DIR/blank:0 -e b
+lookup -x LS:DIR/blank:0
+lookup -x LS:DIR/blank:0 -e a
+client lookup -x LS:DIR/blank:0 -e b
+lookup -x LS:DIR/blank:0 -e a:2097152
+lookup -x LS:DIR/blank:0 -e :3M
+lookup -x LS:DIR/blank:0 -e a:3M
+lookup -x LS:DIR/blank:0 -e none
+lookup -x LS:DIR/blank:0 -e :77
+update -x LS:DIR/blank:0 -e u:5M
+lookup -x LS:DIR/blank:0 -e u
+update -x LS:DIR/blank:0 -e u:5M -z 1
+update -x LS:DIR/blank:0 -e u
+delete -x LS:DIR/blank:0 -e b
+delete -x LS:DIR/blank:0 -e b
+delete -x LS:DIR/blank:0
+rebuild -x LS:DIR/blank:0
+lookup -x LS:DIR/blank:0 -e a
+create -x NO:DIR/blank:0 -e a
+lookup -x LS:DIR/blank:4M
+format -x LS:DIR/blank:4M
+lookup -x LS:DIR/blank:4M
+format
+rebuild
+lookup
+create -e a
+format -x LS
+format -x :DIR/blank:0
+format -x LS::0
+format -x LS:DIR/blank:0 -Z 4096
 shutdown
 shutdown -w 1
 inq_lockspace -s LS:1:DIR/space:0
@@ -220,10 +292,12 @@ def main():
         os.symlink(chosen.holdfast, ours)
         # Directories of equal length: some lines are as long as their paths.
         sides = [Side(work, "real", "sanlock", areas, chosen.holdfast), Side(work, "ours", ours, areas, chosen.holdfast)]
-        different, lines = [], [line for line in LINES.split("\n") if line]
+        different, without = [], WITHOUT_DAEMON + DIRECT.split("\n")
+        lines = [line for line in without + LINES.split("\n") if line]
+        starts = lines.index("version", len(WITHOUT_DAEMON))
         try:
-            for number, line in enumerate(WITHOUT_DAEMON + lines):
-                if number == len(WITHOUT_DAEMON):
+            for number, line in enumerate(lines):
+                if number == starts:
                     [side.start() for side in sides]
                 real, ours_said = [side.say(line) for side in sides]
                 if chosen.show or real != ours_said:
@@ -233,7 +307,7 @@ def main():
         finally:
             for side in sides:
                 side.end()
-    print(json.dumps({"ok": not different, "lines": len(WITHOUT_DAEMON) + len(lines), "different": different}))
+    print(json.dumps({"ok": not different, "lines": len(lines), "different": different}))
     return 1 if different else 0
 
 

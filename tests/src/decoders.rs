@@ -20,6 +20,7 @@ use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::SectorSize;
 
 pub mod areas;
+pub mod index;
 pub mod sectors;
 pub mod text;
 pub mod wire;
@@ -33,13 +34,15 @@ pub struct Target {
 }
 
 /// Every decoder.
-pub const ALL: [Target; 18] = [
+pub const ALL: [Target; 20] = [
     Target { name: "leader", run: sectors::leader },
     Target { name: "sector_seal", run: sectors::sector_seal },
     Target { name: "delta_sector", run: sectors::delta_sector },
     Target { name: "area_tail", run: sectors::area_tail },
     Target { name: "dblock", run: sectors::dblock },
     Target { name: "request_record", run: sectors::request_record },
+    Target { name: "index_header", run: index::index_header },
+    Target { name: "index_rebuild", run: index::index_rebuild },
     Target { name: "host_table", run: areas::host_table },
     Target { name: "delta_area", run: areas::delta_area },
     Target { name: "paxos_acquire", run: areas::paxos_acquire },

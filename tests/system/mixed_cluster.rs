@@ -109,6 +109,36 @@ fn each_program_hears_the_events_of_the_other() {
     assert_eq!(told["ok"], true, "{told}");
 }
 
+/// Clients of both create and delete resources of one index at once: none is lost, none listed twice.
+fn an_index_is_used_by_both(sector: u32) {
+    let device = LoopDevice::new(sector);
+    let (_machine, real) = real_host("theirs");
+    let (_our_machine, ours) = our_host("ours");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let told = run(
+        PYTHON,
+        &[
+            &script("mixed_index.py"),
+            &format!("--a={}", text(&real.run_dir)),
+            &format!("--b={}", text(&ours.run_dir)),
+            &format!("--device={}", text(&device.path)),
+            &format!("--sector={sector}"),
+        ],
+    );
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["ok"], &told["resources"]), (&true.into(), &16.into()), "{told}");
+}
+
+#[test]
+fn both_programs_create_in_one_index_and_lose_nothing_on_sectors_of_512_bytes() {
+    an_index_is_used_by_both(512);
+}
+
+#[test]
+fn both_programs_create_in_one_index_and_lose_nothing_on_sectors_of_4096_bytes() {
+    an_index_is_used_by_both(4096);
+}
+
 /// Clients of both take leases exclusively and shared, convert them, give them back and die, at random: every answer is
 /// known beforehand, and both read the same owners from the disk after each.
 fn leases_are_used_in_both_modes(sector: u32) {

@@ -36,7 +36,7 @@ const RUNS: u64 = 20_000;
 /// How much dearer one input of a decoder is than one of a single record.
 fn cost(name: &str) -> u64 {
     match name {
-        "host_table" | "dump" => 200,
+        "host_table" | "dump" | "index_rebuild" => 200,
         "delta_area" | "paxos_acquire" => 60,
         "watchdog_answers" | "state_file" | "config" => 40,
         "requests" => 10,
@@ -113,6 +113,10 @@ fn of_image(image: &Image, seeds: &mut Seeds) {
                     add("delta_sector", &[1 | (4 * u8::from(large)), mend, place[0], place[1]], bytes);
                     add("sector_seal", &[2 * u8::from(large), mend, place[0], place[1]], bytes);
                 }
+            }
+            ("rindex", 0) => {
+                add("index_header", &[1, 0], raw);
+                add("index_header", &[1, MEND_SEAL], &plain);
             }
             ("paxos", 0) => add("leader", &[1 | 2 | 4, 0], raw),
             ("paxos", 1) => {
@@ -191,6 +195,7 @@ fn of_formatted(seeds: &mut Seeds) {
             ("delta_area", vec![0, base, 1]),
             ("paxos_acquire", vec![0, base, 1, 0, 0, 1]),
             ("dump", vec![0, base, 1, 3, 48]),
+            ("index_rebuild", vec![0, base]),
         ] {
             seeds.entry(name).or_default().push(front);
         }

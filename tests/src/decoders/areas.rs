@@ -70,7 +70,7 @@ fn formatted(which: usize, geometry: Geometry) -> Vec<u8> {
 }
 
 /// Lays patches over `bytes`, at most `most`: sector (u16), offset in it (u16), length (u16), what to mend, the bytes.
-fn patch(bytes: &mut [u8], size: SectorSize, input: &mut Input<'_>, most: u8) {
+pub(super) fn patch(bytes: &mut [u8], size: SectorSize, input: &mut Input<'_>, most: u8) {
     for _ in 0..most {
         if input.is_empty() {
             return;
@@ -100,7 +100,7 @@ fn space_in(bytes: &[u8]) -> SpaceName {
 
 /// Time that stands still but for sleeps, which end at once.
 #[derive(Default)]
-struct Leaps(Cell<u64>);
+pub(super) struct Leaps(Cell<u64>);
 
 impl Clock for Leaps {
     fn now(&self) -> LocalInstant {

@@ -5,6 +5,7 @@ use holdfast_io::disk::{IoError, IoErrorKind};
 use holdfast_io::leader::LeaderError;
 use holdfast_io::sys::linux::OpenError;
 use holdfast_protocol::codes::ResultCode;
+use paxos_lease::index::{HeaderError, IndexError};
 use paxos_lease::request::RequestError;
 use paxos_lease::{AcquireError, AreaError, AskError, LivenessError, RefusalKind, ReleaseError};
 
@@ -123,6 +124,32 @@ pub fn of_acquire(e: &AcquireError) -> ResultCode {
         AcquireError::Share(e) => of_release(e),
         AcquireError::UsedUp { .. } => ResultCode::DBLOCK_CHECKSUM,
         AcquireError::Disagreement { .. } => ResultCode::LEADER_DIFFERS,
+    }
+}
+
+/// Of work on an index.
+#[must_use]
+pub fn of_index(e: &IndexError) -> ResultCode {
+    match e {
+        IndexError::Io(e) => of_io(e),
+        IndexError::Header { source, .. } => match **source {
+            HeaderError::Magic { .. } | HeaderError::Seal(_) => ResultCode::RINDEX_MAGIC,
+            HeaderError::Version { .. } | HeaderError::UnknownFlags { .. } | HeaderError::Sizes { .. } => {
+                ResultCode::RINDEX_VERSION
+            }
+            HeaderError::Space { .. } => ResultCode::RINDEX_LOCKSPACE,
+            HeaderError::Offset { .. } => ResultCode::RINDEX_OFFSET,
+        },
+        IndexError::TooFar { .. } | IndexError::Offset { .. } => ResultCode::RINDEX_OFFSET,
+        IndexError::NotListed { .. } | IndexError::Full { .. } => ResultCode::ENOENT,
+        IndexError::Listed { .. } => ResultCode::EEXIST,
+        IndexError::Differs { .. } => ResultCode::RINDEX_DIFFERS,
+        IndexError::InUse { .. } | IndexError::NothingToTake { .. } => ResultCode::EBUSY,
+        IndexError::Changed { .. } => ResultCode::EAGAIN,
+        IndexError::Stopped => ResultCode::ENOSPC,
+        IndexError::Area(e) => of_area(e),
+        IndexError::Acquire(e) => of_acquire(e),
+        IndexError::Format(_) => ResultCode::EINVAL,
     }
 }
 

@@ -1,5 +1,5 @@
 //! Requests answered from the disk, from what was observed of other hosts, or from the log: GET_HOSTS, HOST_STATUS, ALIGN,
-//! READ_*, WRITE_*, LOG_DUMP, EXPLAIN.
+//! READ_*, WRITE_*, LOG_DUMP, EXPLAIN, LOOKUP_RINDEX, FORMAT_RINDEX.
 //!
 //! They change nothing in the supervisor's state and each runs as a task of its own, so a disk that hangs delays only the
 //! client that asked for it. Spec A 6.
@@ -39,8 +39,10 @@ use crate::platform::Disk;
 use crate::resource::SpaceShared;
 
 pub mod format;
+mod index;
 
 use format::{Bytes, Formats, InUse};
+pub use index::wire_entry;
 
 /// How long a read on behalf of a client may take.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
@@ -114,6 +116,11 @@ pub async fn answer(context: Context, request: Request) -> Answer {
             Answer::of(context.write_resource(flags, num_hosts, &resource).await)
         }
         Request::Explain { resource } => context.explain(&resource).await,
+        Request::FormatRindex { index } => Answer::of(context.format_rindex(&index).await),
+        Request::RebuildRindex { index, .. } => context.rebuild_rindex(&index).await,
+        Request::RindexEntry { command, flags, index, entry, .. } => {
+            context.rindex_entry(command, flags, &index, &entry).await
+        }
         other => {
             tracing::error!(command = ?other.command(), "a request came here that is not answered here");
             Answer::refused(ResultCode::ENOSYS)
@@ -346,7 +353,7 @@ impl Context {
         };
         let writes = delta_lease::format::plan(geometry, name, io_timeout, Some(&seal));
         let writes = writes.into_iter().map(|w| (w.offset_in_area, w.bytes)).collect();
-        self.perform(disk, asked.disk.offset, geometry, writes).await
+        self.perform(disk, (asked.disk.offset, 1), geometry, writes).await
     }
 
     async fn write_resource(&self, flags: WriteResourceFlags, num_hosts: u32, asked: &Resource) -> Result<(), Refused> {
@@ -377,15 +384,15 @@ impl Context {
         };
         let writes = writes.map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
         let writes = writes.into_iter().map(|w| (w.offset_in_area, w.bytes)).collect();
-        self.perform(disk, offset, geometry, writes).await
+        self.perform(disk, (offset, 1), geometry, writes).await
     }
 
-    /// Formats, unless that could hit what is in use. sanlock formats whatever it is told to; a lockspace or a lease that
+    /// Formats so many areas from an offset on, unless that could hit what is in use. sanlock formats whatever it is told to; a lockspace or a lease that
     /// this very daemon uses is refused all the same: the daemon would fall over its own client's mistake.
     async fn perform(
         &self,
         disk: Disk<Linux>,
-        offset: u64,
+        (offset, areas): (u64, u64),
         geometry: Geometry,
         writes: Vec<(u64, AlignedBuf)>,
     ) -> Result<(), Refused> {
@@ -393,7 +400,7 @@ impl Context {
         if !offset.is_multiple_of(size) {
             return Err((ResultCode::EINVAL, format!("offset {offset} is no multiple of the sector size {size}")));
         }
-        let area = Bytes::of(disk.engine().file().node(), offset, geometry.align().bytes());
+        let area = Bytes::of(disk.engine().file().node(), offset, areas * geometry.align().bytes());
         let opening = self.opening().await;
         // No await from here to the first write's submission: what is looked at is what counts.
         let in_the_way = opening.iter().find(|(other, _)| other.touches(&area)).map(|(_, what)| what.clone());
@@ -411,11 +418,10 @@ impl Context {
     async fn opening(&self) -> Vec<(Bytes, String)> {
         let mut found = Vec::new();
         for used in self.used.iter() {
-            let InUse::Opening { path, offset } = used else { continue };
+            let Some((path, offset)) = used.opening() else { continue };
             // What cannot be opened has not been joined either.
-            if let Ok((file, _)) = self.open(path.clone()).await {
-                let what = format!("the lockspace at {}:{offset}, which is being joined", path.display());
-                found.push((Bytes::of(file.node(), *offset, AlignSize::M8.bytes()), what));
+            if let Ok((file, _)) = self.open(path.to_owned()).await {
+                found.push(InUse::<Linux>::may_be_at(file.node(), path, offset));
             }
         }
         found

@@ -28,6 +28,10 @@ use paxos_lease::{
     exclude, layout, release, rename, retract, share, standing, value,
 };
 
+mod index;
+
+pub use index::{Surroundings, prepare_index, run_index};
+
 use crate::codes;
 use crate::linux::Linux;
 use crate::note::Notes;

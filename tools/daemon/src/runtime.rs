@@ -26,12 +26,11 @@ use crate::linux::Linux;
 use crate::log_ring::LogRing;
 use crate::platform::Platform;
 use crate::procfs::Procfs;
-use crate::queries::format::Formats;
 use crate::queries::{self, Answer, Context};
 use crate::resource::SpaceShared;
 use crate::supervisor::Program;
 use crate::supervisor::event::{ClientId, Effect, Event, Kill, Reloaded, ReplyTo};
-use crate::works::{Front, Joined, Turn, Works, WorksError};
+use crate::works::{Front, Turn, Works, WorksError};
 
 struct Guest {
     connection: Connection,
@@ -42,7 +41,6 @@ struct Guest {
 struct Guests {
     guests: BTreeMap<ClientId, Guest>,
     procfs: Procfs,
-    formats: Formats,
     desk: Desk,
     last_client: u64,
     exit: bool,
@@ -86,14 +84,7 @@ pub async fn serve(
     at_start: Vec<Request>,
 ) -> Result<(), WorksError> {
     let Outside { listener, mut signals, again } = outside;
-    let guests = Guests {
-        guests: BTreeMap::new(),
-        procfs: Procfs::default(),
-        formats: Formats::default(),
-        desk,
-        last_client: 0,
-        exit: false,
-    };
+    let guests = Guests { guests: BTreeMap::new(), procfs: Procfs::default(), desk, last_client: 0, exit: false };
     let mut shell = Shell { works, guests };
     shell.begin(at_start).await?;
     while !shell.guests.exit {
@@ -296,14 +287,14 @@ impl Guests {
             _ => None,
         };
         let name = named.and_then(|n| SpaceName::new(n).ok()).filter(|n| works.supervisor.is_active(n));
-        let used = works.spaces.values().map(Joined::in_use).collect();
+        let used = works.in_use();
         let context = Context {
             clock: works.platform().clock().clone(),
             nodes: works.platform().shared_nodes(),
             machine: works.machine(),
             space: name.and_then(|n| works.shared(n)),
             used: Rc::new(used),
-            formats: self.formats.clone(),
+            formats: works.formats().clone(),
             log: self.desk.log.clone(),
         };
         let closes = request.command().class() == Class::MainClose && !works.supervisor.is_registered(to.client);

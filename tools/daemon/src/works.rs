@@ -22,11 +22,14 @@ use crate::codes;
 use crate::lockspace::{Control, Lockspace};
 use crate::note::{Note, Notes};
 use crate::platform::{LeaseFile, Platform};
-use crate::queries::format::InUse;
-use crate::resource::{self, SpaceShared};
+use crate::queries::format::{Formats, InUse};
+use crate::resource::{self, SpaceShared, Surroundings};
 use crate::state_file::StateFileError;
 use crate::supervisor::Supervisor;
-use crate::supervisor::event::{AskRequest, Effect, Event, JoinRequest, LeaseRequest, ReplyTo, SetEvent, TaskId};
+use crate::supervisor::event::{
+    AcquireEnd, AskRequest, Effect, Event, JoinRequest, LeaseRequest, ReplyTo, SetEvent, TaskId,
+};
+use crate::supervisor::index::IndexRequest;
 use crate::watchdog::Watchdog;
 
 /// Who serves clients: their connections and their processes.
@@ -89,6 +92,7 @@ pub struct Works<P: Platform> {
     notes: Notes<P>,
     inbox: mpsc::UnboundedReceiver<Note<P>>,
     device: Option<Box<dyn Watchdog>>,
+    formats: Formats,
 }
 
 impl<P: Platform> Works<P> {
@@ -96,7 +100,8 @@ impl<P: Platform> Works<P> {
     #[must_use]
     pub fn new(supervisor: Supervisor<Held>, platform: P, machine: Machine, name: HostName) -> Self {
         let (notes, inbox) = Notes::channel();
-        Works { supervisor, spaces: BTreeMap::new(), platform, machine, name, notes, inbox, device: None }
+        let (spaces, formats) = (BTreeMap::new(), Formats::default());
+        Works { supervisor, spaces, platform, machine, name, notes, inbox, device: None, formats }
     }
 
     /// Where it runs.
@@ -112,6 +117,16 @@ impl<P: Platform> Works<P> {
     /// How to reach the loop.
     pub const fn notes(&self) -> &Notes<P> {
         &self.notes
+    }
+
+    /// The formattings of this daemon that are not over.
+    pub const fn formats(&self) -> &Formats {
+        &self.formats
+    }
+
+    /// What of this daemon's must not be formatted.
+    pub fn in_use(&self) -> Vec<InUse<P>> {
+        self.spaces.values().map(Joined::in_use).collect()
     }
 
     /// Waits for what is next. Nothing is lost if this is dropped before it is done.
@@ -224,7 +239,16 @@ impl<P: Platform> Works<P> {
             Effect::OpenDevice { task, request } => self.open_device(task, request),
             Effect::StartAcquire { task, request, stop } => {
                 if let Some(shared) = self.shared(request.key.space) {
-                    self.platform.spawn(resource::run_acquire(shared, task, request, stop, self.notes.clone()));
+                    match shared.begin_acquire(&request, &self.formats) {
+                        Ok(()) => {
+                            self.platform.spawn(resource::run_acquire(shared, task, request, stop, self.notes.clone()));
+                        }
+                        Err(why) => {
+                            let (code, may_change, undoing) = (ResultCode::EAGAIN, true, false);
+                            let end = AcquireEnd::Refused { code, why, may_change, undoing };
+                            self.notes.event(Event::Acquired { task, end });
+                        }
+                    }
                 }
             }
             Effect::StartRelease { task, key, held, rename, value, .. } => {
@@ -236,6 +260,14 @@ impl<P: Platform> Works<P> {
             Effect::StartConvert { task, request, stop } => {
                 if let Some(shared) = self.shared(request.key.space) {
                     self.platform.spawn(resource::run_convert(shared, task, request, stop, self.notes.clone()));
+                }
+            }
+            Effect::OpenIndex { task, request } => self.open_index(task, request),
+            Effect::StartIndex { task, request, stop } => {
+                if let Some(shared) = self.shared(request.space) {
+                    let surroundings = Surroundings { used: self.in_use(), formats: self.formats.clone() };
+                    let notes = self.notes.clone();
+                    self.platform.spawn(resource::run_index(shared, task, request, stop, surroundings, notes));
                 }
             }
             Effect::Ask(request) => self.ask(request),
@@ -383,6 +415,22 @@ impl<P: Platform> Works<P> {
                 Err(e) => Err((ResultCode::EIO, e)),
             };
             notes.event(Event::Asked { to, key, result });
+        });
+    }
+
+    fn open_index(&mut self, task: TaskId, request: IndexRequest) {
+        let Some(shared) = self.shared(request.space) else {
+            let result = Err((ResultCode::ENOSPC, "the lockspace is not joined".to_owned()));
+            return self.notes.event(Event::IndexReady { task, result });
+        };
+        let (platform, notes) = (self.platform.clone(), self.notes.clone());
+        self.platform.spawn(async move {
+            let result = match platform.open_apart(&request.place.path).await {
+                Ok(Ok(file)) => resource::prepare_index(&shared, file, &request).await,
+                Ok(Err(e)) => Err((codes::of_open(&e), codes::chain(&e))),
+                Err(e) => Err((ResultCode::EIO, e)),
+            };
+            notes.event(Event::IndexReady { task, result });
         });
     }
 

@@ -26,6 +26,7 @@ use holdfast_io::sys::linux::{Access, BlockFile, OpenError, ThreadsEngine};
 use holdfast_io::timing::IoTimeout;
 use holdfast_io::units::{AlignSize, SectorSize};
 use paxos_lease::format::FormatError;
+use paxos_lease::index::lease_name;
 
 use crate::units_arg::{self, LockspaceArg, Place, ResourceArg};
 
@@ -41,7 +42,7 @@ use plan::Formatter;
 use report::{FormattedArea, Report};
 use target::{Kind, Layout, Medium, Shape, Target, TargetError, Wanted};
 
-/// Format lease areas: a lockspace, or resources side by side
+/// Format lease areas: a lockspace, resources side by side, or a volume with both and an index
 ///
 /// Refuses to overwrite anything that is not blank unless --force is given, and a lockspace that is in use even then.
 ///
@@ -86,6 +87,31 @@ enum What {
         #[arg(required = true)]
         names: Vec<ResourceName>,
     },
+    /// Format a lockspace, a resource index and resources that it lists, one behind the other
+    Volume {
+        /// Device or file, and where on it the lockspace begins
+        #[arg(value_name = "PATH[:OFFSET]")]
+        place: Place,
+        /// The lockspace's name, up to 48 bytes
+        #[arg(long, value_name = "NAME")]
+        lockspace: SpaceName,
+        /// How many resources, which get the names r1, r2, ...; more can be created in the index later
+        #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "names", value_parser = clap::value_parser!(u32).range(..=128_000))]
+        resources: u32,
+        /// Or their names, up to 48 bytes each
+        names: Vec<ResourceName>,
+    },
+}
+
+impl What {
+    /// The areas of a volume, in their places.
+    fn volume(space: SpaceName, resources: u32, names: &[ResourceName]) -> Vec<Kind> {
+        let numbered = (1..=resources).filter_map(|n| ResourceName::new(format!("r{n}").as_bytes()).ok());
+        let resources: Vec<ResourceName> = numbered.chain(names.iter().copied()).collect();
+        let leases = std::iter::once(lease_name()).chain(resources.iter().copied());
+        let leases: Vec<Kind> = leases.map(|name| Kind::Resource { space, name }).collect();
+        [Kind::Lockspace { name: space }, Kind::Index { space, resources }].into_iter().chain(leases).collect()
+    }
 }
 
 /// Options of both kinds.
@@ -198,6 +224,9 @@ impl Args {
             What::Resource { lockspace, place, names } => {
                 let kind = |name: &ResourceName| Kind::Resource { space: *lockspace, name: *name };
                 group(place, names.iter().map(kind).collect())
+            }
+            What::Volume { place, lockspace, resources, names } => {
+                group(place, What::volume(*lockspace, *resources, names))
             }
         });
         from_strings.chain(from_subcommand).collect()
@@ -403,7 +432,8 @@ impl Run<'_> {
     async fn format(&self, report: &mut Report) -> Result<(), InitError> {
         let tty = std::io::stderr().is_terminal();
         let all = report.areas.len();
-        for (number, (target, area)) in self.layout.targets.iter().zip(&mut report.areas).enumerate() {
+        // The last first: a volume's leases are there before its index, which leads to them, and both before its lockspace.
+        for (number, (target, area)) in self.layout.targets.iter().zip(&mut report.areas).rev().enumerate() {
             if tty && all > 1 {
                 eprint!("\rformatting {} of {all} ", number + 1);
             }

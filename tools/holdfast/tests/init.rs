@@ -352,3 +352,41 @@ fn a_number_of_hosts_is_refused_where_only_lockspaces_are_made() {
     refused_untouched(&disk, &["init", "lockspace", "LS", &disk.at("0"), "--max-hosts", "3"], 2, &said);
     ok(&["init", "-s", &space, "-r", &resource, "-n", "3"]);
 }
+
+#[test]
+fn a_volume_is_a_lockspace_an_index_and_the_leases_that_it_lists() {
+    let disk = Disk::new(8 << 20);
+    let at = disk.path.to_str().unwrap();
+    let said = ok(&["init", "volume", at, "--lockspace", "LS", "--resources", "3"]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 6);
+    assert!(lines[0].starts_with(&format!("formatted lockspace LS at 0 of {at}: 1M long")), "{said}");
+    assert!(lines[1].starts_with(&format!("formatted index LS at 1048576 of {at}: 1M long")), "{said}");
+    assert!(lines[1].contains(", 4096 places,"), "{said}");
+    assert!(lines[2].starts_with("formatted resource LS:rindex_lease at 2097152"), "{said}");
+    assert!(lines[5].starts_with("formatted resource LS:r3 at 5242880"), "{said}");
+    let dump: serde_json::Value = serde_json::from_str(&ok(&["dump", "--json", at])).unwrap();
+    let areas = dump["areas"].as_array().unwrap();
+    assert_eq!(
+        areas.iter().map(|a| a["kind"].as_str().unwrap()).collect::<Vec<_>>()[..3],
+        ["lockspace", "index", "resource"]
+    );
+    assert!(areas.iter().all(|a| a["damage"].as_array().unwrap().is_empty() && a["area_uuid"].is_string()), "{dump}");
+    let entries = areas[1]["entries"].as_array().unwrap();
+    let entries: Vec<_> =
+        entries.iter().map(|e| (e["name"].as_str().unwrap(), e["res_offset"].as_u64().unwrap())).collect();
+    assert_eq!(entries, [("r1", 3 << 20), ("r2", 4 << 20), ("r3", 5 << 20)]);
+    refused_untouched(&disk, &["init", "volume", at, "--lockspace", "LS"], 1, &["resource index of LS with 3 entries"]);
+}
+
+#[test]
+fn the_resources_of_a_volume_have_names_of_their_own_and_room() {
+    let disk = Disk::new(5 << 20);
+    let at = disk.path.to_str().unwrap();
+    let volume = |more: &[&'static str]| [&["init", "volume", at, "--lockspace", "LS"], more].concat();
+    refused_untouched(&disk, &volume(&["a", "b", "c"]), 2, &["resource LS:c would take bytes 5242880"]);
+    refused_untouched(&disk, &volume(&["a", "a"]), 2, &["resource a twice"]);
+    refused_untouched(&disk, &volume(&["rindex_lease"]), 2, &["resource rindex_lease twice"]);
+    refused_untouched(&disk, &volume(&["a", "--resources", "2"]), 2, &["cannot be used with"]);
+    ok(&volume(&["a", "b"]));
+}

@@ -12,7 +12,7 @@
 
 use crate::codes::ResultCode;
 use crate::command::LeaseFlags;
-use crate::payload::{Disk, Lockspace, MAX_DISKS, Resource, ResourceHead};
+use crate::payload::{Disk, Lockspace, MAX_DISKS, Resource, ResourceHead, Rindex, RindexEntry};
 use crate::text::{DiskPath, Name48};
 
 /// Why a string is not a RESOURCE or STATE.
@@ -113,6 +113,25 @@ pub fn print_resource(resource: &Resource) -> Vec<u8> {
         out.extend(format!(":{}", head.lver).bytes());
     }
     out
+}
+
+/// A resource index: `lockspace:path:offset`, read as a LOCKSPACE string is.
+#[must_use]
+pub fn parse_rindex(text: &[u8]) -> Rindex {
+    let mut fields = raw_fields(text).into_iter();
+    let lockspace_name = Name48::cut(fields.next().unwrap_or(&[]));
+    let mut path = import_path(fields.next().unwrap_or(&[]));
+    path.truncate(DiskPath::default().raw().len() - 1);
+    let offset = decimal_as_atoll(fields.next().unwrap_or(&[]));
+    Rindex { lockspace_name, disk: Disk::new(DiskPath::new(path).unwrap_or_default(), offset), ..Rindex::default() }
+}
+
+/// An entry of a resource index: `name[:offset]`, or `:offset`.
+#[must_use]
+pub fn parse_rindex_entry(text: &[u8]) -> RindexEntry {
+    let mut fields = raw_fields(text).into_iter();
+    let name = Name48::cut(fields.next().unwrap_or(&[]));
+    RindexEntry { name, offset: decimal_as_atoll(fields.next().unwrap_or(&[])), ..RindexEntry::default() }
 }
 
 /// A LOCKSPACE string, as `sanlock_str_to_lockspace` reads it: whatever is missing or wrong becomes empty or 0.

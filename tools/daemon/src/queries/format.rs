@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use holdfast_io::device::{Device, Engine};
 use holdfast_io::disk::Disk;
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::sys::linux::NodeId;
+use holdfast_io::units::AlignSize;
 use holdfast_protocol::codes::ResultCode;
 use tokio::task::spawn_local;
 
@@ -82,6 +83,22 @@ pub enum InUse<P: Platform = Linux> {
 }
 
 impl<P: Platform> InUse<P> {
+    /// Path and offset of a lockspace whose device is not open yet.
+    #[must_use]
+    pub fn opening(&self) -> Option<(&Path, u64)> {
+        match self {
+            InUse::Opening { path, offset } => Some((path, *offset)),
+            InUse::Found { .. } | InUse::Joined(_) => None,
+        }
+    }
+
+    /// Where such a one may be, whose sizes are not known: the largest count.
+    #[must_use]
+    pub fn may_be_at(node: NodeId, path: &Path, offset: u64) -> (Bytes, String) {
+        let what = format!("the lockspace at {}:{offset}, which is being joined", path.display());
+        (Bytes::of(node, offset, AlignSize::M8.bytes()), what)
+    }
+
     /// What of it a format of `new` would hit, right now.
     #[must_use]
     pub fn in_the_way_of(&self, new: &Bytes) -> Option<String> {
@@ -114,15 +131,21 @@ struct Open {
 }
 
 impl Formats {
+    /// One that touches these bytes.
+    #[must_use]
+    pub fn touching(&self, area: &Bytes) -> Option<Bytes> {
+        self.0.borrow().bytes.values().find(|other| other.touches(area)).copied()
+    }
+
     /// Reserves an area for a format.
     ///
     /// # Errors
     /// The bytes of an older format that is not over and touches it.
     pub fn begin(&self, area: Bytes) -> Result<Formatting, Bytes> {
-        let mut open = self.0.borrow_mut();
-        if let Some(other) = open.bytes.values().find(|other| other.touches(&area)) {
-            return Err(*other);
+        if let Some(other) = self.touching(&area) {
+            return Err(other);
         }
+        let mut open = self.0.borrow_mut();
         open.last += 1;
         let id = open.last;
         open.bytes.insert(id, area);

@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use paxos_lease::request::Force;
 use paxos_lease::{Ask, Mode, Standing};
 
+use super::index::{IndexEnd, IndexRequest};
 use super::killpath::Program;
 use crate::state_file::{FenceRecord, Guarded, StateFile};
 
@@ -277,6 +278,22 @@ pub enum Event<L> {
     TaskDone {
         /// Which.
         task: TaskId,
+    },
+    /// The device of an index is open and fenced.
+    IndexReady {
+        /// Which task.
+        task: TaskId,
+        /// The fence taken, if it is a new one; or the answer and the reason.
+        result: Result<Option<FenceRecord>, (ResultCode, String)>,
+    },
+    /// Work on an index has an answer.
+    IndexDone {
+        /// Which task.
+        task: TaskId,
+        /// How it ended.
+        end: IndexEnd,
+        /// Whether nothing more is to come; else [`Event::TaskDone`] follows.
+        over: bool,
     },
     /// Time has passed.
     Tick,
@@ -571,6 +588,22 @@ pub enum Effect<L> {
         task: TaskId,
         /// The lease.
         request: ConvertRequest<L>,
+        /// How the task is asked to end.
+        stop: Stop,
+    },
+    /// Open and fence the device of an index; report [`Event::IndexReady`].
+    OpenIndex {
+        /// The task.
+        task: TaskId,
+        /// The index, and what is to be done with it.
+        request: IndexRequest,
+    },
+    /// Work on an index; report [`Event::IndexDone`].
+    StartIndex {
+        /// The task.
+        task: TaskId,
+        /// The index, and what is to be done with it.
+        request: IndexRequest,
         /// How the task is asked to end.
         stop: Stop,
     },

@@ -416,6 +416,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             return Err((ResultCode::ENOSPC, None));
         }
         let wait = Some(request.key);
+        if self.turns.works_on(&request.key) {
+            return Err((ResultCode::EBUSY, wait));
+        }
         let Some(lease) = self.leases.get(&request.key) else {
             let demanded = request.orphans == Orphans::Demanded;
             return if demanded { Err((ResultCode::ENOENT, None)) } else { Ok(Admission::Ask) };
@@ -875,6 +878,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// A task that went on undoing, or retrying a release, has come to its end.
     pub(super) fn task_done(&mut self, task: TaskId) {
+        if self.end_turn(task) {
+            return;
+        }
         if let Some(key) = self.releasing(task) {
             self.forget_lease(task, key);
             self.save();
@@ -934,6 +940,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             self.forget_lease(task, key);
             self.refuse_for(target, ResultCode::ENOSPC, None, now);
         }
+        self.stop_turns_in(&name, now);
         let users: BTreeSet<ClientId> =
             self.leases.values().filter(|l| l.key.space == name).flat_map(|l| &l.tokens).map(|t| t.client).collect();
         for client in users {

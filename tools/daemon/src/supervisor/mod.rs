@@ -19,7 +19,7 @@
 //! | `requests.rs` | asking owners elsewhere to let go, and being asked |
 //! | `losses.rs` | leases that turn out to be lost while they are held |
 //! | `values.rs` | the values of leases |
-//! | `unserved.rs` | what is refused for want of code |
+//! | `index.rs` | the resource index |
 //!
 //! Invariants kept here, each asserted in `Supervisor::check` after every event:
 //! - **D2** a lockspace past its instant is never active, and an active one is the only kind in which a lease can be
@@ -36,6 +36,7 @@ mod convert;
 pub mod event;
 mod events;
 mod history;
+pub mod index;
 mod killpath;
 mod ladder;
 mod leases;
@@ -44,7 +45,6 @@ mod requests;
 mod spaces;
 #[cfg(test)]
 mod tests;
-mod unserved;
 mod values;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -113,6 +113,7 @@ pub struct Supervisor<L> {
     leases: BTreeMap<LeaseKey, Lease<L>>,
     tasks: BTreeMap<TaskId, LeaseKey>,
     waiting: VecDeque<leases::WaitingAcquire>,
+    turns: index::Turns,
     care: Care,
     /// Lockspaces of a predecessor that is proven gone: its fences are ours (P1 b).
     inherited: Vec<SpaceRecord>,
@@ -157,6 +158,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             leases: BTreeMap::new(),
             tasks: BTreeMap::new(),
             waiting: VecDeque::new(),
+            turns: index::Turns::default(),
             care: Care::default(),
             inherited,
             last_saved,
@@ -200,6 +202,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Released { task, code, why, done } => self.released(task, code, why, done, now),
             Event::Converted { task, end } => self.converted(task, end, now),
             Event::TaskDone { task } => self.task_done(task),
+            Event::IndexReady { task, result } => self.index_ready(task, result, now),
+            Event::IndexDone { task, end, over } => self.index_done(task, &end, over, now),
             Event::Asked { to, key, result } => self.asked(to, key, result, now),
             Event::Called { space, calls } => self.called(space, &calls),
             Event::EventAimed { to, set } => self.event_aimed(to, set, now),
@@ -385,10 +389,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Request::EndEvent { lockspace } => self.end_events(to, &lockspace),
             Request::SetEvent { flags, lockspace, event } => self.set_event(to, flags, &lockspace, event, now),
             Request::KillPath { flags, killpath } => self.killpath(to, flags, &killpath),
-            Request::FormatRindex { .. } | Request::RebuildRindex { .. } | Request::RindexEntry { .. } => {
-                self.not_served(to, message.command)
-            }
+            request @ (Request::RebuildRindex { .. } | Request::RindexEntry { .. }) => self.rindex(to, request),
             request @ (Request::GetHosts { .. }
+            | Request::FormatRindex { .. }
             | Request::HostStatus { .. }
             | Request::Align { .. }
             | Request::LogDump

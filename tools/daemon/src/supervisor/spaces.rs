@@ -485,11 +485,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn rem_lockspace(&mut self, to: ReplyTo, flags: RemLockspaceFlags, wire: &Wire, now: LocalInstant) {
         let Some(name) = self.find_space(wire) else { return self.reply(to, ResultCode::ENOENT) };
         let in_use = self.leases.keys().any(|k| k.space == name);
+        let indexing = self.turns.any_in(&name);
         let Some(space) = self.spaces.get_mut(&name) else { return };
         if matches!(space.life, Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. }) {
             return self.reply(to, ResultCode::EINPROGRESS);
         }
         if flags.contains(RemLockspaceFlags::UNUSED) && in_use {
+            return self.reply(to, ResultCode::EBUSY);
+        }
+        if indexing {
             return self.reply(to, ResultCode::EBUSY);
         }
         let waits = !flags.contains(RemLockspaceFlags::ASYNC);

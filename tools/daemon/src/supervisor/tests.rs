@@ -24,6 +24,7 @@ use super::{Life, Report, Settings, Supervisor};
 use crate::state_file::{FenceRecord, Guarded, SpaceRecord};
 
 mod events;
+mod index;
 mod killpath;
 mod losses;
 mod orphans;

@@ -80,9 +80,10 @@ impl View {
         Some(format!("sealed for lease area {}, but stands in area {}", seal.area.0, expected.0))
     }
 
-    /// The seal of the tail sector, if it is whole.
-    fn area_seal(&self) -> Option<Seal> {
-        seal::read(self.sector(self.tail), SealedKind::Plain, self.tail).ok().flatten()
+    /// The seal of the tail sector, or of an index's header, if it is whole.
+    fn area_seal(&self, kind: Kind) -> Option<Seal> {
+        let at = if kind == Kind::Index { SectorIndex(0) } else { self.tail };
+        seal::read(self.sector(at), SealedKind::Plain, at).ok().flatten()
     }
 }
 
@@ -101,7 +102,7 @@ pub fn area(offset: u64, found: Found, pieces: Pieces) -> Area {
         Kind::Resource => Content::Resource(Box::new(resource::read(&view, &mut damage))),
         Kind::Index => Content::Index(index::read(&view, &mut damage)),
     };
-    let seal = if found.kind == Kind::Index { None } else { view.area_seal() };
+    let seal = view.area_seal(found.kind);
     Area {
         offset,
         length: geometry.align().bytes(),

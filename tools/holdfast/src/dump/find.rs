@@ -7,16 +7,14 @@
 
 use holdfast_io::bytes::{array_at, u32_at};
 use holdfast_io::leader::{self, Decoded, LeaderKind, LeaderRecord};
-use holdfast_io::units::{AlignSize, Geometry, SectorSize};
+use holdfast_io::units::{Geometry, SectorSize};
+use paxos_lease::index::codec;
 use paxos_lease::request::RequestRecord;
 
 /// Distance between places where an area may begin.
 pub const STEP: u64 = 1 << 20;
 /// Bytes looked at in each such place: four sectors of 4096, 32 of 512.
 pub const HEAD: usize = 16 * 1024;
-
-/// The magic of a resource index.
-pub const INDEX_MAGIC: u32 = 0x0104_2018;
 
 /// What begins somewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +49,8 @@ pub fn recognise(head: &[u8], before: Option<Geometry>) -> Option<Found> {
 
 fn by_magic(head: &[u8], before: Option<Geometry>) -> Option<Found> {
     let magic = u32_at(head, 0);
-    let (kind, geometry) = if magic == INDEX_MAGIC {
-        (Kind::Index, index_geometry(head))
+    let (kind, geometry) = if magic == codec::MAGIC {
+        (Kind::Index, codec::geometry(&array_at(head, 0)))
     } else {
         let kind = match LeaderKind::of_magic(magic)? {
             LeaderKind::Delta => Kind::Lockspace,
@@ -70,13 +68,6 @@ fn by_magic(head: &[u8], before: Option<Geometry>) -> Option<Found> {
         geometry: before.unwrap_or(Geometry::default_for(SectorSize::B512)),
         guessed: true,
     }))
-}
-
-/// Align bits of an index header are 1, 2, 4, 8 for 1M to 8M: those of a leader shifted by four.
-fn index_geometry(head: &[u8]) -> Option<Geometry> {
-    let align = AlignSize::from_flags(u32_at(head, 8) << 4)?;
-    let sector = SectorSize::from_bytes(u64::from(u32_at(head, 12)))?;
-    Geometry::new(sector, align).ok()
 }
 
 fn by_delta_sectors(head: &[u8]) -> Option<Found> {
@@ -104,6 +95,7 @@ fn by_request(head: &[u8], before: Option<Geometry>) -> Option<Found> {
 mod tests {
     use super::*;
     use holdfast_io::ids::SpaceName;
+    use holdfast_io::units::AlignSize;
 
     fn lockspace(geometry: Geometry) -> Vec<u8> {
         let record = LeaderRecord::formatted(LeaderKind::Delta, geometry, SpaceName::new(b"LS").unwrap()).encode();

@@ -2,9 +2,14 @@
 //! `format` there for why a crash between any two of them leaves nothing that either program accepts.
 
 use holdfast_io::identity::Machine;
+use holdfast_io::ids::{ResourceName, SpaceName};
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::aligned::AlignedBuf;
-use paxos_lease::format::FormatError;
+use holdfast_io::units::LeaseOffset;
+use paxos_lease::format::{FormatError, Writer};
+use paxos_lease::index::format::plan_area;
+use paxos_lease::index::slots::DEFAULT_RESOURCES;
+use paxos_lease::index::{Header, IndexAt};
 use serde::Serialize;
 
 use super::target::{Kind, Shape, Target};
@@ -53,13 +58,25 @@ pub fn plan(target: &Target, shape: &Shape, formatter: Formatter, uuid: AreaUuid
             Ok(writes.into_iter().map(write).map(Write::from).collect())
         }
         Kind::Resource { space, name } => {
-            use paxos_lease::format::{NewLease, Writer, plan};
+            use paxos_lease::format::{NewLease, plan};
             let (space, resource, num_hosts) = (*space, *name, shape.hosts);
             let lease = NewLease { geometry: target.geometry, space, resource, num_hosts, uuid };
             let writes = plan(&lease, &Writer { machine, fire })?;
             Ok(writes.into_iter().map(|w| Write::from((at(w.offset_in_area), w.bytes, w.what))).collect())
         }
+        Kind::Index { space, resources } => {
+            let writes = plan_area(&header(target, *space, resources, uuid), &Writer { machine, fire }, resources);
+            Ok(writes.into_iter().map(|w| Write::from((at(w.offset_in_area), w.bytes, w.what))).collect())
+        }
     }
+}
+
+/// The header of an index: sanlock's number of places, or more where there are more resources.
+#[must_use]
+pub fn header(target: &Target, space: SpaceName, resources: &[ResourceName], uuid: AreaUuid) -> Header {
+    let places = u32::try_from(resources.len()).unwrap_or(u32::MAX).max(DEFAULT_RESOURCES);
+    let index = IndexAt { at: LeaseOffset(target.offset), space };
+    Header::new(index, target.geometry, places, uuid)
 }
 
 impl From<(u64, AlignedBuf, &'static str)> for Write {

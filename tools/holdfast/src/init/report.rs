@@ -2,10 +2,11 @@
 
 use std::fmt::{self, Write as _};
 
+use holdfast_io::seal::AreaUuid;
 use serde::Serialize;
 
 use super::look::Finding;
-use super::plan::Write;
+use super::plan::{self, Write};
 use super::target::{Kind, Layout, Shape, Target};
 use crate::units_arg::short_bytes;
 
@@ -32,7 +33,7 @@ pub struct Report {
 /// One area.
 #[derive(Debug, Serialize)]
 pub struct FormattedArea {
-    /// `lockspace` or `resource`.
+    /// `lockspace`, `resource` or `index`.
     pub kind: &'static str,
     /// The lockspace's name.
     pub lockspace: String,
@@ -46,8 +47,10 @@ pub struct FormattedArea {
     pub length: u64,
     /// Its sector size.
     pub sector_size: usize,
-    /// Host ids it serves: 1 up to this.
-    pub hosts: u32,
+    /// Host ids it serves: 1 up to this; absent of an index.
+    pub hosts: Option<u32>,
+    /// Of an index: places for resources.
+    pub places: Option<u32>,
     /// For lockspaces, what is stored for hosts to begin with.
     pub io_timeout: Option<u8>,
     /// Its UUID.
@@ -62,11 +65,19 @@ impl FormattedArea {
     /// The report on a target that is yet to be formatted.
     #[must_use]
     pub fn of(layout: &Layout, target: &Target, shape: &Shape, uuid: String, writes: Vec<Write>) -> Self {
+        let all = target.geometry.max_hosts();
         let (kind, lockspace, resource) = match &target.kind {
             Kind::Lockspace { name } => ("lockspace", name.to_string(), None),
             Kind::Resource { space, name } => ("resource", space.to_string(), Some(name.to_string())),
+            Kind::Index { space, .. } => ("index", space.to_string(), None),
         };
-        let all = target.geometry.max_hosts();
+        let (hosts, places) = match &target.kind {
+            Kind::Lockspace { .. } => (Some(all), None),
+            Kind::Resource { .. } => (Some(shape.hosts.unwrap_or(all)), None),
+            Kind::Index { space, resources } => {
+                (None, Some(plan::header(target, *space, resources, AreaUuid::NONE).max_resources))
+            }
+        };
         FormattedArea {
             kind,
             lockspace,
@@ -74,12 +85,23 @@ impl FormattedArea {
             offset: target.offset,
             length: target.geometry.align().bytes(),
             sector_size: target.geometry.sector().bytes(),
-            hosts: if resource.is_some() { shape.hosts.unwrap_or(all) } else { all },
-            io_timeout: resource.is_none().then(|| shape.io_timeout.seconds()),
+            hosts,
+            places,
+            io_timeout: (kind == "lockspace").then(|| shape.io_timeout.seconds()),
             resource,
             area_uuid: uuid,
             done: false,
             writes,
+        }
+    }
+}
+
+impl FormattedArea {
+    /// For how many hosts, or resources.
+    fn room(&self) -> String {
+        match (self.hosts, self.places) {
+            (Some(hosts), _) => format!("{hosts} hosts"),
+            (None, places) => format!("{} places", places.unwrap_or(0)),
         }
     }
 }
@@ -108,13 +130,13 @@ impl Report {
             let verb = if self.dry_run { "would format" } else { "formatted" };
             writeln!(
                 out,
-                "{verb} {} {name} at {} of {}: {} long, sectors of {} bytes, {} hosts{}, area {}",
+                "{verb} {} {name} at {} of {}: {} long, sectors of {} bytes, {}{}, area {}",
                 area.kind,
                 area.offset,
                 area.path,
                 short_bytes(area.length),
                 area.sector_size,
-                area.hosts,
+                area.room(),
                 area.io_timeout.map_or_else(String::new, |s| format!(", io timeout {s} s")),
                 area.area_uuid
             )?;

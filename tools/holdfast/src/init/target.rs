@@ -1,6 +1,7 @@
 //! What is to be formatted and where: the command line made into areas that do not overlap, fit their device and have a
 //! legal shape. Nothing here reads a lease area or writes anything.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +10,9 @@ use holdfast_io::ids::{ResourceName, SpaceName};
 use holdfast_io::sys::linux::{Access, BlockFile, FileKind, OpenError};
 use holdfast_io::timing::IoTimeout;
 use holdfast_io::units::{AlignSize, Geometry, GeometryError, SectorSize};
+
+use paxos_lease::index::lease_name;
+use paxos_lease::index::slots::most_resources;
 
 use crate::units_arg::short_bytes;
 
@@ -27,6 +31,13 @@ pub enum Kind {
         /// Its name.
         name: ResourceName,
     },
+    /// A resource index.
+    Index {
+        /// Its lockspace.
+        space: SpaceName,
+        /// The resources behind it, which it lists.
+        resources: Vec<ResourceName>,
+    },
 }
 
 impl fmt::Display for Kind {
@@ -34,6 +45,7 @@ impl fmt::Display for Kind {
         match self {
             Kind::Lockspace { name } => write!(f, "lockspace {name}"),
             Kind::Resource { space, name } => write!(f, "resource {space}:{name}"),
+            Kind::Index { space, .. } => write!(f, "resource index of {space}"),
         }
     }
 }
@@ -208,6 +220,22 @@ pub enum TargetError {
         /// Where it begins.
         at_other: u64,
     },
+    /// More resources than an index has places.
+    #[error("{found} resources: an index of {geometry} has places for {expected}")]
+    Places {
+        /// Asked for.
+        found: usize,
+        /// That fit.
+        expected: u32,
+        /// The shape.
+        geometry: Geometry,
+    },
+    /// A name twice in one index.
+    #[error("resource {name} twice: an index lists a name once")]
+    Twice {
+        /// It.
+        name: ResourceName,
+    },
     /// More hosts than fit.
     #[error("--max-hosts {found}: {expected} hosts fit a resource of {geometry}, so 1 to {expected} can be served")]
     MaxHosts {
@@ -321,6 +349,16 @@ fn check(medium: &Medium, target: &Target, shape: &Shape, create: bool) -> Resul
         };
         let (offset, expected, found) = (target.offset, target.end(), medium.len());
         return Err(TargetError::BehindEnd { path, what, offset, expected, found, device, hint });
+    }
+    if let Kind::Index { resources, .. } = &target.kind {
+        let expected = most_resources(target.geometry);
+        if resources.len() > expected as usize {
+            return Err(TargetError::Places { found: resources.len(), expected, geometry: target.geometry });
+        }
+        let mut names = BTreeSet::from([lease_name()]);
+        if let Some(name) = resources.iter().find(|name| !names.insert(**name)) {
+            return Err(TargetError::Twice { name: *name });
+        }
     }
     let expected = target.geometry.max_hosts();
     match (shape.hosts, &target.kind) {

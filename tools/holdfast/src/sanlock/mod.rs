@@ -7,14 +7,16 @@
 //! | `wire.rs` | one request, one answer, as a number and bytes |
 //! | `client.rs` | `sanlock client ACTION` |
 //! | `direct.rs` | `sanlock direct dump`, `read_leader` |
+//! | `index.rs` | the actions about a resource index |
 //! | `print.rs` | what is read by scripts: status, hosts, renewals |
 //!
 //! All is printed to standard output, errors too, and the exit status is 0 if and only if the last result is 0: also a positive
-//! one, which `align` and `release -O` have, gives 1. `sanlock daemon` is `holdfast daemon`. Of `sanlock direct` what reads is served;
-//! `holdfast init` does the rest of that work.
+//! one, which `align` and `release -O` have, gives 1. `sanlock daemon` is `holdfast daemon`. Of `sanlock direct` what reads is served,
+//! and what is about a resource index; `holdfast init` does the rest of that work.
 
 mod client;
 mod direct;
+mod index;
 mod options;
 mod print;
 mod wire;
@@ -29,6 +31,9 @@ sanlock daemon [options]            the lease daemon (holdfast daemon --help)
 sanlock client ACTION [options]     asks the daemon
 sanlock direct dump PATH[:OFFSET[:SIZE]] [-f 0|1|2]
 sanlock direct read_leader -s LOCKSPACE | -r RESOURCE
+sanlock direct format | rebuild -x INDEX
+sanlock direct lookup -x INDEX [-e NAME[:OFFSET]]
+sanlock direct update -x INDEX -e NAME:OFFSET [-z 1]
 sanlock ACTION [options]            the same
 
 status [-D] [-o p|s]                         host_status [-s LOCKSPACE] [-D]
@@ -45,9 +50,13 @@ inquire -p PID [-D]                          request -r RESOURCE -f MODE
 examine -r RESOURCE | -s LOCKSPACE
 set_event -s LOCKSPACE -i HOST_ID [-g GENERATION] -e EVENT -d DATA
 set_config -s LOCKSPACE [-u 0|1] [-O 0|1]
+format -x INDEX                              rebuild -x INDEX
+create -x INDEX -e NAME                      delete -x INDEX -e NAME[:OFFSET]
+lookup -x INDEX [-e NAME[:OFFSET]]           update -x INDEX -e NAME:OFFSET [-z 1]
 
 LOCKSPACE  NAME:HOST_ID:PATH:OFFSET
 RESOURCE   LOCKSPACE_NAME:NAME:PATH:OFFSET[:LVER|SH]
+INDEX      LOCKSPACE_NAME:PATH:OFFSET
 -A 1M|2M|4M|8M, -Z 512|4096          sizes of areas and sectors
 -n NUMBER, -m NUMBER                 hosts
 ";
@@ -82,12 +91,22 @@ pub fn run(arguments: &[String]) -> ExitCode {
             };
             return end(Options::parse(rest).map(|options| direct::run(action, place, &options)));
         }
+        ["direct", action, rest @ ..] if index::DIRECT_ACTIONS.contains(action) => {
+            return end(Options::parse(rest).map(|options| index::direct(action, &options)));
+        }
+        ["direct", action @ ("create" | "delete"), ..] => {
+            println!("direct action \"{action}\" is unknown");
+            return ExitCode::from(1);
+        }
         ["direct", action, ..] => {
             println!("direct action \"{action}\" is not served: see holdfast dump and holdfast init");
             return ExitCode::from(1);
         }
         ["client", action, rest @ ..] | [action, rest @ ..] => (*action, rest),
     };
+    if index::CLIENT_ACTIONS.contains(&action) {
+        return end(Options::parse(rest).map(|options| index::client(action, &options)));
+    }
     if !client::ACTIONS.contains(&action) {
         println!("client action \"{action}\" is unknown");
         return ExitCode::from(1);

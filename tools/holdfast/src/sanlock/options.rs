@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_protocol::command::{LeaseFlags, LockspaceFlags};
-use holdfast_protocol::payload::{Lockspace, Resource};
-use holdfast_protocol::strings::{parse_lockspace, parse_resource};
+use holdfast_protocol::payload::{Lockspace, Resource, Rindex, RindexEntry};
+use holdfast_protocol::strings::{parse_lockspace, parse_resource, parse_rindex, parse_rindex_entry};
 
 /// Letters with a value.
 const LETTERS: &str = "QRHLSFatwhlobnmpigedfsrxUGOPuzAZ";
@@ -146,6 +146,17 @@ impl Options {
         Lockspace { flags, ..found }
     }
 
+    /// `-x`; `None` where it is not said.
+    pub(super) fn index(&self) -> Option<Rindex> {
+        let found = parse_rindex(in_bytes_at(2, self.text('x')?).as_bytes());
+        Some(Rindex { flags: LockspaceFlags::from_bits(self.geometry), ..found })
+    }
+
+    /// `-e` of an index's action; empty where it is not said.
+    pub(super) fn entry(&self) -> RindexEntry {
+        parse_rindex_entry(in_bytes_at(1, self.text('e').unwrap_or("")).as_bytes())
+    }
+
     /// Whether `-s` is there.
     pub(super) fn has_lockspace(&self) -> bool {
         self.text('s').is_some_and(|text| !text.is_empty())
@@ -157,10 +168,15 @@ impl Options {
     }
 }
 
-/// An offset in MiB, in the fourth field between colons, in bytes.
+/// The offset of a lockspace or a resource, if it is in MiB, in bytes.
 fn in_bytes(text: &str) -> String {
+    in_bytes_at(3, text)
+}
+
+/// An offset in MiB, in a field between colons counted from 0, in bytes.
+fn in_bytes_at(field: usize, text: &str) -> String {
     let mut fields: Vec<String> = text.split(':').map(str::to_owned).collect();
-    if let Some(offset) = fields.get_mut(3)
+    if let Some(offset) = fields.get_mut(field)
         && let Some(megabytes) = offset.strip_suffix('M').and_then(|n| n.parse::<u64>().ok())
     {
         *offset = megabytes.saturating_mul(1 << 20).to_string();
@@ -182,6 +198,17 @@ mod tests {
         assert_eq!(options.resources[0].disks[0].offset, 2 << 20);
         assert!(options.resources[0].head.flags.contains(LeaseFlags::SHARED) && options.detail);
         assert_eq!((options.any_base('e'), options.pid(), options.is_on('O')), (31, -1, false));
+    }
+
+    #[test]
+    fn an_index_and_its_entries_are_read() {
+        let options = Options::parse(&["-x", "LS:/dev/a:3M", "-e", "R:5M", "-Z", "512", "-A", "1M"]).unwrap();
+        let (index, entry) = (options.index().unwrap(), options.entry());
+        assert_eq!((index.lockspace_name.as_bytes(), index.disk.offset), (b"LS".as_slice(), 3 << 20));
+        assert_eq!(index.flags, LockspaceFlags::ALIGN_1M | LockspaceFlags::SECTOR_512);
+        assert_eq!((entry.name.as_bytes(), entry.offset), (b"R".as_slice(), 5 << 20));
+        let unsaid = Options::parse(&["-e", ":77"]).unwrap();
+        assert_eq!((unsaid.index(), unsaid.entry().name.is_empty(), unsaid.entry().offset), (None, true, 77));
     }
 
     #[test]
