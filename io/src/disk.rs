@@ -39,6 +39,11 @@ pub trait Disk: ReadDisk {
 
     /// Resolves once every write issued through this disk has been reaped: landed, or failed for good.
     fn reaped(&self) -> impl Future<Output = ()>;
+
+    /// How many disks stand behind it. On more than one, a write that succeeded is on a majority, and may still land on others.
+    fn copies(&self) -> usize {
+        1
+    }
 }
 
 impl<D: ReadDisk> ReadDisk for &D {
@@ -56,6 +61,9 @@ impl<D: Disk> Disk for &D {
     }
     fn reaped(&self) -> impl Future<Output = ()> {
         (**self).reaped()
+    }
+    fn copies(&self) -> usize {
+        (**self).copies()
     }
 }
 
@@ -95,6 +103,14 @@ pub enum IoErrorKind {
     /// The deadline passed before the I/O could begin. Nothing was issued.
     #[error("not issued before its deadline: an older write to the same sectors, or the I/O queue, is stuck")]
     NotIssued,
+    /// On several disks: too few of them did it, or say the same. What was written may be on some.
+    #[error("only {done} of {disks} disks agree, a majority is needed")]
+    Minority {
+        /// How many did it.
+        done: usize,
+        /// Of how many.
+        disks: usize,
+    },
     /// The lockspace's lease is past D2's instant. Nothing was issued.
     #[error("refused: the lockspace's own lease is no longer renewed, so nothing may be written under it (D2)")]
     Refused,

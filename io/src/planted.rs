@@ -73,6 +73,12 @@ pub enum Bug {
     LossOverlooked,
     /// S1: a conversion to exclusive drops its claim with its first write.
     ClaimDroppedInBallot,
+    /// I5: of several disks one is enough.
+    MinorityCounts,
+    /// I5: of several copies the first one read is believed.
+    FirstCopyBelieved,
+    /// S1: the latest of several copies of a claim is not known.
+    StampIgnored,
 }
 
 impl Bug {
@@ -111,6 +117,9 @@ impl Bug {
         Bug::SharersOverlooked,
         Bug::LossOverlooked,
         Bug::ClaimDroppedInBallot,
+        Bug::MinorityCounts,
+        Bug::FirstCopyBelieved,
+        Bug::StampIgnored,
     ];
 }
 

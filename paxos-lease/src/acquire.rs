@@ -298,7 +298,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         mine: &mut Mine,
     ) -> Result<Next, AcquireError> {
         let (path, offset) = self.place();
-        let entry = decide(&snapshot.leader, &snapshot.hosts, self.me.term);
+        let entry = decide(&snapshot.leader, &snapshot.hosts, self.me.term, self.disk.copies());
         debug!(lver = %snapshot.leader.lver, ?entry, "entry");
         match entry {
             Entry::Superseded(found) => Err(AcquireError::Superseded { path, offset, found, expected: self.me.term }),
@@ -341,7 +341,9 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
             if found != *leader {
                 return Ok(Over::No(Next::Again));
             }
-            if leader.write_id != leader.owner_id && given_up(leader, &area.read_host(owner.host_id).await?.dblock) {
+            let copies = self.disk.copies();
+            let word = leader.write_id != leader.owner_id || copies > 1;
+            if word && given_up(leader, &area.read_host(owner.host_id).await?.dblock, copies) {
                 return Ok(Over::Yes);
             }
         }

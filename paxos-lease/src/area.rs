@@ -15,6 +15,7 @@ use holdfast_io::timing::{IoTimeout, Timing};
 use holdfast_io::units::{Geometry, LeaseOffset, SectorIndex};
 
 use crate::choose::newest_lver;
+use crate::copies::Place;
 use crate::dblock::{Dblock, HostSector, Inp, ModeBlock};
 use crate::error::AreaError;
 use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
@@ -162,7 +163,8 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         let expected = Expected {
             space: Some(self.lease.space),
             resource: Some(self.lease.resource),
-            host_id: Some(self.me.term.host_id),
+            // On several disks every host's sector is read, whatever num_hosts an older record says.
+            host_id: Some(self.me.term.host_id).filter(|_| self.disk.copies() == 1),
         };
         let (path, offset) = (self.disk.path().clone(), self.lease.at.0);
         let record: [u8; leader::LEN] = holdfast_io::bytes::array_at(bytes, 0);
@@ -203,6 +205,13 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         let (at, size) = (uuid_sector(self.geometry), self.geometry.sector());
         let sector = &area[at.at(size)..at.at(size) + size.bytes()];
         match seal::read(sector, SealedKind::Plain, at) {
+            // Whoever took a part of its disks for all of them could have a majority that meets no other.
+            Ok(Some(_)) if self.is_part(sector) => Err(AreaError::Copies {
+                path: self.disk.path().clone(),
+                offset: self.offset(at),
+                found: Place::of_sealed(sector),
+                expected: self.disk.copies(),
+            }),
             Ok(seal) => Ok(seal.map_or(AreaUuid::NONE, |s| s.area)),
             Err(source) => Err(AreaError::Seal {
                 record: "area UUID",
@@ -211,6 +220,11 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
                 source,
             }),
         }
+    }
+
+    /// Whether a UUID sector is of a lease with another number of copies.
+    fn is_part(&self, sector: &[u8]) -> bool {
+        Place::of_sealed(sector).map_or(1, |place| usize::from(place.copies)) != self.disk.copies()
     }
 
     /// Which dblocks matter: those of hosts 1 to num_hosts - if this leader record's num_hosts can be relied on. Where
@@ -223,7 +237,9 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         let used = u32::try_from(leader.num_hosts).unwrap_or(all).min(all);
         let size = self.geometry.sector();
         let dblocks = &area[FIRST_DBLOCK.at(size)..];
-        let mut hosts = self.decode_hosts(dblocks, if leader.write_id == leader.owner_id { used } else { all })?;
+        // On several disks a record of an owner's own hand can be an older one, too: it hung on its way to one of them.
+        let reliable = leader.write_id == leader.owner_id && self.disk.copies() == 1;
+        let mut hosts = self.decode_hosts(dblocks, if reliable { used } else { all })?;
         if newest_lver(&hosts) > leader.lver.next() {
             hosts = self.decode_hosts(dblocks, all)?;
         }

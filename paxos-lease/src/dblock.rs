@@ -206,6 +206,13 @@ impl ModeBlock {
         ModeBlock { flags: SHARED, reserved: 0, generation }
     }
 
+    /// Into its place in a host's sector.
+    pub(crate) fn put_into(&self, sector: &mut [u8]) {
+        put_u32(sector, MODE, self.flags);
+        put_u32(sector, MODE_RESERVED, self.reserved);
+        put_u64(sector, MODE_GENERATION, self.generation.0);
+    }
+
     /// Whether both say the same: the reserved word says nothing.
     #[must_use]
     pub fn says(&self, other: &Self) -> bool {
@@ -339,9 +346,7 @@ impl HostSector {
     pub fn sector(&self, size: SectorSize, seal: &Seal) -> AlignedBuf {
         let mut sector = AlignedBuf::zeroed(size.bytes());
         put(&mut sector, 0, &self.dblock.encode());
-        put_u32(&mut sector, MODE, self.mode.flags);
-        put_u32(&mut sector, MODE_RESERVED, self.mode.reserved);
-        put_u64(&mut sector, MODE_GENERATION, self.mode.generation.0);
+        self.mode.put_into(&mut sector);
         seal::write(&mut sector, SealedKind::Dblock, seal);
         sector
     }

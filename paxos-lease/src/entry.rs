@@ -36,7 +36,7 @@ pub(crate) enum Entry {
 ///
 /// A dblock of leader.lver + 1 is no such proof that the record is out of date, for that is what every ballot in
 /// progress looks like. It would prove the owner over as well, but by another host's judgement alone; D1 asks for our own.
-pub(crate) fn decide(leader: &LeaderRecord, hosts: &[HostSector], me: HostTerm) -> Entry {
+pub(crate) fn decide(leader: &LeaderRecord, hosts: &[HostSector], me: HostTerm, copies: usize) -> Entry {
     let begun = if planted(Bug::StaleLeaderAccepted) { leader.lver } else { newest_lver(hosts) };
     let next = leader.lver.next().max(begun);
     if begun > leader.lver.next() || leader.is_free() {
@@ -48,7 +48,7 @@ pub(crate) fn decide(leader: &LeaderRecord, hosts: &[HostSector], me: HostTerm) 
         return if owner.generation > me.generation { Entry::Superseded(owner) } else { Entry::Ballot(next) };
     }
     match block_of(hosts, owner.host_id) {
-        Some(block) if given_up(leader, &block.dblock) => Entry::Ballot(next),
+        Some(block) if given_up(leader, &block.dblock, copies) => Entry::Ballot(next),
         _ => Entry::IfGone(owner, next),
     }
 }
@@ -59,9 +59,12 @@ pub(crate) fn decide(leader: &LeaderRecord, hosts: &[HostSector], me: HostTerm) 
 ///   gave the lver up, and leaves the leader record to us, as its writer might still be at work on it (spec D 4.4 d).
 ///
 /// RELEASED at another lver says nothing: it may have been read before the owner acquired this one.
-pub(crate) fn given_up(leader: &LeaderRecord, owners: &Dblock) -> bool {
-    let published_by_another = leader.write_id != leader.owner_id;
-    owners.lver > leader.lver || (published_by_another && owners.lver == leader.lver && owners.is_released())
+///
+/// On one disk an owner that published itself frees its record next, and is waited for. On several its word is enough, whoever
+/// published: a record of its own can land on one of them long after it was done with it, and nobody would free that.
+pub(crate) fn given_up(leader: &LeaderRecord, owners: &Dblock, copies: usize) -> bool {
+    let word_is_enough = leader.write_id != leader.owner_id || copies > 1;
+    owners.lver > leader.lver || (word_is_enough && owners.lver == leader.lver && owners.is_released())
 }
 
 /// How the leader record, read again, relates to the one that a ballot for `next` was begun under (spec D 4.5).
@@ -115,7 +118,7 @@ mod tests {
             (theirs, Entry::IfGone(term(2, 1), Lver(6))),
         ];
         for (leader, expected) in table {
-            assert_eq!(decide(&leader, &[block(5, 0), block(5, 0)], term(1, 3)), expected, "{leader:?}");
+            assert_eq!(decide(&leader, &[block(5, 0), block(5, 0)], term(1, 3), 1), expected, "{leader:?}");
         }
     }
 
@@ -124,26 +127,34 @@ mod tests {
         let by_another = leader_at(5, term(2, 1), 3);
         let me = term(1, 3);
         let ask = Entry::IfGone(term(2, 1), Lver(6));
-        assert_eq!(decide(&by_another, &[block(5, 0), block(5, RELEASED)], me), Entry::Ballot(Lver(6)));
-        assert_eq!(decide(&by_another, &[block(5, 0), block(5, 0)], me), ask);
-        assert_eq!(decide(&by_another, &[block(5, 0), block(4, RELEASED)], me), ask, "read before it acquired");
-        assert_eq!(decide(&by_another, &[block(5, 0)], me), ask, "not among the blocks read");
+        assert_eq!(decide(&by_another, &[block(5, 0), block(5, RELEASED)], me, 1), Entry::Ballot(Lver(6)));
+        assert_eq!(decide(&by_another, &[block(5, 0), block(5, 0)], me, 1), ask);
+        assert_eq!(decide(&by_another, &[block(5, 0), block(4, RELEASED)], me, 1), ask, "read before it acquired");
+        assert_eq!(decide(&by_another, &[block(5, 0)], me, 1), ask, "not among the blocks read");
         let by_itself = leader_at(5, term(2, 1), 2);
-        assert_eq!(decide(&by_itself, &[block(5, 0), block(5, RELEASED)], me), ask, "it is about to free the leader");
+        assert_eq!(
+            decide(&by_itself, &[block(5, 0), block(5, RELEASED)], me, 1),
+            ask,
+            "it is about to free the leader"
+        );
     }
 
     #[test]
     fn an_owner_that_has_begun_a_later_lver_is_done_with_this_one() {
         let leader = leader_at(5, term(2, 1), 2);
-        assert_eq!(decide(&leader, &[block(0, 0), block(6, 0)], term(1, 3)), Entry::Ballot(Lver(6)));
+        assert_eq!(decide(&leader, &[block(0, 0), block(6, 0)], term(1, 3), 1), Entry::Ballot(Lver(6)));
     }
 
     #[test]
     fn a_dblock_two_versions_ahead_proves_the_leader_out_of_date_and_its_owner_is_not_asked_about() {
         let leader = leader_at(5, term(2, 1), 2);
-        assert_eq!(decide(&leader, &[block(0, 0), block(5, 0), block(7, 0)], term(1, 3)), Entry::Ballot(Lver(7)));
+        assert_eq!(decide(&leader, &[block(0, 0), block(5, 0), block(7, 0)], term(1, 3), 1), Entry::Ballot(Lver(7)));
         let ask = Entry::IfGone(term(2, 1), Lver(6));
-        assert_eq!(decide(&leader, &[block(0, 0), block(5, 0), block(6, 0)], term(1, 3)), ask, "a ballot in progress");
+        assert_eq!(
+            decide(&leader, &[block(0, 0), block(5, 0), block(6, 0)], term(1, 3), 1),
+            ask,
+            "a ballot in progress"
+        );
     }
 
     #[test]

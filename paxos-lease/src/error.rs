@@ -9,6 +9,7 @@ use holdfast_io::leader::LeaderError;
 use holdfast_io::seal::{AreaUuid, SealError};
 use holdfast_io::units::Geometry;
 
+use crate::copies::Place;
 use crate::dblock::DblockError;
 use crate::liveness::LivenessError;
 use crate::release::Retract;
@@ -118,6 +119,20 @@ pub enum AreaError {
         found: String,
         /// As we wrote them.
         expected: String,
+    },
+    /// The lease has another number of copies than it is used with.
+    #[error(
+        "the lease at offset {offset} of {path} has copies on other disks: this is {found:?}, used as one of {expected}"
+    )]
+    Copies {
+        /// Device.
+        path: Arc<str>,
+        /// Byte offset of the sector that says so.
+        offset: u64,
+        /// Which copy of how many; `None`: the only one.
+        found: Option<Place>,
+        /// How many disks were named.
+        expected: usize,
     },
     /// The area changes its shape while being read.
     #[error(

@@ -20,6 +20,7 @@ use holdfast_io::seal::{self, AreaUuid, Seal, SealedFire, SealedKind};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::{Geometry, SectorIndex};
 
+use crate::copies::Place;
 use crate::layout::{LEADER, REQUEST, uuid_sector};
 use crate::request::RequestRecord;
 
@@ -57,6 +58,8 @@ pub struct NewLease {
     pub num_hosts: Option<u32>,
     /// The area's new UUID.
     pub uuid: AreaUuid,
+    /// Which copy this is; `None`: the only one.
+    pub place: Option<Place>,
 }
 
 /// A lease that cannot be.
@@ -133,7 +136,11 @@ fn rest(lease: &NewLease, writer: &Writer) -> FormatWrite {
         seal::write(sector, SealedKind::Plain, &seal_of(lease, writer, at));
     };
     sealed(REQUEST, &RequestRecord::formatted().encode());
-    sealed(uuid_sector(lease.geometry), &[]);
+    let mut tail = vec![0; size.bytes()];
+    if let Some(place) = lease.place {
+        place.put_into(&mut tail);
+    }
+    sealed(uuid_sector(lease.geometry), &tail);
     FormatWrite { offset_in_area: size.bytes() as u64, bytes, what: "request record, dblocks and tail" }
 }
 
@@ -146,7 +153,7 @@ mod tests {
 
     fn lease(space: &[u8], resource: &[u8], geometry: Geometry) -> NewLease {
         let (space, resource) = (SpaceName::new(space).unwrap(), ResourceName::new(resource).unwrap());
-        NewLease { geometry, space, resource, num_hosts: None, uuid: uuid() }
+        NewLease { geometry, space, resource, num_hosts: None, uuid: uuid(), place: None }
     }
 
     fn writer() -> Writer {

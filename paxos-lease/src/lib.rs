@@ -18,6 +18,7 @@
 //! | ballot number | [`number::Ballot`] | number.rs |
 //! | a processor's input, inp | [`dblock::Inp`], a proposed owner | dblock.rs |
 //! | write to and read from a majority | `write_then_read_majority` | majority.rs |
+//! | the disks | [`copies::Copies`] | copies.rs |
 //! | phase 0: recover dblock | the first read of an acquire | acquire.rs |
 //! | phases 1 and 2 | `run_ballot` | ballot.rs |
 //! | choosing the value | [`choose::choose_inp`] | choose.rs |
@@ -66,6 +67,7 @@ pub mod ask;
 mod ballot;
 pub mod choose;
 pub mod convert;
+pub mod copies;
 pub mod dblock;
 mod entry;
 pub mod error;
@@ -91,6 +93,7 @@ pub use acquire::{Acquired, Options, Refusal, RefusalKind, acquire};
 pub use area::{LeaseAt, Me};
 pub use ask::{Ask, Asked, ask, asked_of};
 pub use convert::{AfterShare, ShareFailed, Sharing, exclude, share};
+pub use copies::{Copies, Copy, Place};
 pub use error::{AcquireError, AcquireFailed, AreaError, AskError, ReleaseError, ReleaseFailed};
 pub use liveness::{Gone, HostLiveness, LivenessError, Verdict};
 pub use release::{Held, Mode, Retract, release, rename, retract};

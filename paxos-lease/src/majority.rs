@@ -2,9 +2,9 @@
 //! every block from a majority.
 //!
 //! Why it works, on any number of disks: two majorities share a disk. Of two hosts that both wrote first and read
-//! afterwards, at least one reads the other's block on that disk; so two ballots cannot miss each other. On the one
-//! disk of this version, that disk is the majority. The order is everything: the write is on the medium (O_SYNC) before
-//! the read is issued.
+//! afterwards, at least one reads the other's block on that disk; so two ballots cannot miss each other. One disk is its own
+//! majority; on several, [`crate::copies::Copies`] beneath counts. The order is everything: the write is on the medium (O_SYNC)
+//! before the read is issued.
 
 use holdfast_io::clock::Clock;
 use holdfast_io::disk::Disk;

@@ -200,6 +200,10 @@ pub(crate) async fn give_back<D: Disk, C: Clock>(
         let (path, offset) = (area.disk.path().clone(), area.lease.at.0);
         return name.map_or(Ok(()), |name| Err(ReleaseError::NotRenamed { path, offset, name, by: found.write_id }));
     }
+    if area.disk.copies() > 1 && found.lver != held.lver() {
+        // Others go on from our RELEASED alone, or this is an older record: either way the lver is over.
+        return Ok(());
+    }
     same_record(area, &held.leader, &found)?;
     // Held up here, we are still the owner on disk: nobody takes the lver before we are dead, and then D2 has long
     // refused this write. Should a late publisher come in between, ours is the outdated record (entry.rs).
@@ -214,7 +218,8 @@ pub(crate) async fn give_back<D: Disk, C: Clock>(
 async fn unshare<D: Disk, C: Clock>(area: &Area<'_, D, C>) -> Result<(), ReleaseError> {
     reaped(area.disk, area.clock, area.lease, area.me).await?;
     let own = area.read_host(area.me.term.host_id).await?;
-    if own.mode.is_shared() {
+    // On several disks what is read of our own sector is what we wrote last, and whether that is on a majority nobody knows.
+    if own.mode.is_shared() || area.disk.copies() > 1 {
         area.write_own(&own.dblock, &ModeBlock::NONE).await?;
     }
     info!(resource = %area.lease.resource, "shared lease released");
@@ -301,7 +306,8 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     // there then is of an earlier one, and if it proposes us, another host may have published us for it: we are done with
     // that one too, or we would not have gone on.
     let ours = own.lver == duty.lver || (own.lver < duty.lver && own.inp.owner() == Some(me.term));
-    if (ours && !own.is_released()) || !mode.says(&duty.mode) {
+    // On several disks what is read of our own sector is what we wrote last, and whether that is on a majority nobody knows.
+    if (ours && !own.is_released()) || !mode.says(&duty.mode) || disk.copies() > 1 {
         // Never zero (I2): what others have seen of this lver stays, and gets the word that we are done with it.
         let empty = Dblock { lver: own.lver, ..Dblock::default() };
         let kept = if ours { own.released() } else { own };

@@ -68,6 +68,11 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
 /// it takes its claim back, begins another ballot perhaps, and leaves. Its next generation claims nothing while we hold the
 /// lease exclusively.
 async fn clear<D: Disk, C: Clock>(area: &Area<'_, D, C>, holder: HostTerm) -> Result<(), AcquireError> {
+    if area.disk.copies() > 1 {
+        // The write could land on one of them after we have given the lease back. Uncleared, the claim is looked into again by
+        // the next owner: a host that is gone stays so.
+        return Ok(());
+    }
     let sector = area.read_host(holder.host_id).await?;
     if sector.mode.is_shared() && sector.mode.generation == holder.generation {
         info!(%holder, "clearing the mode block of a dead shared holder");

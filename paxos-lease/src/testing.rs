@@ -22,6 +22,7 @@ use holdfast_io::units::{Geometry, LeaseOffset, SectorIndex};
 use nix::errno::Errno;
 
 use crate::area::{LeaseAt, Me};
+use crate::copies::Place;
 use crate::dblock::{Dblock, HostSector, Inp, ModeBlock, SHARED};
 use crate::format::{NewLease, Writer, plan};
 use crate::layout::{LEADER, dblock_of};
@@ -170,9 +171,14 @@ pub(crate) struct Medium(Rc<RefCell<BTreeMap<u64, Vec<u8>>>>);
 impl Medium {
     /// With a lease on it, formatted by us.
     pub(crate) fn formatted(num_hosts: u32) -> Self {
+        Self::formatted_as(num_hosts, None)
+    }
+
+    /// With one of several copies of a lease on it.
+    pub(crate) fn formatted_as(num_hosts: u32, place: Option<Place>) -> Self {
         let medium = Medium::default();
         let LeaseAt { space, resource, geometry_hint: geometry, .. } = lease();
-        let new = NewLease { geometry, space, resource, num_hosts: Some(num_hosts), uuid: uuid() };
+        let new = NewLease { geometry, space, resource, num_hosts: Some(num_hosts), uuid: uuid(), place };
         for write in plan(&new, &Writer { machine: machine(9), fire: SealedFire::NoWatchdog }).unwrap() {
             medium.write(lease().at.0 + write.offset_in_area, &write.bytes);
         }

@@ -2,6 +2,7 @@
 
 mod asking;
 mod ballots;
+mod copies;
 mod entries;
 mod index;
 mod interleave;

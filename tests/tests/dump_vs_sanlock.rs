@@ -204,7 +204,7 @@ fn areas_that_we_format_are_read_by_the_real_program() {
         for write in delta_lease::format::plan(geometry, space, IoTimeout::DEFAULT, Some(&seal)) {
             put(write.offset_in_area, &write.bytes);
         }
-        let lease = paxos_lease::format::NewLease { geometry, space, resource, num_hosts: None, uuid };
+        let lease = paxos_lease::format::NewLease { geometry, space, resource, num_hosts: None, uuid, place: None };
         for write in paxos_lease::format::plan(&lease, &paxos_lease::format::Writer { machine, fire }).unwrap() {
             put(len as u64 + write.offset_in_area, &write.bytes);
         }

@@ -242,6 +242,7 @@ fn a_resource_that_we_format_is_the_one_that_sanlock_formats() {
             resource: ResourceName::from_field(record.resource_name.field()),
             num_hosts: Some(u32::try_from(record.num_hosts).unwrap()),
             uuid: AreaUuid::random(),
+            place: None,
         };
         let writes = plan(&lease, &Writer { machine: machine(), fire: SealedFire::NoWatchdog }).unwrap();
         let ours = applied(image.geometry, writes.into_iter().map(|w| (w.offset_in_area, w.bytes.to_vec())));

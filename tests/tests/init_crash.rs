@@ -94,7 +94,7 @@ fn writes(kind: LeaderKind, geometry: Geometry) -> Vec<Write> {
         let plan = delta_lease::format::plan(geometry, space, IoTimeout::DEFAULT, Some(&seal));
         plan.into_iter().map(|w| Write::from((w.offset_in_area, w.bytes, "delta"))).collect()
     } else {
-        let lease = paxos_lease::format::NewLease { geometry, space, resource, num_hosts: None, uuid };
+        let lease = paxos_lease::format::NewLease { geometry, space, resource, num_hosts: None, uuid, place: None };
         let writer = paxos_lease::format::Writer { machine: machine(), fire };
         let plan = paxos_lease::format::plan(&lease, &writer).unwrap();
         plan.into_iter().map(|w| Write::from((w.offset_in_area, w.bytes, w.what))).collect()

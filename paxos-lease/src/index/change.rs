@@ -215,7 +215,7 @@ impl<D: Disk, C: Clock, H: HostLiveness, R: Reserve> Change<'_, D, C, H, R> {
 
     fn new_lease(&self, resource: ResourceName, num_hosts: Option<u32>) -> NewLease {
         let (geometry, space) = (self.geometry, self.reader.index.space);
-        NewLease { geometry, space, resource, num_hosts, uuid: AreaUuid::random() }
+        NewLease { geometry, space, resource, num_hosts, uuid: AreaUuid::random(), place: None }
     }
 
     const fn writer(&self) -> Writer {

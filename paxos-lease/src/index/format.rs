@@ -26,7 +26,8 @@ use crate::format::{FormatError, FormatWrite, NewLease, Writer, plan as plan_lea
 /// [`FormatError`]; not with as many hosts as fit.
 pub fn plan(header: &Header, writer: &Writer) -> Result<Vec<FormatWrite>, FormatError> {
     let (geometry, space) = (header.geometry, header.index.space);
-    let lease = NewLease { geometry, space, resource: lease_name(), num_hosts: None, uuid: AreaUuid::random() };
+    let lease =
+        NewLease { geometry, space, resource: lease_name(), num_hosts: None, uuid: AreaUuid::random(), place: None };
     let behind = geometry.align().bytes();
     let of_lease = plan_lease(&lease, writer)?;
     let of_lease = of_lease.into_iter().map(|w| FormatWrite { offset_in_area: behind + w.offset_in_area, ..w });

@@ -333,7 +333,14 @@ fn d2_past_the_write_limit_nothing_is_written() {
 
 fn memory(geometry: Geometry, len: usize) -> (MemEngine, Device<MemEngine, ManualClock>, ManualClock) {
     let mut bytes = vec![0; len];
-    let new = NewLease { geometry, space: lease().space, resource: lease().resource, num_hosts: None, uuid: uuid() };
+    let new = NewLease {
+        geometry,
+        space: lease().space,
+        resource: lease().resource,
+        num_hosts: None,
+        uuid: uuid(),
+        place: None,
+    };
     for write in plan(&new, &Writer { machine: machine(9), fire: SealedFire::NoWatchdog }).unwrap() {
         let at = usize::try_from(lease().at.0 + write.offset_in_area).unwrap();
         bytes[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
@@ -377,6 +384,7 @@ fn places_without_a_usable_lease_are_told_apart() {
         resource: "S".parse().unwrap(),
         num_hosts: None,
         uuid: uuid(),
+        place: None,
     };
     let writer = Writer { machine: machine(9), fire: SealedFire::NoWatchdog };
     let write = |bytes: &[u8]| engine.bytes()[at..at + 512].copy_from_slice(bytes);

@@ -61,7 +61,7 @@ fn writer() -> Writer {
 }
 
 fn put_lease(medium: &Medium, at: u64, space: SpaceName, resource: ResourceName) {
-    let new = NewLease { geometry: SMALL, space, resource, num_hosts: Some(5), uuid: uuid() };
+    let new = NewLease { geometry: SMALL, space, resource, num_hosts: Some(5), uuid: uuid(), place: None };
     for write in plan(&new, &writer()).unwrap() {
         medium.write(at + write.offset_in_area, &write.bytes);
     }

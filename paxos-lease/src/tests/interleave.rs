@@ -276,7 +276,7 @@ fn s1_two_hosts_share_a_lease_convert_it_and_never_have_it_exclusively_beside_th
         // Whatever the order, nobody is left in anybody's way.
         let (leader, hosts) = (medium.leader(), [medium.host(1), medium.host(2)]);
         let owner = leader.owner().map(|owner| &hosts[owner.host_id.slot() as usize].dblock);
-        assert!(leader.is_free() || owner.is_some_and(|dblock| given_up(&leader, dblock)), "{leader:?}");
+        assert!(leader.is_free() || owner.is_some_and(|dblock| given_up(&leader, dblock, 1)), "{leader:?}");
         assert!(hosts.iter().all(|host| !host.mode.is_shared()));
     }
     let [exclusive, shared, together, converted] = all;

@@ -39,6 +39,7 @@ fn format(medium: &Medium, uuid: AreaUuid) {
         resource: lease().resource,
         num_hosts: Some(5),
         uuid,
+        place: None,
     };
     let Me { machine, fire, .. } = me(9);
     for write in plan(&new, &Writer { machine, fire }).unwrap() {

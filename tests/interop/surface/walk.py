@@ -192,6 +192,12 @@ class Walk:
         finally:
             self.note(who, call, arguments, keywords, last[0])
 
+    def refused_join(self, who, *arguments, **keywords):
+        """A join that fails. Ours is answered before its lockspace has quite gone; until it has, another join of the name is
+        none of this one's business."""
+        who.add_lockspace(*arguments, **keywords)
+        wait_until("nothing is left of a join", lambda: self._outcome(who, "get_lockspaces", (), {}) == ("ok", []), PATIENCE)
+
     def heard(self, who, fd, event):
         """Waits for the event. It is told with each renewal of its sender, so how often is chance; it is noted once."""
         def hit(outcome):

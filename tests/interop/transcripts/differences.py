@@ -44,8 +44,8 @@ BINDING_DELIBERATE = {
 }
 
 BINDING_NOT_SERVED = {
-    "several_disks": "several disks for a resource",
-    "a_lease_on_several_disks": "several disks for a resource",
+    "several_disks": "several disks for a resource, unless several_disks is set",
+    "a_lease_on_several_disks": "several disks for a resource, unless several_disks is set",
 }
 
 BINDING = BINDING_DELIBERATE | BINDING_NOT_SERVED

@@ -10,6 +10,7 @@ use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
 use holdfast_io::units::Geometry;
+use paxos_lease::Place;
 use paxos_lease::format::{NewLease, Writer};
 
 use crate::daemon::ResourceAt;
@@ -35,14 +36,26 @@ pub fn path(disk: usize) -> String {
 #[must_use]
 pub fn disks(sim: &Sim, plan: &Plan, space: SpaceName, resources: &[ResourceAt]) -> Vec<SimDisk> {
     let io_timeout = plan.daemons.first().map_or(IoTimeout::DEFAULT, |d| d.config.io_timeout);
-    let count = if plan.two_disks { 2 } else { 1 };
+    let count = match (plan.copies, plan.two_disks) {
+        (2.., _) => 3,
+        (_, true) => 2,
+        _ => 1,
+    };
     let disk = |index: usize| {
         let mut pieces = Vec::new();
         if index == 0 {
             pieces.push(piece(Kind::Space(io_timeout), plan.geometry, space));
         }
-        let here = resources.iter().filter(|r| r.path == path(index));
-        pieces.extend(here.map(|r| piece(Kind::Resource(r.name, slots(plan.hosts.len())), plan.geometry, space)));
+        let mut here: Vec<(u64, &'static str, Option<u8>)> = Vec::new();
+        for r in resources {
+            let copies = [(&r.path, r.offset)].into_iter().chain(r.more.iter().map(|copy| (&copy.path, copy.offset)));
+            for (number, (_, offset)) in (1..).zip(copies).filter(|(_, (its, _))| **its == path(index)) {
+                here.push((offset, r.name, (!r.more.is_empty()).then_some(number)));
+            }
+        }
+        here.sort_unstable();
+        let resource = |(_, name, copy)| Kind::Resource(name, slots(plan.hosts.len()), copy);
+        pieces.extend(here.into_iter().map(|at| piece(resource(at), plan.geometry, space)));
         pieces.push(piece(Kind::Nobodys, plan.geometry, space));
         SimDisk::of_pieces(sim, index, &path(index), plan.geometry.sector(), pieces)
     };
@@ -52,7 +65,7 @@ pub fn disks(sim: &Sim, plan: &Plan, space: SpaceName, resources: &[ResourceAt])
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Space(IoTimeout),
-    Resource(&'static str, u32),
+    Resource(&'static str, u32, Option<u8>),
     Nobodys,
 }
 
@@ -83,10 +96,11 @@ fn formatted(kind: Kind, geometry: Geometry, space: SpaceName) -> AlignedBuf {
                 put(write.offset_in_area, &write.bytes);
             }
         }
-        Kind::Resource(name, num_hosts) => {
+        Kind::Resource(name, num_hosts, copy) => {
             let uuid = AreaUuid(uuid::Uuid::from_u128(0x5EED_0002));
             let resource = ResourceName::new(name.as_bytes()).unwrap_or_else(|e| unreachable!("fixed names: {e}"));
-            let new = NewLease { geometry, space, resource, num_hosts: Some(num_hosts), uuid };
+            let place = copy.map(|copy| Place { copy, copies: 3 });
+            let new = NewLease { geometry, space, resource, num_hosts: Some(num_hosts), uuid, place };
             let writes = paxos_lease::format::plan(&new, &Writer { machine, fire });
             for write in writes.unwrap_or_else(|e| unreachable!("a few hosts fit: {e}")) {
                 put(write.offset_in_area, &write.bytes);

@@ -77,6 +77,20 @@ impl Area {
     }
 }
 
+impl State {
+    /// The lease of which an area is a copy: its first.
+    fn lease_of(&self, area: Area) -> Area {
+        self.copy_of.get(&area).copied().unwrap_or(area)
+    }
+
+    /// All copies of the lease of which an area is one.
+    fn copies_of(&self, area: Area) -> impl Iterator<Item = Area> {
+        let first = self.lease_of(area);
+        let others = self.copy_of.iter().filter(move |(_, of)| **of == first).map(|(copy, _)| *copy);
+        std::iter::once(first).chain(others)
+    }
+}
+
 /// A rule that was broken.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{rule} violated at {at:.6}s of seed {seed}, step {step}: {what}\n{timeline}")]
@@ -132,6 +146,8 @@ pub struct Checkers {
 #[derive(Default)]
 struct State {
     areas: Vec<Area>,
+    /// Further copies of a lease: of which.
+    copy_of: BTreeMap<Area, Area>,
     hosts: Vec<String>,
     holders: BTreeMap<u64, Holder>,
     last_holder: u64,
@@ -216,6 +232,15 @@ impl Checkers {
     /// From now on this area is watched, and everything outside all watched areas must not be written.
     pub fn watch(&self, area: Area) {
         self.state.borrow_mut().areas.push(area);
+    }
+
+    /// The same of a lease that has copies on further disks.
+    pub fn watch_copies(&self, first: Area, others: impl Iterator<Item = Area>) {
+        self.watch(first);
+        for other in others {
+            self.watch(other);
+            self.state.borrow_mut().copy_of.insert(other, first);
+        }
     }
 
     /// From now on every step must be one that the written specification permits. The areas are as they were formatted.

@@ -229,7 +229,10 @@ impl Program {
         let resources = self.resources.iter().filter_map(|at| {
             let flags = if self.shares { LeaseFlags::SHARED } else { LeaseFlags::NONE };
             let head = ResourceHead { flags, ..head_of(at)? };
-            Some(Resource::new(head, vec![Disk::new(DiskPath::new(at.path.clone()).ok()?, at.offset)]))
+            let copies =
+                [(&at.path, at.offset)].into_iter().chain(at.more.iter().map(|copy| (&copy.path, copy.offset)));
+            let disk = |(path, offset): (&String, u64)| Some(Disk::new(DiskPath::new(path.clone()).ok()?, offset));
+            Some(Resource::new(head, copies.map(disk).collect::<Option<_>>()?))
         });
         let options = Options::default();
         Request::Acquire { flags: self.flags, target: Target::This, resources: resources.collect(), options }

@@ -20,7 +20,7 @@ use crate::areas;
 use crate::checkers::{Area, Checkers, Counts, Progress, Row, Violation};
 use crate::clients;
 use crate::coverage::{Coverage, Fault};
-use crate::daemon::{self, Config, Habits, ResourceAt, World};
+use crate::daemon::{self, Config, CopyAt, Habits, ResourceAt, World};
 use crate::dice::{Dice, Stream, nanos};
 use crate::disk::{FaultRates, HostIndex, SimDisk};
 use crate::executor::{Ended, Group, Nanos, Sim};
@@ -89,7 +89,7 @@ impl Cluster {
         let resources = resources(plan);
         let disks = areas::disks(&sim, plan, space, &resources);
         checkers.watch(Area::Delta(0, LeaseOffset(0), plan.geometry));
-        resources.iter().for_each(|r| checkers.watch(r.area));
+        resources.iter().for_each(|r| checkers.watch_copies(r.area, r.more.iter().map(|copy| copy.area)));
         disks.iter().for_each(|disk| disk.set_witness(checkers.clone()));
         checkers.has_hosts(titles(plan));
         checkers.leave_unspoken(plan.unspoken);
@@ -452,23 +452,26 @@ impl Scene {
 }
 
 fn resources(plan: &Plan) -> Vec<ResourceAt> {
-    let mut places = vec![("vm1", 0, 1024 * 1024)];
-    if plan.two_disks {
-        places.push(("vm2", 1, 0));
-    }
-    let resource = |(name, disk, offset): (&'static str, usize, u64)| ResourceAt {
-        name,
+    const MIB: u64 = 1024 * 1024;
+    let at = |disk: usize, offset: u64| CopyAt {
         path: areas::path(disk),
         offset,
         area: Area::Paxos(disk, LeaseOffset(offset), plan.geometry),
     };
+    let behind_vm2 = if plan.two_disks { MIB } else { 0 };
+    let more = if plan.copies > 1 { vec![at(1, behind_vm2), at(2, 0)] } else { Vec::new() };
+    let mut places = vec![("vm1", at(0, MIB), more)];
+    if plan.two_disks {
+        places.push(("vm2", at(1, 0), Vec::new()));
+    }
+    let resource = |(name, CopyAt { path, offset, area }, more)| ResourceAt { name, path, offset, area, more };
     places.into_iter().map(resource).collect()
 }
 
 /// The host_id of each host, where the written specification speaks of such a cluster: every host is ours, has one daemon
-/// and a host_id of its own.
+/// and a host_id of its own, and a lease lies on one disk.
 fn kept_by_all(plan: &Plan) -> Option<BTreeMap<HostIndex, HostId>> {
-    if plan.daemons.iter().any(|d| d.peer.is_some()) {
+    if plan.copies > 1 || plan.daemons.iter().any(|d| d.peer.is_some()) {
         return None;
     }
     let ids: BTreeMap<HostIndex, HostId> = plan.daemons.iter().map(|d| (HostIndex(d.host), d.config.host_id)).collect();

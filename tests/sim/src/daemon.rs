@@ -55,6 +55,19 @@ pub struct ResourceAt {
     pub offset: u64,
     /// As the checkers know it.
     pub area: Area,
+    /// Its other copies, where it lies on several disks.
+    pub more: Vec<CopyAt>,
+}
+
+/// Another copy of a resource.
+#[derive(Clone, Debug)]
+pub struct CopyAt {
+    /// Its disk's path.
+    pub path: String,
+    /// Byte offset there.
+    pub offset: u64,
+    /// As the checkers know it.
+    pub area: Area,
 }
 
 /// How hosts behave: part of the scenario.
@@ -166,6 +179,7 @@ impl Daemon {
             sealed: SealedFire::Within(self.config.fire),
             kill_grace: grace.min(Duration::from_secs(10)),
             strict_clients: false,
+            several_disks: true,
             boot_id: self.machine.process().host.boot_id(),
             report: Report::default(),
         }

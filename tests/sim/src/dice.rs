@@ -21,6 +21,8 @@ pub enum Stream {
     Host(u8),
     /// Who shares leases.
     Sharing,
+    /// Which of several disks of a lease fails.
+    Copies,
 }
 
 /// A stream of chance.
@@ -36,6 +38,7 @@ impl Dice {
             Stream::Disk(n) => 272 + u64::from(n),
             Stream::Scenario => 2,
             Stream::Sharing => 3,
+            Stream::Copies => 4,
             Stream::Host(n) => 16 + u64::from(n),
         });
         Dice(rng)

@@ -30,6 +30,8 @@ pub struct Plan {
     pub daemons: Vec<DaemonPlan>,
     /// Whether there is a second resource, on a second disk.
     pub two_disks: bool,
+    /// On how many disks the first resource lies: 1, or 3 of which a majority is enough.
+    pub copies: u8,
     /// How hosts behave.
     pub habits: Habits,
     /// How the disks behave while they are faulty.
@@ -193,7 +195,7 @@ fn geometry(sector: SectorSize) -> Geometry {
 pub struct Wishes {
     /// So many hosts; `None`: two or three.
     pub hosts: Option<usize>,
-    /// So many disks; `None`: one or two.
+    /// So many disks; `None`: one or two. On three the first resource has copies on all of them.
     pub disks: Option<usize>,
     /// At least one of the hosts is real sanlock, and this can go wrong beside all that goes wrong at any host.
     pub peers: Option<mixed::Faults>,
@@ -267,8 +269,17 @@ impl Plan {
             rates.damaged = 0;
             mishaps.retain(|m| !matches!(m.what, Trouble::Damage { .. }));
         }
+        let copies = if wishes.disks.is_some_and(|n| n > 2) { 3 } else { 1 };
+        if copies > 1 {
+            let mut dice = Dice::new(seed, Stream::Copies);
+            for mishap in &mut mishaps {
+                if let Trouble::Path { disk, .. } = &mut mishap.what {
+                    *disk = dice.index(3);
+                }
+            }
+        }
         let (geometry, unspoken) = (geometry(sector), &[]);
-        Plan { seed, geometry, hosts, daemons, two_disks, habits, rates, safety, mishaps, bug: None, unspoken }
+        Plan { seed, geometry, hosts, daemons, two_disks, copies, habits, rates, safety, mishaps, bug: None, unspoken }
     }
 
     /// A plan without faults for named scenarios: `count` hosts with io_timeout 10 and fire timeout 60.
@@ -283,6 +294,7 @@ impl Plan {
                 .map(|n| DaemonPlan { host: n, seat: Seat(0), config: config(n), name: format!("host{n}"), peer: None })
                 .collect(),
             two_disks: false,
+            copies: 1,
             habits: Habits {
                 programs: 2,
                 shortest_run: seconds(1_000_000),

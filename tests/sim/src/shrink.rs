@@ -118,6 +118,7 @@ impl Search {
 
     fn fewer_parts(&mut self) {
         self.tries(|plan| std::mem::take(&mut plan.two_disks));
+        self.tries(|plan| std::mem::replace(&mut plan.copies, 1) > 1);
         // From the last: what comes before keeps its index.
         for daemon in (0..self.best.daemons.len()).rev() {
             self.tries(|plan| without_daemon(plan, daemon));

@@ -60,7 +60,7 @@ fn formatted(which: usize, geometry: Geometry) -> Vec<u8> {
         }
     }
     if which == 3 {
-        let lease = paxos_lease::format::NewLease { geometry, space, resource, num_hosts: None, uuid };
+        let lease = paxos_lease::format::NewLease { geometry, space, resource, num_hosts: None, uuid, place: None };
         let writes = paxos_lease::format::plan(&lease, &paxos_lease::format::Writer { machine, fire });
         for w in writes.into_iter().flatten() {
             write(w.offset_in_area, &w.bytes);

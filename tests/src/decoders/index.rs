@@ -89,7 +89,7 @@ pub fn index_rebuild(data: &[u8]) {
         write(usize::try_from(w.offset_in_area).unwrap_or(0), &w.bytes);
     }
     for (n, resource) in names.into_iter().enumerate() {
-        let lease = NewLease { geometry, space, resource, num_hosts: None, uuid: AreaUuid::NONE };
+        let lease = NewLease { geometry, space, resource, num_hosts: None, uuid: AreaUuid::NONE, place: None };
         for w in plan(&lease, &writer).into_iter().flatten() {
             write((2 + n) * area + usize::try_from(w.offset_in_area).unwrap_or(0), &w.bytes);
         }

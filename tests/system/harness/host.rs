@@ -238,6 +238,12 @@ impl Drop for Machine {
     }
 }
 
+/// A resource as a client names it, with a copy on each of these disks.
+pub fn lease_on(areas: &[&Area], resource: &str) -> Resource {
+    let head = ResourceHead::named(Name48::new(SPACE).unwrap(), Name48::new(resource).unwrap());
+    Resource::new(head, areas.iter().map(|area| wire_disk(area, Area::offset_of(resource))).collect())
+}
+
 fn wire_disk(area: &Area, offset: u64) -> protocol::Disk {
     protocol::Disk::new(DiskPath::new(area.path.to_str().unwrap()).unwrap(), offset)
 }

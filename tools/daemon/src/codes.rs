@@ -5,6 +5,7 @@ use holdfast_io::disk::{IoError, IoErrorKind};
 use holdfast_io::leader::LeaderError;
 use holdfast_io::sys::linux::OpenError;
 use holdfast_protocol::codes::ResultCode;
+use nix::errno::Errno;
 use paxos_lease::index::{HeaderError, IndexError};
 use paxos_lease::request::RequestError;
 use paxos_lease::{AcquireError, AreaError, AskError, LivenessError, RefusalKind, ReleaseError};
@@ -28,9 +29,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[must_use]
 pub fn of_io(e: &IoError) -> ResultCode {
     match e.kind {
+        // An error is never success, even one without a number.
+        IoErrorKind::Failed(Errno::UnknownErrno) => ResultCode::EIO,
         IoErrorKind::Failed(errno) => ResultCode::from_errno(errno as i32),
         IoErrorKind::Short { .. } => ResultCode::EMSGSIZE,
         IoErrorKind::OutcomeUnknown | IoErrorKind::NotIssued => ResultCode::IO_TIMEOUT,
+        IoErrorKind::Minority { .. } => ResultCode::EIO,
         IoErrorKind::Refused => ResultCode::ENOSPC,
     }
 }
@@ -92,6 +96,7 @@ pub fn of_area(e: &AreaError) -> ResultCode {
         AreaError::Seal { .. } | AreaError::OtherArea { .. } => ResultCode::LEADER_CHECKSUM,
         AreaError::Dblock { .. } | AreaError::ForeignWrite { .. } => ResultCode::DBLOCK_CHECKSUM,
         AreaError::Shape { .. } => ResultCode::LEADER_DIFFERS,
+        AreaError::Copies { .. } => ResultCode::EINVAL,
         AreaError::NoRoom { .. } => ResultCode::EOPNOTSUPP,
         AreaError::Request { source: RequestError::Version { .. }, .. } => ResultCode::REQUEST_VERSION,
         AreaError::Request { .. } => ResultCode::REQUEST_MAGIC,

@@ -19,7 +19,7 @@ use holdfast_io::ids::{HostId, HostTerm, ResourceName, SpaceName};
 use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::aligned::AlignedBuf;
-use holdfast_io::sys::linux::{BlockFile, FileKind, ThreadsEngine};
+use holdfast_io::sys::linux::{BlockFile, FileKind, NodeId, ThreadsEngine};
 use holdfast_io::timing::IoTimeout;
 use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
 use holdfast_protocol::codes::ResultCode;
@@ -28,14 +28,17 @@ use holdfast_protocol::payload::{Disk as WireDisk, Host, HostState, Lockspace, R
 use holdfast_protocol::request::Request;
 use holdfast_protocol::state::{StateRecord, StateText};
 use holdfast_protocol::text::Name48;
+use paxos_lease::copies::MOST as MOST_DISKS;
+use paxos_lease::{Copies, Place};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::codes;
+use crate::lease_disk::{LeaseCopy, LeaseDisk};
 use crate::linux::Linux;
 use crate::log_ring::LogRing;
 use crate::nodes::Nodes;
-use crate::platform::Disk;
+use crate::platform::{Disk, SharedDisk};
 use crate::resource::SpaceShared;
 
 pub mod format;
@@ -80,6 +83,13 @@ impl Answer {
 
 type Refused = (ResultCode, String);
 
+/// A disk of a lease that is to be formatted.
+struct ToFormat {
+    file: Arc<BlockFile>,
+    device: Disk<Linux>,
+    offset: u64,
+}
+
 /// What a query needs of the daemon.
 #[derive(Clone)]
 pub struct Context {
@@ -87,6 +97,8 @@ pub struct Context {
     pub clock: BootClock,
     /// The open devices.
     pub nodes: Arc<Nodes>,
+    /// Leases on several disks are formatted.
+    pub several_disks: bool,
     /// This machine, for the seals of what is formatted.
     pub machine: Machine,
     /// The lockspace that the request names, if it is joined.
@@ -244,19 +256,42 @@ impl Context {
         Ok(exclusive.chain(owners.shared.iter().map(|term| row(term, 0))).collect())
     }
 
-    async fn lease_disk(&self, asked: &Resource) -> Result<(Disk<Linux>, u64), Refused> {
-        let place = asked.disks.first().and_then(|d| path_of(d).map(|p| (p, d.offset)));
-        let (path, offset) = place.ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
-        let (_, disk) = self.open(path).await?;
-        Ok((disk, offset))
+    /// The disks of a lease, to be read only. Of several a majority is enough.
+    async fn lease_disk(&self, asked: &Resource) -> Result<(Copies<LeaseCopy<Linux>, BootClock>, u64), Refused> {
+        let mut list = Vec::new();
+        for disk in &asked.disks {
+            let path = path_of(disk).ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
+            let name = path.clone();
+            let copy = match self.open_shared(path).await {
+                Ok((node, device)) => LeaseCopy::Open(node, Rc::new(device)),
+                Err((code, _)) if asked.disks.len() > 1 => LeaseCopy::missing(&name, code),
+                Err(refused) => return Err(refused),
+            };
+            list.push((copy, LeaseOffset(disk.offset)));
+        }
+        if !(1..=MOST_DISKS).contains(&list.len()) {
+            return Err((ResultCode::ENOENT, format!("{} disks, expected 1 to {MOST_DISKS}", list.len())));
+        }
+        let offset = list[0].1.0;
+        Ok((LeaseDisk::new(list, &self.clock, None).copies, offset))
+    }
+
+    async fn open_shared(&self, path: PathBuf) -> Result<(NodeId, SharedDisk<Linux>), Refused> {
+        let file = self.open_file(path).await?;
+        let engine = Arc::new(ThreadsEngine::new(Arc::clone(&file), 1, "query-io"));
+        Ok((file.node(), Device::new(engine, self.clock.clone(), WriteLimit::none())))
     }
 
     /// A device that cannot be opened is refused with the kernel's reason; who asks for a lockspace hears ENODEV (spec A 6).
-    async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, Disk<Linux>), Refused> {
+    async fn open_file(&self, path: PathBuf) -> Result<Arc<BlockFile>, Refused> {
         let nodes = Arc::clone(&self.nodes);
         let opened = tokio::task::spawn_blocking(move || nodes.open(&path)).await;
         let opened = opened.map_err(|e| (ResultCode::EIO, e.to_string()))?;
-        let file = opened.map_err(|e| (codes::of_open(&e), codes::chain(&e)))?;
+        opened.map_err(|e| (codes::of_open(&e), codes::chain(&e)))
+    }
+
+    async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, Disk<Linux>), Refused> {
+        let file = self.open_file(path).await?;
         let engine = ThreadsEngine::new(Arc::clone(&file), 1, "query-io");
         Ok((file, Device::new(engine, self.clock.clone(), WriteLimit::none())))
     }
@@ -357,11 +392,6 @@ impl Context {
     }
 
     async fn write_resource(&self, flags: WriteResourceFlags, num_hosts: u32, asked: &Resource) -> Result<(), Refused> {
-        let place = asked.disks.first().and_then(|d| path_of(d).map(|p| (p, d.offset)));
-        let (path, offset) = place.ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
-        if asked.disks.len() > 1 {
-            return Err((ResultCode::EOPNOTSUPP, "a resource on several disks".into()));
-        }
         let clear = flags.contains(WriteResourceFlags::CLEAR);
         let name = |field: &Name48| match field.as_bytes() {
             b"" if clear => Ok(b"cleared".to_vec()),
@@ -370,21 +400,69 @@ impl Context {
         let invalid = |e: holdfast_io::ids::NameError| (ResultCode::EINVAL, e.to_string());
         let space = SpaceName::new(&name(&asked.head.lockspace_name)?).map_err(invalid)?;
         let resource = ResourceName::new(&name(&asked.head.name)?).map_err(invalid)?;
-        let (file, disk) = self.open(path).await?;
-        let geometry = geometry_of(asked.head.flags.bits(), &file)?;
+        let disks = self.disks_to_format(asked).await?;
+        let geometry = geometry_of(asked.head.flags.bits(), &disks[0].file)?;
         let fits = (1..=geometry.max_hosts()).contains(&num_hosts);
-        let uuid = AreaUuid::random();
-        let lease =
-            paxos_lease::format::NewLease { geometry, space, resource, num_hosts: fits.then_some(num_hosts), uuid };
+        let (uuid, copies) = (AreaUuid::random(), u8::try_from(disks.len()).unwrap_or(u8::MAX));
         let writer = paxos_lease::format::Writer { machine: self.machine, fire: SealedFire::NoWatchdog };
-        let writes = if clear {
-            paxos_lease::format::clear(&lease, &writer, self.clock.now())
-        } else {
-            paxos_lease::format::plan(&lease, &writer)
+        let plan = |copy| {
+            let place = (copies > 1).then_some(Place { copy, copies });
+            let num_hosts = fits.then_some(num_hosts);
+            let lease = paxos_lease::format::NewLease { geometry, space, resource, num_hosts, uuid, place };
+            let writes = if clear {
+                paxos_lease::format::clear(&lease, &writer, self.clock.now())
+            } else {
+                paxos_lease::format::plan(&lease, &writer)
+            };
+            writes.map_err(|e| (ResultCode::EINVAL, e.to_string()))
         };
-        let writes = writes.map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
-        let writes = writes.into_iter().map(|w| (w.offset_in_area, w.bytes)).collect();
-        self.perform(disk, (offset, 1), geometry, writes).await
+        let plans = (1..=copies).map(plan).collect::<Result<Vec<_>, Refused>>()?;
+        self.perform_on_all(disks, geometry, plans).await
+    }
+
+    /// Every disk of a lease that is to be formatted.
+    async fn disks_to_format(&self, asked: &Resource) -> Result<Vec<ToFormat>, Refused> {
+        let mut disks = Vec::new();
+        for disk in &asked.disks {
+            let path = path_of(disk).ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
+            let (file, device) = self.open(path).await?;
+            disks.push(ToFormat { file, device, offset: disk.offset });
+        }
+        match disks.len() {
+            0 => Err((ResultCode::ENOENT, "no path".to_owned())),
+            2.. if !self.several_disks => Err((ResultCode::EOPNOTSUPP, "a resource on several disks".into())),
+            1..=MOST_DISKS => Ok(disks),
+            n => Err((ResultCode::ERANGE, format!("{n} disks, expected 1 to {MOST_DISKS}"))),
+        }
+    }
+
+    /// The writes of a format, each on all disks before the next begins: a crash in between leaves no disk with a lease beside
+    /// one that has none yet, but in the last step; then a majority may have it, and it is whole.
+    async fn perform_on_all(
+        &self,
+        mut disks: Vec<ToFormat>,
+        geometry: Geometry,
+        plans: Vec<Vec<paxos_lease::format::FormatWrite>>,
+    ) -> Result<(), Refused> {
+        let pairs = |w: paxos_lease::format::FormatWrite| (w.offset_in_area, w.bytes);
+        if let ([_], Ok([plan])) = (disks.as_slice(), <[_; 1]>::try_from(plans.clone())) {
+            let ToFormat { device, offset, .. } = disks.remove(0);
+            return self.perform(device, (offset, 1), geometry, plan.into_iter().map(pairs).collect()).await;
+        }
+        let places: Vec<_> =
+            disks.iter().map(|d| Bytes::of(d.file.node(), d.offset, geometry.align().bytes())).collect();
+        if places.iter().enumerate().any(|(i, place)| places[..i].iter().any(|other| other.touches(place))) {
+            return Err((ResultCode::EINVAL, "one place under two names is no two copies".to_owned()));
+        }
+        let steps = plans.iter().map(Vec::len).max().unwrap_or(0);
+        for step in 0..steps {
+            for (disk, plan) in disks.iter().zip(&plans) {
+                let (_, device) = self.open(PathBuf::from(&**disk.device.path())).await?;
+                let writes = plan.get(step).cloned().map(pairs).into_iter().collect();
+                self.perform(device, (disk.offset, 1), geometry, writes).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Formats so many areas from an offset on, unless that could hit what is in use. sanlock formats whatever it is told to; a lockspace or a lease that

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use delta_lease::liveness::GoneReason;
 use delta_lease::{DeltaArea, HostTable, OwnerVerdict, read_host};
-use holdfast_io::clock::{Clock, LocalInstant, first_of};
+use holdfast_io::clock::{Clock, First, LocalInstant, first_of};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::{Disk, ReadDisk};
 use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, RemoteTimestamp, ResourceName};
@@ -20,12 +20,12 @@ use holdfast_io::leader::{self, LeaderRecord};
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::stop::Stop;
 use holdfast_io::sys::linux::{FenceOutcome, NodeId};
-use holdfast_io::units::{LeaseOffset, SectorSize};
+use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::codes::ResultCode;
 use paxos_lease::{
-    AcquireError, AcquireFailed, Acquired, AfterShare, Asked, Gone, Held, HostLiveness, LeaseAt, LivenessError, Me,
-    Mode, Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Verdict, acquire, ask, asked_of,
-    exclude, layout, release, rename, retract, share, standing, value,
+    AcquireError, AcquireFailed, Acquired, AfterShare, Asked, Copies, Gone, Held, HostLiveness, LeaseAt, LivenessError,
+    Me, Mode, Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Verdict, acquire, ask,
+    asked_of, exclude, layout, release, rename, retract, share, standing, value,
 };
 
 mod index;
@@ -33,12 +33,13 @@ mod index;
 pub use index::{Surroundings, prepare_index, run_index};
 
 use crate::codes;
+use crate::lease_disk::{LeaseCopy, LeaseDisk};
 use crate::linux::Linux;
 use crate::note::Notes;
 use crate::platform::{LeaseFile, Platform, SharedDisk};
 use crate::state_file::FenceRecord;
 use crate::supervisor::event::{
-    AcquireEnd, AskRequest, Call, ConvertRequest, Converted, Event, LeaseKey, LeaseRequest, TaskId,
+    AcquireEnd, AskRequest, Call, ConvertRequest, Converted, Event, LeaseKey, LeaseRequest, Place, Prepared, TaskId,
 };
 
 /// I/Os for the leases of one lockspace on one device that are under way at once.
@@ -46,14 +47,16 @@ const AT_ONCE: usize = 32;
 /// Between two attempts to take a fence that somebody holds.
 const FENCE_POLL: Duration = Duration::from_millis(100);
 
-/// A lease's view of its device, and which node that is.
-struct LeaseDisk<P: Platform> {
-    node: NodeId,
-    device: SharedDisk<P>,
-}
+/// A disk that its lease has left, with the length of the lease's area there.
+type Retired<P> = (Rc<LeaseDisk<P>>, u64);
 
-/// A disk that its lease has left, with the lease's offset and length there.
-type Retired<P> = (Rc<LeaseDisk<P>>, u64, u64);
+/// A device of a lease that was to be opened.
+pub struct Opened<F> {
+    /// As it was named.
+    pub place: Place,
+    /// The device, or why not.
+    pub file: Result<Arc<F>, (ResultCode, String)>,
+}
 
 /// What the tasks of one joined lockspace share.
 pub struct SpaceShared<P: Platform = Linux> {
@@ -75,8 +78,8 @@ pub struct SpaceShared<P: Platform = Linux> {
     look: SharedDisk<P>,
     engines: RefCell<BTreeMap<NodeId, Arc<P::Engine>>>,
     disks: RefCell<BTreeMap<LeaseKey, Rc<LeaseDisk<P>>>>,
-    /// Where the leases of `disks` are that an acquire has begun on: offset, length, whether they are over.
-    places: RefCell<BTreeMap<LeaseKey, (u64, u64, bool)>>,
+    /// The leases of `disks` that an acquire has begun on: length of the area, whether they are over.
+    places: RefCell<BTreeMap<LeaseKey, (u64, bool)>>,
     /// Replaced because their lease is on another device now, until their last write is reaped.
     retired: RefCell<Vec<Retired<P>>>,
     /// Further devices that have their fence. Each stays open for it, whether or not a lease still uses it.
@@ -123,44 +126,49 @@ impl<P: Platform> SpaceShared<P> {
         Arc::clone(engine.or_insert_with(|| Arc::new(self.platform.engine(file, AT_ONCE, "lease-io"))))
     }
 
-    /// A disk for a lease on an open device.
-    fn disk_for(&self, key: LeaseKey, file: &Arc<P::File>) -> Rc<LeaseDisk<P>> {
-        let node = file.node();
-        let mut disks = self.disks.borrow_mut();
-        let known = disks.get(&key).filter(|d| d.node == node);
-        if let Some(disk) = known {
-            return Rc::clone(disk);
+    /// A disk for a lease on these devices.
+    fn disk_for(&self, key: LeaseKey, files: &[Opened<P::File>]) {
+        let at = |f: &Opened<P::File>| (f.file.as_ref().ok().map(|file| file.node()), LeaseOffset(f.place.offset));
+        let places: Vec<_> = files.iter().map(at).collect();
+        if self.disk_of(key).is_some_and(|disk| disk.is_of(&places)) {
+            return;
         }
-        let engine = self.engine_for(file);
-        // I6: a disk given up with a write in flight on this very device goes on serving it, so that one table of flights
-        // knows both that write and the next.
-        let late = self.retired.borrow().iter().map(|(d, ..)| d).find(|d| d.node == node).cloned();
-        let disk = late.unwrap_or_else(|| {
-            let device = Device::new(engine, self.clock().clone(), self.limit.clone());
-            Rc::new(LeaseDisk { node, device })
-        });
-        if let Some(old) = disks.insert(key, Rc::clone(&disk)) {
-            let place = self.places.borrow_mut().remove(&key);
-            let (at, len) = place.map_or((0, 0), |(at, len, _)| (at, len));
-            self.retired.borrow_mut().push((old, at, len));
+        let list = files.iter().map(|f| (self.copy_on(f), LeaseOffset(f.place.offset))).collect();
+        let disk = Rc::new(LeaseDisk::new(list, self.clock(), Some(self.me.term)));
+        if let Some(old) = self.disks.borrow_mut().insert(key, disk) {
+            let len = self.places.borrow_mut().remove(&key).map_or(0, |(len, _)| len);
+            self.retired.borrow_mut().push((old, len));
         }
-        disk
+    }
+
+    /// I6: what was opened before for an area in this very place, and may have a write in flight there, goes on serving it, so
+    /// that one table of flights knows both that write and the next.
+    fn copy_on(&self, opened: &Opened<P::File>) -> LeaseCopy<P> {
+        let file = match &opened.file {
+            Ok(file) => file,
+            Err((code, _)) => return LeaseCopy::missing(&opened.place.path, *code),
+        };
+        let (node, at) = (file.node(), LeaseOffset(opened.place.offset));
+        let (disks, retired) = (self.disks.borrow(), self.retired.borrow());
+        let late = disks.values().chain(retired.iter().map(|(disk, _)| disk)).find_map(|disk| disk.on(node, at));
+        let new = || Rc::new(Device::new(self.engine_for(file), self.clock().clone(), self.limit.clone()));
+        LeaseCopy::Open(node, late.unwrap_or_else(new))
     }
 
     /// A lease is over: its disk goes with it, unless a write is still in flight (I6: the next acquire waits for it).
     fn forget_disk(&self, key: LeaseKey) {
         let mut disks = self.disks.borrow_mut();
-        if disks.get(&key).is_some_and(|disk| disk.device.writes_in_flight() == 0) {
+        if disks.get(&key).is_some_and(|disk| disk.writes_in_flight() == 0) {
             disks.remove(&key);
             self.places.borrow_mut().remove(&key);
-        } else if let Some((_, _, over)) = self.places.borrow_mut().get_mut(&key) {
+        } else if let Some((_, over)) = self.places.borrow_mut().get_mut(&key) {
             *over = true;
         }
     }
 
     /// Ends the I/O threads of devices that no lease uses any more. Their fences stay.
     fn forget_engines(&self) {
-        self.retired.borrow_mut().retain(|(disk, ..)| disk.device.writes_in_flight() > 0);
+        self.retired.borrow_mut().retain(|(disk, _)| disk.writes_in_flight() > 0);
         self.engines.borrow_mut().retain(|_, engine| Arc::strong_count(engine) > 1);
     }
 
@@ -183,14 +191,14 @@ impl<P: Platform> SpaceShared<P> {
     pub fn leased_areas(&self) -> Vec<(NodeId, u64, u64)> {
         let disks = self.disks.borrow();
         let places = self.places.borrow();
-        let used = places.iter().filter_map(|(key, &(at, len, over))| {
+        let used = places.iter().filter_map(|(key, &(len, over))| {
             let disk = disks.get(key)?;
-            let used = !over || disk.device.writes_in_flight() > 0;
-            used.then_some((disk.node, at, len))
+            let used = !over || disk.writes_in_flight() > 0;
+            used.then_some((disk, len))
         });
         let retired = self.retired.borrow();
-        let late = retired.iter().filter(|(disk, ..)| disk.device.writes_in_flight() > 0);
-        used.chain(late.map(|(disk, at, len)| (disk.node, *at, *len))).collect()
+        let late = retired.iter().filter(|(disk, _)| disk.writes_in_flight() > 0).map(|(disk, len)| (disk, *len));
+        used.chain(late).flat_map(|(disk, len)| disk.areas().map(move |(node, at)| (node, at, len))).collect()
     }
 
     /// The disk of a lease that is held or being acquired.
@@ -201,9 +209,9 @@ impl<P: Platform> SpaceShared<P> {
     /// Resolves once no lease write of this lockspace is in flight any more.
     pub async fn reaped(&self) {
         let disks: Vec<Rc<LeaseDisk<P>>> =
-            self.disks.borrow().values().chain(self.retired.borrow().iter().map(|(disk, ..)| disk)).cloned().collect();
+            self.disks.borrow().values().chain(self.retired.borrow().iter().map(|(disk, _)| disk)).cloned().collect();
         for disk in disks {
-            disk.device.reaped().await;
+            disk.all_reaped().await;
         }
     }
 
@@ -260,27 +268,77 @@ impl<P: Platform> HostLiveness for SpaceShared<P> {
     }
 }
 
-/// Prepares a lease's device: a disk of its own, and the fence where this device has none yet.
-///
-/// # Errors
-/// The answer and the reason.
+/// Opens the devices of a lease. Of several none is waited for longer than an I/O may take.
+pub async fn open_all<P: Platform>(shared: &SpaceShared<P>, places: &[Place]) -> Vec<Opened<P::File>> {
+    let mut opened = Vec::new();
+    for place in places {
+        let until = if places.len() > 1 { shared.deadline() } else { LocalInstant::NEVER };
+        let file = match first_of(shared.platform.open_apart(&place.path), shared.clock().sleep_until(until)).await {
+            First::A(Ok(Ok(file))) => Ok(file),
+            First::A(Ok(Err(e))) => Err((codes::of_open(&e), codes::chain(&e))),
+            First::A(Err(e)) => Err((ResultCode::EIO, e)),
+            First::B(()) => Err((ResultCode::IO_TIMEOUT, format!("{} does not open in time", place.path.display()))),
+        };
+        opened.push(Opened { place: place.clone(), file });
+    }
+    opened
+}
+
+/// Prepares a lease's devices: a disk of its own over them, and the fence where one has none yet. Of several a majority is enough:
+/// what cannot be opened, or fenced, is left out.
 pub async fn prepare<P: Platform>(
     shared: &SpaceShared<P>,
-    file: Arc<P::File>,
+    mut opened: Vec<Opened<P::File>>,
     request: &LeaseRequest,
+) -> Prepared {
+    let mut fences = Vec::new();
+    for one in &mut opened {
+        let Ok(file) = &one.file else { continue };
+        match fence(shared, file, &one.place).await {
+            Ok(record) => fences.extend(record),
+            Err(refused) => one.file = Err(refused),
+        }
+    }
+    let result = use_disks(shared, &opened, request.key);
+    Prepared { fences, result }
+}
+
+fn use_disks<P: Platform>(
+    shared: &SpaceShared<P>,
+    opened: &[Opened<P::File>],
+    key: LeaseKey,
+) -> Result<(), (ResultCode, String)> {
+    let places: Vec<_> = opened.iter().filter_map(|o| Some((o.file.as_ref().ok()?.node(), o.place.offset))).collect();
+    if places.iter().enumerate().any(|(i, place)| places[..i].contains(place)) {
+        return Err((ResultCode::EINVAL, "one disk under two names is no majority of two".to_owned()));
+    }
+    let (majority, failed) = (opened.len() / 2 + 1, opened.iter().find_map(|one| one.file.as_ref().err()));
+    if let Some((code, why)) = failed {
+        if places.len() < majority {
+            return Err((*code, why.clone()));
+        }
+        tracing::warn!(lease = %key, why, "a lease is used without one of its disks");
+    }
+    shared.disk_for(key, opened);
+    shared.forget_engines();
+    Ok(())
+}
+
+/// The fence over what we write on a device, if it has none yet.
+async fn fence<P: Platform>(
+    shared: &SpaceShared<P>,
+    file: &Arc<P::File>,
+    place: &Place,
 ) -> Result<Option<FenceRecord>, (ResultCode, String)> {
     let node = file.node();
-    let disk = shared.disk_for(request.key, &file);
-    shared.forget_engines();
     if shared.is_fenced(node) || planted(Bug::FenceOnLockspaceOnly) {
         return Ok(None);
     }
-    let (start, len) = own_dblock(shared, &disk.device, file.sector(), request).await?;
-    let record =
-        |locked| FenceRecord { path: request.place.path.clone(), dev: node.dev, ino: node.ino, start, len, locked };
+    let (start, len) = own_dblock(shared, file, place).await?;
+    let record = |locked| FenceRecord { path: place.path.clone(), dev: node.dev, ino: node.ino, start, len, locked };
     let (clock, nodes, until) = (shared.clock(), shared.platform.nodes(), shared.deadline());
     loop {
-        let locked = match nodes.try_fence(&file, start, len) {
+        let locked = match nodes.try_fence(file, start, len) {
             Ok(FenceOutcome::Held) => true,
             Ok(FenceOutcome::Impossible) => false,
             Ok(FenceOutcome::Busy) if clock.now() < until => {
@@ -300,12 +358,12 @@ pub async fn prepare<P: Platform>(
         if shared.over.is_set() {
             // Its fences were given back, or are about to be, without this one.
             if locked {
-                nodes.give_back(&file, start, len);
+                nodes.give_back(file, start, len);
             }
             return Err((ResultCode::ENOSPC, "the lockspace is being left".to_owned()));
         }
         // A second one over the same node, taken meanwhile by another lease's task, does no harm: each is given back.
-        shared.fenced.borrow_mut().push(Fenced { file: Arc::clone(&file), start, len, locked });
+        shared.fenced.borrow_mut().push(Fenced { file: Arc::clone(file), start, len, locked });
         return Ok(Some(record(locked)));
     }
 }
@@ -313,17 +371,17 @@ pub async fn prepare<P: Platform>(
 /// The bytes that only this host_id writes on a further device: its dblock of the resource used first there.
 async fn own_dblock<P: Platform>(
     shared: &SpaceShared<P>,
-    disk: &SharedDisk<P>,
-    sector: SectorSize,
-    request: &LeaseRequest,
+    file: &Arc<P::File>,
+    place: &Place,
 ) -> Result<(u64, u64), (ResultCode, String)> {
-    let at = LeaseOffset(request.place.offset);
+    let at = LeaseOffset(place.offset);
+    let disk = Device::new(shared.engine_for(file), shared.clock().clone(), WriteLimit::none());
     let first = disk.read(at.0, 4096, shared.deadline()).await.map_err(|e| (codes::of_io(&e), codes::chain(&e)))?;
     let mut bytes = [0; leader::LEN];
     bytes.copy_from_slice(&first[..leader::LEN]);
     let geometry = LeaderRecord::parse(&bytes).geometry();
     // Without a leader record the acquire will say what is wrong, and write nothing; any sector of ours will do.
-    let size = geometry.map_or(sector, |g| g.sector());
+    let size = geometry.map_or(file.sector(), |g| g.sector());
     Ok((at.sector(layout::dblock_of(shared.me.term.host_id), size), size.bytes() as u64))
 }
 
@@ -341,10 +399,11 @@ pub async fn run_acquire<P: Platform>(
         let end = AcquireEnd::Refused { code: ResultCode::EBADF, why, may_change: false, undoing: false };
         return notes.event(Event::Acquired { task, end });
     };
-    let place = |length| shared.places.borrow_mut().insert(key, (request.place.offset, length, false));
+    let place = |length| shared.places.borrow_mut().insert(key, (length, false));
+    let first = request.places.first().map_or(0, |place| place.offset);
     place(shared.area.geometry.align().bytes());
     let lease = LeaseAt {
-        at: LeaseOffset(request.place.offset),
+        at: LeaseOffset(first),
         space: key.space,
         resource: key.resource,
         geometry_hint: shared.area.geometry,
@@ -356,17 +415,21 @@ pub async fn run_acquire<P: Platform>(
         wait_for_silent: !request.nowait,
         backoff_seed: clock.now().as_nanos() ^ shared.me.term.host_id.get(),
     };
-    let ended = acquire(&disk.device, &clock, &*shared, &lease, &shared.me, &options, &stop).await;
+    let ended = acquire(&disk.copies, &clock, &*shared, &lease, &shared.me, &options, &stop).await;
     let (code, why, may_change, undo) = match ended {
-        Ok(Acquired::Ours(held)) if request.value && !value::has_room(&held) => {
-            let why = format!("an area of {} has no room for a value", held.geometry);
-            let undo = release(&disk.device, &clock, held, &shared.me).await.err().and_then(|failed| failed.undo);
+        Ok(Acquired::Ours(held)) if request.value && !(disk.copies.copies() == 1 && value::has_room(&held)) => {
+            let why = if disk.copies.copies() > 1 {
+                "a lease on several disks has no value".to_owned()
+            } else {
+                format!("an area of {} has no room for a value", held.geometry)
+            };
+            let undo = release(&disk.copies, &clock, held, &shared.me).await.err().and_then(|failed| failed.undo);
             (ResultCode::EOPNOTSUPP, why, false, undo)
         }
         Ok(Acquired::Ours(held)) => {
             let (lver, geometry) = (held.lver(), held.geometry);
             place(geometry.align().bytes());
-            let value = if request.value { Some(value_of(&shared, &disk.device, &held).await) } else { None };
+            let value = if request.value { Some(value_of(&shared, &disk.copies, &held).await) } else { None };
             return notes.event(Event::Acquired { task, end: AcquireEnd::Ours { held, lver, geometry, value } });
         }
         Ok(Acquired::Theirs(refusal)) => {
@@ -381,14 +444,14 @@ pub async fn run_acquire<P: Platform>(
     }
     notes.event(Event::Acquired { task, end: AcquireEnd::Refused { code, why, may_change, undoing } });
     if let Some(duty) = undo {
-        finish(&shared, &disk.device, duty).await;
+        finish(&shared, &disk.copies, duty).await;
         shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
 }
 
 /// The value of a lease just acquired. One that cannot be read is zeros, as in sanlock: the lease is what matters.
-async fn value_of<P: Platform>(shared: &SpaceShared<P>, disk: &SharedDisk<P>, held: &Held) -> Vec<u8> {
+async fn value_of<P: Platform>(shared: &SpaceShared<P>, disk: &Copies<LeaseCopy<P>, P::Clock>, held: &Held) -> Vec<u8> {
     match value::read_value(disk, shared.clock(), held, &shared.me).await {
         Ok(value) => value,
         Err(error) => {
@@ -404,7 +467,7 @@ const VALUE_TRIES: u32 = 3;
 /// Writes the value of a lease before it is given back or shared, once.
 async fn write_value<P: Platform>(
     shared: &SpaceShared<P>,
-    disk: &SharedDisk<P>,
+    disk: &Copies<LeaseCopy<P>, P::Clock>,
     held: &Held,
     bytes: &[u8],
 ) -> Result<(), (ResultCode, String)> {
@@ -415,7 +478,12 @@ async fn write_value<P: Platform>(
 /// The same until it has succeeded. While such a write may still land nobody else may have the lease, so each is waited for,
 /// until it or the lockspace is over: then host_dead does the rest. A disk that takes the value no time it is offered does
 /// not keep the lease.
-async fn write_value_again<P: Platform>(shared: &SpaceShared<P>, disk: &SharedDisk<P>, held: &Held, bytes: &[u8]) {
+async fn write_value_again<P: Platform>(
+    shared: &SpaceShared<P>,
+    disk: &Copies<LeaseCopy<P>, P::Clock>,
+    held: &Held,
+    bytes: &[u8],
+) {
     for _ in 0..VALUE_TRIES {
         let _ = first_of(disk.reaped(), shared.over.wait()).await;
         if shared.over.is_set() || write_value(shared, disk, held, bytes).await.is_ok() {
@@ -449,16 +517,16 @@ pub async fn run_release<P: Platform>(shared: Rc<SpaceShared<P>>, task: TaskId, 
     };
     let mut told = false;
     if let Some(bytes) = value
-        && let Err((code, why)) = write_value(&shared, &disk.device, &held, &bytes).await
+        && let Err((code, why)) = write_value(&shared, &disk.copies, &held, &bytes).await
     {
         // Whether or not it gets there in the end: the client hears that it did not at once.
         told = true;
         notes.event(Event::Released { task, code, why: Some(why), done: false });
-        write_value_again(&shared, &disk.device, &held, &bytes).await;
+        write_value_again(&shared, &disk.copies, &held, &bytes).await;
     }
     let done = match name {
-        None => release(&disk.device, shared.clock(), held, &shared.me).await,
-        Some(name) => rename(&disk.device, shared.clock(), held, &shared.me, name).await,
+        None => release(&disk.copies, shared.clock(), held, &shared.me).await,
+        Some(name) => rename(&disk.copies, shared.clock(), held, &shared.me, name).await,
     };
     let (code, why, undo) = match done {
         Ok(()) => (ResultCode::OK, None, None),
@@ -473,7 +541,7 @@ pub async fn run_release<P: Platform>(shared: Rc<SpaceShared<P>>, task: TaskId, 
         (true, false) => {}
     }
     if let Some(duty) = undo {
-        finish(&shared, &disk.device, duty).await;
+        finish(&shared, &disk.copies, duty).await;
         shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
@@ -485,14 +553,17 @@ pub async fn run_release<P: Platform>(shared: Rc<SpaceShared<P>>, task: TaskId, 
 /// The answer and the reason.
 pub async fn ask_on<P: Platform>(
     shared: &SpaceShared<P>,
-    file: Arc<P::File>,
+    opened: Vec<Opened<P::File>>,
     request: &AskRequest,
 ) -> Result<Option<HostTerm>, (ResultCode, String)> {
-    let engine = shared.engine_for(&file);
+    if let [Opened { file: Err(refused), .. }] = opened.as_slice() {
+        return Err(refused.clone());
+    }
     // No write after D2, of whatever kind.
-    let disk = Device::new(engine, shared.clock().clone(), shared.limit.clone());
+    let list = opened.iter().map(|one| (shared.copy_on(one), LeaseOffset(one.place.offset))).collect();
+    let disk = LeaseDisk::new(list, shared.clock(), Some(shared.me.term)).copies;
     let lease = LeaseAt {
-        at: LeaseOffset(request.place.offset),
+        at: LeaseOffset(request.places.first().map_or(0, |place| place.offset)),
         space: request.key.space,
         resource: request.key.resource,
         geometry_hint: shared.area.geometry,
@@ -513,14 +584,14 @@ pub async fn run_examine<P: Platform>(
     notes: Notes<P>,
 ) {
     let Some(disk) = shared.disk_of(key) else { return };
-    let found = asked_of(&disk.device, shared.clock(), &held, &shared.me).await;
+    let found = asked_of(&disk.copies, shared.clock(), &held, &shared.me).await;
     notes.event(Event::Examined { key, lver, found: found.map_err(|e| codes::chain(&e)) });
 }
 
 /// Reads how a held lease stands on disk.
 pub async fn run_verify<P: Platform>(shared: Rc<SpaceShared<P>>, key: LeaseKey, held: Held, notes: Notes<P>) {
     let found = match shared.disk_of(key) {
-        Some(disk) => standing(&disk.device, shared.clock(), &held, &shared.me).await.map_err(|e| codes::chain(&e)),
+        Some(disk) => standing(&disk.copies, shared.clock(), &held, &shared.me).await.map_err(|e| codes::chain(&e)),
         None => Err("its device was closed".to_owned()),
     };
     notes.event(Event::Verified { key, lver: held.lver(), mode: held.mode, found });
@@ -536,8 +607,8 @@ pub async fn run_convert<P: Platform>(
 ) {
     let ConvertRequest { key, held, mode, value, nowait } = request;
     let end = match shared.disk_of(key) {
-        Some(disk) if mode == Mode::Shared => convert_to_shared(&shared, &disk.device, held, value).await,
-        Some(disk) => convert_to_exclusive(&shared, &disk.device, held, nowait, &stop).await,
+        Some(disk) if mode == Mode::Shared => convert_to_shared(&shared, &disk.copies, held, value).await,
+        Some(disk) => convert_to_exclusive(&shared, &disk.copies, held, nowait, &stop).await,
         None => {
             let why = Some("its device was closed".to_owned());
             let held = Some((held.clone(), held.mode, held.lver()));
@@ -551,7 +622,7 @@ pub async fn run_convert<P: Platform>(
 /// lockspace is lost meanwhile, its users are being ended, whatever they take it for.
 async fn convert_to_shared<P: Platform>(
     shared: &SpaceShared<P>,
-    disk: &SharedDisk<P>,
+    disk: &Copies<LeaseCopy<P>, P::Clock>,
     held: Held,
     value: Option<Vec<u8>>,
 ) -> Converted<Held> {
@@ -587,7 +658,7 @@ async fn convert_to_shared<P: Platform>(
 
 async fn convert_to_exclusive<P: Platform>(
     shared: &SpaceShared<P>,
-    disk: &SharedDisk<P>,
+    disk: &Copies<LeaseCopy<P>, P::Clock>,
     held: Held,
     nowait: bool,
     stop: &Stop,
@@ -618,7 +689,7 @@ async fn convert_to_exclusive<P: Platform>(
 }
 
 /// Retracts until done, or until the lockspace is over: then nothing may be written (D2), and host_dead does the rest.
-async fn finish<P: Platform>(shared: &SpaceShared<P>, disk: &SharedDisk<P>, mut duty: Retract) {
+async fn finish<P: Platform>(shared: &SpaceShared<P>, disk: &Copies<LeaseCopy<P>, P::Clock>, mut duty: Retract) {
     let clock = shared.clock();
     while !shared.over.is_set() {
         duty = match retract(disk, clock, duty, &shared.me).await {

@@ -291,6 +291,7 @@ impl Guests {
         let context = Context {
             clock: works.platform().clock().clone(),
             nodes: works.platform().shared_nodes(),
+            several_disks: self.desk.config.several_disks,
             machine: works.machine(),
             space: name.and_then(|n| works.shared(n)),
             used: Rc::new(used),

@@ -27,7 +27,7 @@ use crate::resource::{self, SpaceShared, Surroundings};
 use crate::state_file::StateFileError;
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{
-    AcquireEnd, AskRequest, Effect, Event, JoinRequest, LeaseRequest, ReplyTo, SetEvent, TaskId,
+    AcquireEnd, AskRequest, Effect, Event, JoinRequest, LeaseRequest, Prepared, ReplyTo, SetEvent, TaskId,
 };
 use crate::supervisor::index::IndexRequest;
 use crate::watchdog::Watchdog;
@@ -407,46 +407,40 @@ impl<P: Platform> Works<P> {
             let result = Err((ResultCode::ENOSPC, "the lockspace is not joined".to_owned()));
             return self.notes.event(Event::Asked { to, key, result });
         };
-        let (platform, notes) = (self.platform.clone(), self.notes.clone());
+        let notes = self.notes.clone();
         self.platform.spawn(async move {
-            let result = match platform.open_apart(&request.place.path).await {
-                Ok(Ok(file)) => resource::ask_on(&shared, file, &request).await,
-                Ok(Err(e)) => Err((codes::of_open(&e), codes::chain(&e))),
-                Err(e) => Err((ResultCode::EIO, e)),
-            };
+            let opened = resource::open_all(&shared, &request.places).await;
+            let result = resource::ask_on(&shared, opened, &request).await;
             notes.event(Event::Asked { to, key, result });
         });
     }
 
     fn open_index(&mut self, task: TaskId, request: IndexRequest) {
         let Some(shared) = self.shared(request.space) else {
-            let result = Err((ResultCode::ENOSPC, "the lockspace is not joined".to_owned()));
-            return self.notes.event(Event::IndexReady { task, result });
+            let prepared = Prepared::refused(ResultCode::ENOSPC, "the lockspace is not joined".to_owned());
+            return self.notes.event(Event::IndexReady { task, prepared });
         };
         let (platform, notes) = (self.platform.clone(), self.notes.clone());
         self.platform.spawn(async move {
-            let result = match platform.open_apart(&request.place.path).await {
+            let prepared = match platform.open_apart(&request.place.path).await {
                 Ok(Ok(file)) => resource::prepare_index(&shared, file, &request).await,
-                Ok(Err(e)) => Err((codes::of_open(&e), codes::chain(&e))),
-                Err(e) => Err((ResultCode::EIO, e)),
+                Ok(Err(e)) => Prepared::refused(codes::of_open(&e), codes::chain(&e)),
+                Err(e) => Prepared::refused(ResultCode::EIO, e),
             };
-            notes.event(Event::IndexReady { task, result });
+            notes.event(Event::IndexReady { task, prepared });
         });
     }
 
     fn open_device(&mut self, task: TaskId, request: LeaseRequest) {
         let Some(shared) = self.shared(request.key.space) else {
-            let result = Err((ResultCode::ENOSPC, "the lockspace is not joined".to_owned()));
-            return self.notes.event(Event::DeviceReady { task, result });
+            let prepared = Prepared::refused(ResultCode::ENOSPC, "the lockspace is not joined".to_owned());
+            return self.notes.event(Event::DeviceReady { task, prepared });
         };
-        let (platform, notes) = (self.platform.clone(), self.notes.clone());
+        let notes = self.notes.clone();
         self.platform.spawn(async move {
-            let result = match platform.open_apart(&request.place.path).await {
-                Ok(Ok(file)) => resource::prepare(&shared, file, &request).await,
-                Ok(Err(e)) => Err((codes::of_open(&e), codes::chain(&e))),
-                Err(e) => Err((ResultCode::EIO, e)),
-            };
-            notes.event(Event::DeviceReady { task, result });
+            let opened = resource::open_all(&shared, &request.places).await;
+            let prepared = resource::prepare(&shared, opened, &request).await;
+            notes.event(Event::DeviceReady { task, prepared });
         });
     }
 }

@@ -53,8 +53,8 @@ pub struct Args {
     /// So many hosts, 2 to 16 [default: 2 or 3, as the seed decides]
     #[arg(long, value_name = "H", value_parser = clap::value_parser!(u8).range(2..=16))]
     hosts: Option<u8>,
-    /// So many disks, 1 or 2 [default: as the seed decides]
-    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u8).range(1..=2))]
+    /// So many disks, 1 to 3; on 3 the first lease has a copy on each [default: as the seed decides, 1 or 2]
+    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u8).range(1..=3))]
     disks: Option<u8>,
     /// Let some of the hosts behave as this program does
     #[arg(long, value_enum)]

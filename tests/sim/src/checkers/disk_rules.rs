@@ -132,7 +132,8 @@ impl Checkers {
         if new.magic != PAXOS || !new.valid {
             return self.violate("format", Some(host), format!("leader with magic {:08x}", new.magic));
         }
-        let known = *self.state.borrow_mut().disk.owners.entry((area, new.lver)).or_insert(new.owner);
+        let lease = self.state.borrow().lease_of(area);
+        let known = *self.state.borrow_mut().disk.owners.entry((lease, new.lver)).or_insert(new.owner);
         if known != new.owner {
             let [a, b] = [known, new.owner];
             let what = format!("lver {} belongs to host_id {}/{}, not to {}/{}", new.lver, a[0], a[1], b[0], b[1]);
@@ -178,7 +179,8 @@ impl Checkers {
             self.violate("I3", Some(host), format!("dblock {p}: mbal {mbal} bal {bal} inp {}", inp[0]));
         }
         if bal != 0 {
-            let known = *self.state.borrow_mut().disk.inps.entry((area, lver, bal)).or_insert(inp);
+            let lease = self.state.borrow().lease_of(area);
+            let known = *self.state.borrow_mut().disk.inps.entry((lease, lver, bal)).or_insert(inp);
             if known != inp {
                 self.violate("I4", Some(host), format!("lver {lver} bal {bal} has inp {known:?} and {inp:?}"));
             }

@@ -164,7 +164,8 @@ impl Checkers {
         let (now, host) = (self.sim.now(), io.writer.host);
         let touched: Vec<Area> = state.areas.iter().copied().filter(|a| a.meets(io.disk, from, to)).collect();
         for area in touched {
-            state.outlived.blind.insert((host, area), now);
+            let lease = state.lease_of(area);
+            state.outlived.blind.insert((host, lease), now);
         }
     }
 

@@ -438,8 +438,11 @@ impl Checkers {
             if new.lver <= state.disk.dblock(area, own).lver {
                 return;
             }
-            let leader = state.disk.leader(area, 0);
-            let begun = state.disk.begun(area);
+            // Of several copies any one may be what the host went by.
+            let copies: Vec<Area> = state.copies_of(area).collect();
+            let leaders = copies.iter().map(|copy| state.disk.leader(*copy, 0));
+            let leader = leaders.max_by_key(|l| (l.lver, l.is_free())).unwrap_or_default();
+            let begun = copies.iter().map(|copy| state.disk.begun(*copy)).max().unwrap_or(0);
             if leader.lver + 1 != new.lver
                 || begun > new.lver
                 || leader.is_free()
@@ -447,7 +450,7 @@ impl Checkers {
             {
                 return;
             }
-            let given_up = state.disk.gave_up(area, leader.owner[0], leader.lver);
+            let given_up = copies.iter().any(|copy| state.disk.gave_up(*copy, leader.owner[0], leader.lver));
             let slot = leader.owner[0] - 1;
             let space = state.areas.iter().find(|a| matches!(a, Area::Delta(..)));
             let delta = space.map(|a| state.disk.leader(*a, slot)).unwrap_or_default();
@@ -457,11 +460,12 @@ impl Checkers {
             }
             (leader.owner, slot)
         };
+        let lease = self.state.borrow().lease_of(area);
         self.count(|c| c.takeovers += 1);
         let host_id = holdfast_io::ids::HostId::new(owner[0]).unwrap_or(writer.host_id);
         let term = HostTerm { host_id, generation: Generation(owner[1]) };
         match self.saw_silence(writer, slot, owner[1], None) {
-            Some(silence) => self.taken(term, Some(area), silence),
+            Some(silence) => self.taken(term, Some(lease), silence),
             None => {
                 let what = format!("begins lver {} over {term} after too short a silence", new.lver);
                 self.violate("D1", Some(writer.host), what);

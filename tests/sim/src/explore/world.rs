@@ -125,7 +125,7 @@ pub(super) fn formatted(hosts: usize) -> (Histories, Vec<Content>) {
     let machine = Machine { machine: MachineHash(9), boot: BootHash(1) };
     let writer = Writer { machine, fire: SealedFire::NoWatchdog };
     let uuid = AreaUuid(uuid::Uuid::from_u128(1));
-    let new = NewLease { geometry: GEOMETRY, space, resource, num_hosts: u32::try_from(hosts).ok(), uuid };
+    let new = NewLease { geometry: GEOMETRY, space, resource, num_hosts: u32::try_from(hosts).ok(), uuid, place: None };
     let plan = paxos_lease::format::plan(&new, &writer).unwrap_or_else(|e| unreachable!("a few hosts fit: {e}"));
     let blank: Rc<[u8]> = [0; SECTOR].into();
     let (mut shared, mut others) = (vec![blank; hosts + 1], Vec::new());

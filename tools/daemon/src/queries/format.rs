@@ -307,8 +307,14 @@ mod tests {
                 file.write_all_at(&write.bytes, write.offset_in_area).unwrap();
             }
             let uuid = AreaUuid::random();
-            let lease =
-                paxos_lease::format::NewLease { geometry, space: space(), resource: name(), num_hosts: None, uuid };
+            let lease = paxos_lease::format::NewLease {
+                geometry,
+                space: space(),
+                resource: name(),
+                num_hosts: None,
+                uuid,
+                place: None,
+            };
             let writer = paxos_lease::format::Writer { machine, fire: SealedFire::NoWatchdog };
             for write in paxos_lease::format::plan(&lease, &writer).unwrap() {
                 file.write_all_at(&write.bytes, MIB + write.offset_in_area).unwrap();
@@ -323,6 +329,7 @@ mod tests {
             let context = Context {
                 clock,
                 nodes,
+                several_disks: true,
                 machine,
                 space: None,
                 used,
@@ -355,7 +362,7 @@ mod tests {
             let shared = Rc::clone(&self.shared);
             let request = LeaseRequest {
                 key: key(),
-                place: Place { path: self.link.clone(), offset: MIB },
+                places: vec![Place { path: self.link.clone(), offset: MIB }],
                 expected_lver: None,
                 num_hosts: None,
                 nowait: true,
@@ -364,7 +371,9 @@ mod tests {
                 persistent: false,
                 orphans: crate::supervisor::event::Orphans::Refused,
             };
-            resource::prepare(&shared, Arc::clone(&shared.file), &request).await.unwrap();
+            let place = request.places[0].clone();
+            let opened = resource::Opened { place, file: Ok(Arc::clone(&shared.file)) };
+            resource::prepare(&shared, vec![opened], &request).await.result.unwrap();
             resource::run_acquire(shared, TaskId(1), request, Stop::new(), notes).await;
             let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
             match *event {

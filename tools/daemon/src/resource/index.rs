@@ -18,14 +18,13 @@ use holdfast_protocol::payload::RindexEntry;
 use paxos_lease::index::{self, Change, Header, IndexAt, IndexError, Leftovers, Reader, Reserve};
 use paxos_lease::{Acquired, Held, Mode, Options, ReleaseFailed, acquire, release};
 
-use super::{LeaseDisk, SpaceShared, explain, finish, prepare};
+use super::{LeaseDisk, Opened, SpaceShared, explain, finish, prepare};
 use crate::codes;
 use crate::note::Notes;
-use crate::platform::{LeaseFile, Platform, SharedDisk};
+use crate::platform::{LeaseFile, Platform};
 use crate::queries::format::{Bytes, Formats, Formatting, InUse};
 use crate::queries::wire_entry;
-use crate::state_file::FenceRecord;
-use crate::supervisor::event::{Event, LeaseRequest, Orphans, Place, TaskId};
+use crate::supervisor::event::{Event, LeaseRequest, Orphans, Place, Prepared, TaskId};
 use crate::supervisor::index::{IndexEnd, IndexRequest, IndexWork};
 
 type Refused = (ResultCode, String);
@@ -38,12 +37,13 @@ impl<P: Platform> SpaceShared<P> {
     /// Its area is being formatted.
     pub fn begin_acquire(&self, request: &LeaseRequest, formats: &Formats) -> Result<(), String> {
         let Some(disk) = self.disk_of(request.key) else { return Ok(()) };
-        let (at, len) = (request.place.offset, self.area.geometry.align().bytes());
-        if let Some(other) = formats.touching(&Bytes::of(disk.node, at, len)) {
+        let len = self.area.geometry.align().bytes();
+        let formatted = disk.areas().find_map(|(node, at)| formats.touching(&Bytes::of(node, at, len)));
+        if let Some(other) = formatted {
             self.forget_disk(request.key);
-            return Err(format!("bytes {other} of {} are being formatted", request.place.path.display()));
+            return Err(format!("bytes {other} of a device of {} are being formatted", request.key));
         }
-        self.places.borrow_mut().insert(request.key, (at, len, false));
+        self.places.borrow_mut().insert(request.key, (len, false));
         Ok(())
     }
 }
@@ -97,28 +97,30 @@ fn refuse(e: &IndexError) -> Refused {
     (codes::of_index(e), codes::chain(e))
 }
 
-fn reader<'a, P: Platform>(
+fn reader<'a, P: Platform, D: Disk>(
     shared: &'a SpaceShared<P>,
-    disk: &'a SharedDisk<P>,
+    disk: &'a D,
     request: &IndexRequest,
-) -> Reader<'a, SharedDisk<P>, P::Clock> {
+) -> Reader<'a, D, P::Clock> {
     let index = IndexAt { at: LeaseOffset(request.place.offset), space: request.space };
     let patience = shared.deadline().since(shared.clock().now());
     Reader { disk, clock: shared.clock(), index, patience }
 }
 
 /// Prepares the device of an index: a disk of its own, and the fence where this device has none yet.
-///
-/// # Errors
-/// The answer and the reason.
 pub async fn prepare_index<P: Platform>(
     shared: &SpaceShared<P>,
     file: Arc<P::File>,
     request: &IndexRequest,
-) -> Result<Option<FenceRecord>, Refused> {
+) -> Prepared {
     let look = Device::new(shared.engine_for(&file), shared.clock().clone(), WriteLimit::none());
-    let header = reader(shared, &look, request).header().await.map_err(|e| refuse(&e))?;
-    prepare(shared, file, &lease_request(request, &header)).await
+    let header = match reader(shared, &look, request).header().await {
+        Ok(header) => header,
+        Err(e) => return Prepared::refused(codes::of_index(&e), codes::chain(&e)),
+    };
+    let lease = lease_request(request, &header);
+    let opened = lease.places.iter().map(|place| Opened { place: place.clone(), file: Ok(Arc::clone(&file)) });
+    prepare(shared, opened.collect(), &lease).await
 }
 
 /// The acquire of the lease that guards an index.
@@ -126,7 +128,7 @@ fn lease_request(request: &IndexRequest, header: &Header) -> LeaseRequest {
     let lease = header.index.lease(header.geometry);
     LeaseRequest {
         key: request.key(),
-        place: Place { path: request.place.path.clone(), offset: lease.at.0 },
+        places: vec![Place { path: request.place.path.clone(), offset: lease.at.0 }],
         expected_lver: None,
         num_hosts: None,
         // As in sanlock: who works on an index is not waited for.
@@ -151,7 +153,11 @@ pub async fn run_index<P: Platform>(
         let end = IndexEnd::failed(ResultCode::EBADF, "its device was closed");
         return notes.event(Event::IndexDone { task, end, over: true });
     };
-    let here = Here::on(&shared.platform, disk.node, surroundings).await;
+    let Some((node, _)) = disk.areas().next() else {
+        let end = IndexEnd::failed(ResultCode::EBADF, "its device was closed");
+        return notes.event(Event::IndexDone { task, end, over: true });
+    };
+    let here = Here::on(&shared.platform, node, surroundings).await;
     let work = Work { shared, disk, request, stop, here, left: Leftovers::default() };
     work.run(task, &notes).await;
 }
@@ -176,10 +182,10 @@ impl<P: Platform> Work<P> {
             Err((code, why)) => IndexEnd::failed(code, why),
         };
         // What takes long is not waited for with the answer: a write that is held up.
-        let told = self.disk.device.writes_in_flight() > 0;
+        let told = self.disk.writes_in_flight() > 0;
         if told {
             notes.event(Event::IndexDone { task, end: end.clone(), over: false });
-            let _ = first_of(self.disk.device.reaped(), self.shared.over.wait()).await;
+            let _ = first_of(self.disk.copies.reaped(), self.shared.over.wait()).await;
         }
         let late = self.settle(lease).await;
         if late && !told {
@@ -195,13 +201,13 @@ impl<P: Platform> Work<P> {
 
     /// Takes the lease of the index, and keeps everybody here from formatting over it.
     async fn take(&mut self) -> Result<(Header, Held), Refused> {
-        let (shared, disk) = (&self.shared, &self.disk.device);
+        let (shared, disk) = (&self.shared, &self.disk.copies);
         let header = reader(shared, disk, &self.request).header().await.map_err(|e| refuse(&e))?;
         let lease = header.index.lease(header.geometry);
         let len = header.geometry.align().bytes();
         let kept = self.here.keep(header.index.at, len).map_err(|why| (ResultCode::EAGAIN, why))?;
         self.left.kept.push(kept);
-        shared.places.borrow_mut().insert(self.request.key(), (lease.at.0, len, false));
+        shared.places.borrow_mut().insert(self.request.key(), (len, false));
         let backoff_seed = shared.clock().now().as_nanos() ^ shared.me.term.host_id.get();
         let options = Options { backoff_seed, ..Options::default() };
         match acquire(disk, shared.clock(), &**shared, &lease, &shared.me, &options, &self.stop).await {
@@ -221,7 +227,7 @@ impl<P: Platform> Work<P> {
     }
 
     async fn perform(&mut self, header: &Header) -> Result<RindexEntry, Refused> {
-        let reader = reader(&self.shared, &self.disk.device, &self.request);
+        let reader = reader(&self.shared, &self.disk.copies, &self.request);
         let mut change = Change {
             reader,
             geometry: header.geometry,
@@ -258,7 +264,7 @@ impl<P: Platform> Work<P> {
                 // With the host_id, or by host_dead (D2).
                 continue;
             }
-            match release(&self.disk.device, self.shared.clock(), held, &self.shared.me).await {
+            match release(&self.disk.copies, self.shared.clock(), held, &self.shared.me).await {
                 Ok(()) => {}
                 Err(ReleaseFailed { error, undo }) => {
                     tracing::warn!(why = codes::chain(&error), "a lease of an index is not given back yet");
@@ -272,13 +278,13 @@ impl<P: Platform> Work<P> {
     /// Undoes what is left to undo, and lets go of the disk and of what was kept for it.
     async fn let_go(self) {
         for duty in self.left.undo {
-            finish(&self.shared, &self.disk.device, duty).await;
+            finish(&self.shared, &self.disk.copies, duty).await;
         }
         self.shared.forget_disk(self.request.key());
         let (disk, kept) = (self.disk, self.left.kept);
-        if disk.device.writes_in_flight() > 0 {
+        if disk.writes_in_flight() > 0 {
             self.shared.platform.spawn(async move {
-                disk.device.reaped().await;
+                disk.all_reaped().await;
                 drop(kept);
             });
         }

@@ -274,8 +274,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         serde_json::json!({
             "lockspace": lease.key.space.to_string(),
             "resource": lease.key.resource.to_string(),
-            "path": lease.place.path.display().to_string(),
-            "offset": lease.place.offset,
+            "path": lease.places.first().map(|place| place.path.display().to_string()),
+            "offset": lease.places.first().map(|place| place.offset),
+            "disks": lease.places.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "lver": lease.lver.0,
             "mode": match lease.mode {
                 Mode::Exclusive => "exclusive",
@@ -320,7 +321,7 @@ fn wire_lease<L>(lease: &Lease<L>) -> Resource {
     let names = (Name48::from_raw(*lease.key.space.field()), Name48::from_raw(*lease.key.resource.field()));
     let flags = if lease.mode == Mode::Shared { LeaseFlags::SHARED } else { LeaseFlags::NONE };
     let head = ResourceHead { lver: lease.lver.0, flags, ..ResourceHead::named(names.0, names.1) };
-    Resource::new(head, vec![disk_of(&lease.place)])
+    Resource::new(head, lease.places.iter().map(disk_of).collect())
 }
 
 /// Sector and align size, bytes; 0 where they are not known yet.

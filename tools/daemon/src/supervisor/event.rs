@@ -69,6 +69,23 @@ pub struct ReplyTo {
     pub header: Header,
 }
 
+/// What came of preparing a lease's devices.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The new fences taken, whatever came of it: what is written through them later is under them.
+    pub fences: Vec<FenceRecord>,
+    /// The answer and the reason, if the lease cannot be used.
+    pub result: Result<(), (ResultCode, String)>,
+}
+
+impl Prepared {
+    /// Nothing was done.
+    #[must_use]
+    pub const fn refused(code: ResultCode, why: String) -> Self {
+        Prepared { fences: Vec::new(), result: Err((code, why)) }
+    }
+}
+
 /// How a lease task's attempt to acquire ended.
 #[derive(Debug)]
 pub enum AcquireEnd<L> {
@@ -199,12 +216,12 @@ pub enum Event<L> {
         /// Which.
         space: SpaceName,
     },
-    /// The device of a lease task is open and fenced.
+    /// The devices of a lease task are open and fenced.
     DeviceReady {
         /// Which task.
         task: TaskId,
-        /// The fence taken, if it is a new one; or the answer and the reason.
-        result: Result<Option<FenceRecord>, (ResultCode, String)>,
+        /// The new fences taken, and whether the lease can be used: or else the answer and the reason.
+        prepared: Prepared,
     },
     /// An acquire task ended.
     Acquired {
@@ -283,8 +300,8 @@ pub enum Event<L> {
     IndexReady {
         /// Which task.
         task: TaskId,
-        /// The fence taken, if it is a new one; or the answer and the reason.
-        result: Result<Option<FenceRecord>, (ResultCode, String)>,
+        /// The new fences taken, and whether the lease can be used: or else the answer and the reason.
+        prepared: Prepared,
     },
     /// Work on an index has an answer.
     IndexDone {
@@ -384,8 +401,8 @@ pub struct JoinRequest {
 pub struct LeaseRequest {
     /// Which lease.
     pub key: LeaseKey,
-    /// Where it lies.
-    pub place: Place,
+    /// Where it lies, on 1 to 4 disks.
+    pub places: Vec<Place>,
     /// The version it must have, if the client says so.
     pub expected_lver: Option<Lver>,
     /// A new number of hosts, if the client says so.
@@ -435,8 +452,8 @@ pub struct AskRequest {
     pub to: ReplyTo,
     /// The lease.
     pub key: LeaseKey,
-    /// Where it lies.
-    pub place: Place,
+    /// Where it lies, on 1 to 4 disks.
+    pub places: Vec<Place>,
     /// What is asked for.
     pub ask: Ask,
 }
@@ -573,8 +590,6 @@ pub enum Effect<L> {
         task: TaskId,
         /// The lease.
         key: LeaseKey,
-        /// Where it lies.
-        place: Place,
         /// What release needs.
         held: L,
         /// Its new name.

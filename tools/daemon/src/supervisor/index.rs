@@ -22,9 +22,8 @@ use paxos_lease::index::lease_name;
 
 use super::Supervisor;
 use super::answers::path_of;
-use super::event::{Effect, LeaseKey, Place, ReplyTo, TaskId};
+use super::event::{Effect, LeaseKey, Place, Prepared, ReplyTo, TaskId};
 use super::spaces::Life;
-use crate::state_file::FenceRecord;
 
 /// A change of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,27 +268,21 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     /// The device of an index is open and fenced, or cannot be used.
-    pub(super) fn index_ready(
-        &mut self,
-        task: TaskId,
-        result: Result<Option<FenceRecord>, (ResultCode, String)>,
-        now: LocalInstant,
-    ) {
+    pub(super) fn index_ready(&mut self, task: TaskId, Prepared { fences, result }: Prepared, now: LocalInstant) {
         // Forgotten: its lockspace was lost or left while it opened the device.
         let Some(turn) = self.turns.0.get_mut(&task) else { return };
         turn.opening = false;
         let (request, stop) = (turn.request.clone(), turn.stop.clone());
-        let fence = match result {
-            Ok(fence) => fence,
-            Err((code, why)) => return self.index_done(task, &IndexEnd::failed(code, why), true, now),
-        };
         let space = self.spaces.get_mut(&request.space);
         let active = space.as_ref().is_some_and(|s| s.life.is_active());
         // The fence is in the state file before the first write through it, whatever comes of this.
-        if let (Some(fence), Some(record)) = (fence, space.and_then(|s| s.record.as_mut())) {
-            record.fences.push(fence);
+        if let Some(record) = space.and_then(|s| s.record.as_mut()) {
+            record.fences.extend(fences);
         }
         self.save();
+        if let Err((code, why)) = result {
+            return self.index_done(task, &IndexEnd::failed(code, why), true, now);
+        }
         if active {
             self.effects.push(Effect::StartIndex { task, request, stop });
         } else {

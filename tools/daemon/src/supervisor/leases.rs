@@ -21,24 +21,24 @@ use holdfast_io::stop::Stop;
 use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{AcquireFlags, LeaseFlags, ReleaseFlags};
-use holdfast_protocol::payload::{Options, Resource, ResourceHead};
+use holdfast_protocol::payload::{Disk, Options, Resource, ResourceHead};
 use holdfast_protocol::request::Target;
 use paxos_lease::Mode;
+use paxos_lease::copies::MOST as MOST_DISKS;
 use paxos_lease::request::Force;
 
 use super::Supervisor;
 use super::answers::path_of;
-use super::event::{AcquireEnd, ClientId, Effect, LeaseKey, LeaseRequest, Orphans, Place, ReplyTo, TaskId};
+use super::event::{AcquireEnd, ClientId, Effect, LeaseKey, LeaseRequest, Orphans, Place, Prepared, ReplyTo, TaskId};
 use super::spaces::Life;
-use crate::state_file::FenceRecord;
 
 /// A lease that this daemon holds, or is about to, or no longer quite.
 #[derive(Debug)]
 pub struct Lease<L> {
     /// Which.
     pub key: LeaseKey,
-    /// Where it lies.
-    pub place: Place,
+    /// Where it lies, on 1 to 4 disks.
+    pub places: Vec<Place>,
     /// How it is held, or to be held.
     pub mode: Mode,
     /// Whose; none of an orphan, and once its client has gone and it is being given back.
@@ -324,7 +324,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             (false, true) => Orphans::Adopted,
             (false, false) => Orphans::Refused,
         };
-        resources.iter().map(|r| Ok(LeaseRequest { value, ..read_request(r, nowait, orphans)? })).collect()
+        resources
+            .iter()
+            .map(|r| {
+                several_disks_served(self.settings.several_disks, r)?;
+                Ok(LeaseRequest { value, ..read_request(r, nowait, orphans)? })
+            })
+            .collect()
     }
 
     /// Goes on with a target's acquire: the next resource, or the end.
@@ -342,7 +348,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let lease = Lease {
             geometry: None,
             key,
-            place: request.place.clone(),
+            places: request.places.clone(),
             mode: request.mode,
             tokens: vec![token],
             left_by: None,
@@ -446,29 +452,22 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.clients.get(&target)?.running.as_ref().map(|r| r.stop.clone())
     }
 
-    pub(super) fn device_ready(
-        &mut self,
-        task: TaskId,
-        result: Result<Option<FenceRecord>, (ResultCode, String)>,
-        now: LocalInstant,
-    ) {
+    pub(super) fn device_ready(&mut self, task: TaskId, Prepared { fences, result }: Prepared, now: LocalInstant) {
         let Some(key) = self.tasks.get(&task).copied() else { return };
         let Some(lease) = self.leases.get(&key) else { return };
         let target = lease.client();
         let stop = target.and_then(|t| self.stop_of(t)).filter(|s| !s.is_set());
         let active = self.spaces.get(&key.space).is_some_and(|s| s.life.is_active());
-        let fence = match result {
-            Ok(fence) => fence,
-            Err((code, why)) => {
-                tracing::info!(lease = %key, why, "not acquired: its device cannot be used");
-                self.refused(format!("lease {key}"), code, why, now);
-                self.forget_lease(task, key);
-                return self.refuse_for(target, code, None, now);
-            }
-        };
-        // The fence is in the state file before the first write through it, whatever comes of this acquire.
-        if let (Some(fence), Some(record)) = (fence, self.spaces.get_mut(&key.space).and_then(|s| s.record.as_mut())) {
-            record.fences.push(fence);
+        // The fences are in the state file before the first write through them, whatever comes of this acquire.
+        if let Some(record) = self.spaces.get_mut(&key.space).and_then(|s| s.record.as_mut()) {
+            record.fences.extend(fences);
+        }
+        if let Err((code, why)) = result {
+            tracing::info!(lease = %key, why, "not acquired: its device cannot be used");
+            self.refused(format!("lease {key}"), code, why, now);
+            self.forget_lease(task, key);
+            self.save();
+            return self.refuse_for(target, code, None, now);
         }
         let Some(lease) = self.leases.get_mut(&key) else { return };
         let Phase::Opening(request) = &lease.phase else { return };
@@ -507,9 +506,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 // Too late: the lockspace is lost (nothing may be written, D2), or the client went away (give it back).
                 if active {
                     lease.phase = Phase::Releasing;
-                    let place = lease.place.clone();
                     lease.tokens.clear();
-                    self.effects.push(Effect::StartRelease { task, key, place, held, rename: None, value: None });
+                    self.effects.push(Effect::StartRelease { task, key, held, rename: None, value: None });
                 } else {
                     self.forget_lease(task, key);
                 }
@@ -812,9 +810,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         // Of what is somebody else's nothing is given back.
         if let (Phase::Held { held }, true) = (std::mem::replace(&mut lease.phase, Phase::Releasing), writable) {
-            let (place, value) = (lease.place.clone(), lease.value_to_write());
+            let value = lease.value_to_write();
             let task = self.next_task(key);
-            self.effects.push(Effect::StartRelease { task, key, place, held, rename, value });
+            self.effects.push(Effect::StartRelease { task, key, held, rename, value });
         } else {
             let client = lease.client();
             self.leases.remove(&key);
@@ -953,32 +951,33 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 }
 
+/// A majority of several disks is no choice of one: where that is not served, it is refused.
+pub(super) fn several_disks_served(served: bool, resource: &Resource) -> Result<(), ResultCode> {
+    if resource.disks.len() > 1 && !served { Err(ResultCode::EOPNOTSUPP) } else { Ok(()) }
+}
+
 fn read_request(resource: &Resource, nowait: bool, orphans: Orphans) -> Result<LeaseRequest, ResultCode> {
     let head = &resource.head;
     let persistent = head.flags.contains(LeaseFlags::PERSISTENT);
     let mode = if head.flags.contains(LeaseFlags::SHARED) { Mode::Shared } else { Mode::Exclusive };
-    let [disk] = resource.disks.as_slice() else {
-        // Several disks are a majority, not a choice: one alone would not be the lease that was asked for.
-        return Err(if resource.disks.is_empty() { ResultCode::ERANGE } else { ResultCode::EOPNOTSUPP });
-    };
+    if !(1..=MOST_DISKS).contains(&resource.disks.len()) {
+        return Err(ResultCode::ERANGE);
+    }
     // No lockspace has an empty name, or one that is none.
     SpaceName::new(head.lockspace_name.as_bytes()).map_err(|_| ResultCode::ENOSPC)?;
     let key = key_of(head).ok_or(ResultCode::EINVAL)?;
-    // No path is refused by who opens it, once the lockspace is known to be there.
-    let path = path_of(&disk.path).unwrap_or_default();
+    let places = places_of(resource).ok_or(ResultCode::EINVAL)?;
     let expected_lver = head.flags.contains(LeaseFlags::LVER).then_some(Lver(head.lver)).filter(|l| l.0 != 0);
     let num_hosts = head.flags.contains(LeaseFlags::NUM_HOSTS).then_some(head.data32);
-    Ok(LeaseRequest {
-        value: false,
-        persistent,
-        orphans,
-        key,
-        place: Place { path, offset: disk.offset },
-        expected_lver,
-        num_hosts,
-        nowait,
-        mode,
-    })
+    Ok(LeaseRequest { value: false, persistent, orphans, key, places, expected_lver, num_hosts, nowait, mode })
+}
+
+/// Where a resource lies; `None`: in one place twice. No path is refused by who opens it, once the lockspace is known to be there.
+pub(super) fn places_of(resource: &Resource) -> Option<Vec<Place>> {
+    let place = |disk: &Disk| Place { path: path_of(&disk.path).unwrap_or_default(), offset: disk.offset };
+    let places: Vec<Place> = resource.disks.iter().map(place).collect();
+    let different: BTreeSet<&Place> = places.iter().collect();
+    (different.len() == places.len()).then_some(places)
 }
 
 pub(super) fn key_of(head: &ResourceHead) -> Option<LeaseKey> {

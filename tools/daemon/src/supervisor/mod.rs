@@ -83,6 +83,8 @@ pub struct Settings {
     pub kill_grace: Duration,
     /// A lease outlives the descriptor of its connection until its process is gone.
     pub strict_clients: bool,
+    /// Leases on 2 to 4 disks are served.
+    pub several_disks: bool,
     /// The kernel's boot id, for the state file.
     pub boot_id: String,
     /// Our uid and gid, and the like, for STATUS.
@@ -197,12 +199,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             Event::Reaped { space } => self.reaped(space),
             Event::Left { space } => self.left(space, now),
-            Event::DeviceReady { task, result } => self.device_ready(task, result, now),
+            Event::DeviceReady { task, prepared } => self.device_ready(task, prepared, now),
             Event::Acquired { task, end } => self.acquired(task, end, now),
             Event::Released { task, code, why, done } => self.released(task, code, why, done, now),
             Event::Converted { task, end } => self.converted(task, end, now),
             Event::TaskDone { task } => self.task_done(task),
-            Event::IndexReady { task, result } => self.index_ready(task, result, now),
+            Event::IndexReady { task, prepared } => self.index_ready(task, prepared, now),
             Event::IndexDone { task, end, over } => self.index_done(task, &end, over, now),
             Event::Asked { to, key, result } => self.asked(to, key, result, now),
             Event::Called { space, calls } => self.called(space, &calls),

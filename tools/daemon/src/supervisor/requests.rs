@@ -17,10 +17,12 @@ use nix::sys::signal::Signal;
 use paxos_lease::request::Force;
 use paxos_lease::{Ask, Mode};
 
+use paxos_lease::copies::MOST as MOST_DISKS;
+
 use super::Supervisor;
-use super::event::{AskRequest, ClientId, Effect, Kill, LeaseKey, Place, ReplyTo};
+use super::event::{AskRequest, ClientId, Effect, Kill, LeaseKey, ReplyTo};
 use super::ladder::permitted;
-use super::leases::{Phase, key_of};
+use super::leases::{Phase, key_of, places_of, several_disks_served};
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// REQUEST.
@@ -29,20 +31,22 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if !self.has_active(&head.lockspace_name) {
             return self.reply(to, ResultCode::ENOSPC);
         }
-        let disk = match resource.disks.as_slice() {
-            [disk] => disk,
-            [] => return self.reply(to, ResultCode::ERANGE),
-            _ => return self.reply(to, ResultCode::EOPNOTSUPP),
+        if !(1..=MOST_DISKS).contains(&resource.disks.len()) {
+            return self.reply(to, ResultCode::ERANGE);
+        }
+        if let Err(code) = several_disks_served(self.settings.several_disks, resource) {
+            return self.reply(to, code);
+        }
+        let (Some(key), Some(places)) = (key_of(head), places_of(resource)) else {
+            return self.reply(to, ResultCode::EINVAL);
         };
-        let place = super::answers::path_of(&disk.path).map(|path| Place { path, offset: disk.offset });
-        let (Some(key), Some(place)) = (key_of(head), place) else { return self.reply(to, ResultCode::EINVAL) };
         let force = Force::from_number(force_mode);
         if force.is_none() && force_mode != 0 {
             return self.reply(to, ResultCode::EINVAL);
         }
         let next = head.lver == 0 && flags.contains(RequestFlags::NEXT_LVER);
         let ask = Ask { lver: (!next).then_some(Lver(head.lver)), force };
-        self.effects.push(Effect::Ask(AskRequest { to, key, place, ask }));
+        self.effects.push(Effect::Ask(AskRequest { to, key, places, ask }));
     }
 
     /// A request was written, or not.

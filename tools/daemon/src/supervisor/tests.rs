@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use paxos_lease::{Loss, Mode, Standing};
 use proptest::prelude::*;
 
-use super::event::{AcquireEnd, ClientId, Converted, Effect, Event, Join, LeaseKey, TaskId, Took};
+use super::event::{AcquireEnd, ClientId, Converted, Effect, Event, Join, LeaseKey, Prepared, TaskId, Took};
 use super::{Life, Report, Settings, Supervisor};
 use crate::state_file::{FenceRecord, Guarded, SpaceRecord};
 
@@ -43,6 +43,7 @@ fn settings() -> Settings {
         sealed: SealedFire::Within(FireTimeout::SANLOCK),
         kill_grace: Duration::from_secs(GRACE),
         strict_clients: false,
+        several_disks: true,
         boot_id: "boot".into(),
         report: Report::default(),
     }
@@ -226,7 +227,7 @@ impl World {
 
     fn device_ready(&mut self) -> &mut Self {
         let task = self.last_task();
-        self.apply(Event::DeviceReady { task, result: Ok(Some(fence())) })
+        self.apply(Event::DeviceReady { task, prepared: Prepared { fences: vec![fence()], result: Ok(()) } })
     }
 
     fn ours(&mut self) -> &mut Self {
@@ -819,8 +820,8 @@ proptest! {
                 3 => w.closed(who),
                 4 => w.exited(who),
                 5 | 6 => w.renewed(n % 9),
-                7 | 8 => w.apply(Event::DeviceReady { task, result: Ok(Some(fence())) }),
-                9 => w.apply(Event::DeviceReady { task, result: Err((ResultCode::EIO, "e".into())) }),
+                7 | 8 => w.apply(Event::DeviceReady { task, prepared: Prepared { fences: vec![fence()], result: Ok(()) } }),
+                9 => w.apply(Event::DeviceReady { task, prepared: Prepared::refused(ResultCode::EIO, "e".into()) }),
                 10 | 11 => w.apply(Event::Acquired { task, end: AcquireEnd::Ours { held: 1, lver: Lver(1), geometry: Geometry::default_for(SectorSize::B512), value: None } }),
                 12 => w.apply(Event::Acquired { task, end: AcquireEnd::Refused {
                     code: ResultCode::LOST_BALLOT, why: String::new(), may_change: true, undoing: n % 2 == 0 } }),

@@ -4,10 +4,11 @@ use holdfast_io::bytes::{array_at, is_zero};
 use holdfast_io::leader;
 use holdfast_io::seal::{self, AreaUuid, Seal, SealedKind};
 use holdfast_io::units::{Geometry, SectorIndex};
+use paxos_lease::Place;
 
 use super::find::{Found, Kind};
 use super::read::Pieces;
-use super::report::{Area, Content, Damage, SealReport, hex};
+use super::report::{Area, Content, CopyReport, Damage, SealReport, hex};
 use super::{index, lockspace, resource};
 
 /// An area that was read, as far as it could be.
@@ -108,6 +109,10 @@ pub fn area(offset: u64, found: Found, pieces: Pieces) -> Area {
         length: geometry.align().bytes(),
         sector_size: geometry.sector().bytes(),
         max_hosts: geometry.max_hosts(),
+        copy: seal
+            .filter(|_| found.kind == Kind::Resource)
+            .and_then(|_| Place::of_sealed(view.sector(tail)))
+            .map(|place| CopyReport { number: place.copy, of: place.copies }),
         area_uuid: seal.filter(|s| !s.area.0.is_nil()).map(|s| s.area.0.to_string()),
         formatted_by: seal.map(SealReport::from),
         content,

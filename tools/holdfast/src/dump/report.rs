@@ -51,6 +51,9 @@ pub struct Area {
     pub max_hosts: u32,
     /// The UUID in the seal of its first tail sector; absent in areas that sanlock formatted.
     pub area_uuid: Option<String>,
+    /// Of a lease on several disks: which copy this is, of how many. A majority of them says who holds it, one alone does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyReport>,
     /// The seal of its first tail sector: by whom it was formatted.
     pub formatted_by: Option<SealReport>,
     /// What it is for.
@@ -64,6 +67,15 @@ pub struct Area {
     /// Its shape.
     #[serde(skip)]
     pub geometry: Geometry,
+}
+
+/// The place of a copy among the others.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CopyReport {
+    /// Which one, from 1.
+    pub number: u8,
+    /// Of how many.
+    pub of: u8,
 }
 
 /// The content of an area by its kind.

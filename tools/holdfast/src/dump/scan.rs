@@ -228,7 +228,7 @@ mod tests {
         for w in delta_lease::format::plan(geometry, space, IoTimeout::DEFAULT, Some(&seal)) {
             put(usize::try_from(w.offset_in_area).unwrap(), &w.bytes);
         }
-        let lease = paxos_lease::format::NewLease { geometry, space, resource, num_hosts: None, uuid };
+        let lease = paxos_lease::format::NewLease { geometry, space, resource, num_hosts: None, uuid, place: None };
         for w in paxos_lease::format::plan(&lease, &paxos_lease::format::Writer { machine, fire }).unwrap() {
             put(len + usize::try_from(w.offset_in_area).unwrap(), &w.bytes);
         }

@@ -330,8 +330,9 @@ fn summary(out: &mut impl fmt::Write, report: &Report) -> fmt::Result {
 
 fn shape(area: &Area) -> String {
     let by = if area.formatted_by.is_some() { "" } else { ", formatted by sanlock" };
+    let copy = area.copy.map_or_else(String::new, |c| format!("copy {} of {}, ", c.number, c.of));
     format!(
-        "sectors of {} bytes, {} long, up to {} hosts{by}",
+        "{copy}sectors of {} bytes, {} long, up to {} hosts{by}",
         area.sector_size,
         short_bytes(area.length),
         area.max_hosts

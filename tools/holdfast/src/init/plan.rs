@@ -60,7 +60,7 @@ pub fn plan(target: &Target, shape: &Shape, formatter: Formatter, uuid: AreaUuid
         Kind::Resource { space, name } => {
             use paxos_lease::format::{NewLease, plan};
             let (space, resource, num_hosts) = (*space, *name, shape.hosts);
-            let lease = NewLease { geometry: target.geometry, space, resource, num_hosts, uuid };
+            let lease = NewLease { geometry: target.geometry, space, resource, num_hosts, uuid, place: None };
             let writes = plan(&lease, &Writer { machine, fire })?;
             Ok(writes.into_iter().map(|w| Write::from((at(w.offset_in_area), w.bytes, w.what))).collect())
         }

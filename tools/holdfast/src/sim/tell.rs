@@ -196,7 +196,7 @@ fn tally(outcome: &Outcome) -> Tally {
 }
 
 fn disks(plan: &Plan) -> usize {
-    1 + usize::from(plan.two_disks)
+    if plan.copies > 1 { usize::from(plan.copies) } else { 1 + usize::from(plan.two_disks) }
 }
 
 fn size(plan: &Plan) -> String {

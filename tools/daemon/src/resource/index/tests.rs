@@ -55,7 +55,7 @@ fn create(text: &str) -> IndexWork {
 fn acquire_of(resource: &str, path: &std::path::Path, offset: u64) -> LeaseRequest {
     LeaseRequest {
         key: crate::supervisor::event::LeaseKey { space: space(), resource: name(resource) },
-        place: Place { path: path.to_owned(), offset },
+        places: vec![Place { path: path.to_owned(), offset }],
         expected_lver: None,
         num_hosts: None,
         nowait: true,
@@ -111,7 +111,7 @@ impl<P: Platform<File = BlockFile>> Rig<P> {
     async fn work(&self, work: IndexWork) -> (IndexEnd, bool) {
         let place = Place { path: self.path.clone(), offset: INDEX };
         let request = IndexRequest { space: space(), place, work };
-        prepare_index(&self.shared, Arc::clone(&self.shared.file), &request).await.unwrap();
+        prepare_index(&self.shared, Arc::clone(&self.shared.file), &request).await.result.unwrap();
         let used = vec![InUse::Joined(Rc::downgrade(&self.shared))];
         let surroundings = Surroundings { used, formats: self.formats.clone() };
         let (notes, mut inbox) = Notes::channel();
@@ -127,7 +127,7 @@ impl<P: Platform<File = BlockFile>> Rig<P> {
         let (notes, mut inbox) = Notes::channel();
         let shared = Rc::clone(&self.shared);
         let request = acquire_of(resource, &self.path, offset);
-        prepare(&shared, Arc::clone(&shared.file), &request).await.unwrap();
+        prepare(&shared, opened(&shared, &request), &request).await.result.unwrap();
         crate::resource::run_acquire(shared, TaskId(2), request, Stop::new(), notes).await;
         let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
         match *event {
@@ -139,6 +139,10 @@ impl<P: Platform<File = BlockFile>> Rig<P> {
     fn bytes(&self) -> Vec<u8> {
         std::fs::read(&self.path).unwrap()
     }
+}
+
+fn opened<P: Platform>(shared: &SpaceShared<P>, request: &LeaseRequest) -> Vec<Opened<P::File>> {
+    vec![Opened { place: request.places[0].clone(), file: Ok(Arc::clone(&shared.file)) }]
 }
 
 #[test]
@@ -193,12 +197,12 @@ fn a_lease_is_not_acquired_while_its_area_is_being_formatted() {
         let rig = Rig::new();
         assert_eq!(rig.work(create("a")).await.0.code, ResultCode::OK);
         let request = acquire_of("a", &rig.path, FIRST);
-        prepare(&rig.shared, Arc::clone(&rig.shared.file), &request).await.unwrap();
+        prepare(&rig.shared, opened(&rig.shared, &request), &request).await.result.unwrap();
         let formatting = rig.formats.begin(Bytes::of(rig.shared.file.node(), FIRST, MIB)).unwrap();
         assert!(rig.shared.begin_acquire(&request, &rig.formats).unwrap_err().contains("being formatted"));
         assert_eq!(rig.shared.leased_areas(), []);
         drop(formatting);
-        prepare(&rig.shared, Arc::clone(&rig.shared.file), &request).await.unwrap();
+        prepare(&rig.shared, opened(&rig.shared, &request), &request).await.result.unwrap();
         rig.shared.begin_acquire(&request, &rig.formats).unwrap();
         // And not formatted while it is about to be acquired.
         let (end, _) = rig.work(IndexWork::Delete { name: name("a"), offset: None }).await;
@@ -328,7 +332,7 @@ fn while_a_write_may_still_land_the_index_is_kept_though_its_client_is_answered(
         let (notes, mut inbox) = Notes::channel();
         let place = Place { path: rig.path.clone(), offset: INDEX };
         let request = IndexRequest { space: space(), place, work: create("a") };
-        prepare_index(&rig.shared, Arc::clone(&rig.shared.file), &request).await.unwrap();
+        prepare_index(&rig.shared, Arc::clone(&rig.shared.file), &request).await.result.unwrap();
         let surroundings = Surroundings { used: Vec::new(), formats: rig.formats.clone() };
         let work = run_index(Rc::clone(&rig.shared), TaskId(1), request, Stop::new(), surroundings, notes);
         let work = tokio::task::spawn_local(work);

@@ -40,7 +40,7 @@ impl World {
 
     fn index_ready(&mut self) -> &mut Self {
         let (task, _) = self.index_task();
-        self.apply(Event::IndexReady { task, result: Ok(Some(fence())) })
+        self.apply(Event::IndexReady { task, prepared: Prepared { fences: vec![fence()], result: Ok(()) } })
     }
 
     fn index_done(&mut self, over: bool) -> &mut Self {
@@ -166,6 +166,6 @@ fn work_whose_device_is_open_too_late_does_not_begin() {
     let mut w = World::joined();
     w.create(1, "R");
     let (task, _) = w.index_task();
-    w.apply(Event::IndexReady { task, result: Err((ResultCode::RINDEX_MAGIC, "none there".into())) });
+    w.apply(Event::IndexReady { task, prepared: Prepared::refused(ResultCode::RINDEX_MAGIC, "none there".into()) });
     assert_eq!((w.codes(1), w.started()), (vec![ResultCode::RINDEX_MAGIC.number()], 0));
 }

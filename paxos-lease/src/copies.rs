@@ -1,0 +1,519 @@
+//! A lease on several disks: 2 to 4 copies of its area, of which a majority is enough (spec D 4.12, and beyond it).
+//!
+//! [`Copies`] is a [`Disk`] itself: what reads and writes a lease does so as on one disk, in the addresses of the first.
+//! - **A write** goes to all copies and counts once a majority has it. The others get it too, if they can: it is *not over* with
+//!   the answer, and may land there at any later time. I6 holds on each disk by itself.
+//! - **A read** asks all, and needs a majority. What they say together stands in `merge.rs`. A sector is no atomic register
+//!   any more: what one read has seen of a write that does not count yet, the next may not see. The rules of this crate bear that,
+//!   since they conclude only from what is final once true; Disk Paxos itself asks for no more of its disks.
+//! - **A copy** is what was formatted as one: the same UUID, lockspace and sizes as the others, by its own word one of as many. A
+//!   disk that was replaced holds none, and is never written to. One that was away for a while is a copy, and older than the others.
+//!   It counts all the same: what was written meanwhile is on a majority, of which every other majority has a part. We
+//!   bring our own sector and the leader record up to date by writing them, as always; not the sectors of others, for
+//!   they may be writing them at this moment, and an old block of ours over a new one of theirs would be the end of I2.
+//! - **Nobody waits for the slow**: once a majority has answered the others get [`PATIENCE`]; whoever exceeds it is not waited
+//!   for again before it has answered in time.
+//! - **Our own sector** has a stamp (`stamp.rs`), from which everybody sees which of its copies is the latest.
+//! - **No sector of another host's is written** on several disks, not even under I1's exception: such a write could land on
+//!   one of them long after the lease was given back, on what the host's next generation has written.
+//!
+//! The single disk is the case of one copy, in which nothing of all this happens.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use holdfast_io::clock::{Clock, LocalInstant, first_of};
+use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
+use holdfast_io::ids::HostTerm;
+use holdfast_io::planted::{Bug, planted};
+use holdfast_io::seal::{self, AreaUuid, SealedKind};
+use holdfast_io::sys::aligned::AlignedBuf;
+use holdfast_io::units::{LeaseOffset, SectorIndex};
+use tracing::warn;
+
+use crate::layout::{FIRST_DBLOCK, dblock_of};
+
+mod merge;
+mod place;
+mod stamp;
+
+pub use place::{MOST, Place};
+pub use stamp::Stamp;
+
+use merge::{Found, Merged, Own, Shape, classify, merge, newest};
+
+/// How long the slower disks are waited for once a majority has answered.
+pub const PATIENCE: Duration = Duration::from_millis(100);
+
+/// One copy: a disk, and where on it.
+pub struct Copy<D> {
+    /// The disk.
+    pub disk: D,
+    /// Where the area begins.
+    pub at: LeaseOffset,
+}
+
+/// The copies of a lease.
+pub struct Copies<D, C> {
+    list: Vec<Copy<D>>,
+    path: Arc<str>,
+    clock: C,
+    me: Option<HostTerm>,
+    state: RefCell<State>,
+}
+
+struct State {
+    shape: Option<Shape>,
+    standing: Vec<Standing>,
+    /// Did not answer in time when it was asked last.
+    late: Vec<bool>,
+    /// Our own sector as we wrote it last, whatever became of it.
+    own: Option<OwnSector>,
+}
+
+/// Our own sector as we wrote it last, or found it at first.
+struct OwnSector {
+    stamp: Stamp,
+    bytes: Vec<u8>,
+    /// It is on a majority.
+    counts: bool,
+}
+
+/// What is known of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Nothing yet, or its disk has failed since.
+    Unknown,
+    /// It is one.
+    Copy,
+    /// It is none.
+    None(String),
+}
+
+type Answer = Result<AlignedBuf, IoError>;
+
+impl<D: Disk, C: Clock> Copies<D, C> {
+    /// The copies of a lease as `me` uses them: the same disks for every host. `None`: to be read only.
+    ///
+    /// # Panics
+    /// Without any, or with more than [`MOST`].
+    #[must_use]
+    pub fn new(list: Vec<Copy<D>>, clock: C, me: Option<HostTerm>) -> Self {
+        assert!((1..=MOST).contains(&list.len()), "1 to {MOST} copies");
+        let names: Vec<&str> = list.iter().map(|copy| &**copy.disk.path()).collect();
+        let path = Arc::from(names.join(" + "));
+        let (standing, late) = (vec![Standing::Unknown; list.len()], vec![false; list.len()]);
+        let state = State { shape: None, standing, late, own: None };
+        Copies { list, path, clock, me, state: RefCell::new(state) }
+    }
+
+    /// The disks.
+    pub fn disks(&self) -> impl Iterator<Item = &D> {
+        self.list.iter().map(|copy| &copy.disk)
+    }
+
+    /// More than half of them.
+    fn majority(&self) -> usize {
+        if planted(Bug::MinorityCounts) { 1 } else { self.list.len() / 2 + 1 }
+    }
+
+    /// The byte offset in the area of an address on the first disk.
+    fn in_area(&self, op: Op, at: u64, len: usize) -> Result<u64, IoError> {
+        at.checked_sub(self.list[0].at.0).ok_or_else(|| self.too_few(op, at, len, 0))
+    }
+
+    fn too_few(&self, op: Op, at: u64, len: usize, done: usize) -> IoError {
+        let kind = IoErrorKind::Minority { done, disks: self.list.len() };
+        IoError { path: Arc::clone(&self.path), op, offset: at, len, kind }
+    }
+
+    /// Reads from those copies of which `asks` holds, and remembers who was late.
+    async fn read_from(
+        &self,
+        area_offset: u64,
+        len: usize,
+        deadline: LocalInstant,
+        asks: impl Fn(&Standing) -> bool,
+        enough: impl Fn(&[Option<Answer>]) -> bool,
+    ) -> Vec<Option<Answer>> {
+        let asked: Vec<bool> = self.state.borrow().standing.iter().map(asks).collect();
+        let reads = self.list.iter().zip(&asked).map(|(copy, asked)| {
+            let read = || Box::pin(copy.disk.read(copy.at.0 + area_offset, len, deadline)) as Pending<'_, Answer>;
+            asked.then(read)
+        });
+        let answers = self.gather(reads.collect(), enough).await;
+        self.note(&asked, &answers, Op::Read);
+        answers
+    }
+
+    /// Runs I/Os side by side until there is no use in waiting any longer.
+    async fn gather<T>(
+        &self,
+        ios: Vec<Option<Pending<'_, T>>>,
+        enough: impl Fn(&[Option<T>]) -> bool,
+    ) -> Vec<Option<T>> {
+        let mut gathered = Gathered { results: ios.iter().map(|_| None).collect(), ios };
+        poll_fn(|cx| {
+            let moved = gathered.poll(cx);
+            if gathered.all_over() || (moved && enough(&gathered.results)) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let late = self.state.borrow().late.clone();
+        if gathered.waits_for_any(&late, false) {
+            let prompt = poll_fn(|cx| {
+                gathered.poll(cx);
+                if gathered.waits_for_any(&late, false) { Poll::Pending } else { Poll::Ready(()) }
+            });
+            first_of(prompt, self.clock.sleep(PATIENCE)).await;
+        }
+        gathered.results
+    }
+
+    /// Who answered, and who did not.
+    fn note<T>(&self, asked: &[bool], answers: &[Option<Result<T, IoError>>], op: Op) {
+        let mut state = self.state.borrow_mut();
+        for (i, answer) in answers.iter().enumerate().filter(|(i, _)| asked[*i]) {
+            let was = std::mem::replace(&mut state.late[i], answer.is_none());
+            match answer {
+                Some(Err(error)) => {
+                    warn!(disk = %self.list[i].disk.path(), %error, "a disk of several failed");
+                    if state.standing[i] == Standing::Copy {
+                        state.standing[i] = Standing::Unknown;
+                    }
+                }
+                None if !was => {
+                    warn!(disk = %self.list[i].disk.path(), %op, "a disk of several is slow: not waited for")
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A read from the beginning of the area on: what the copies are is found out anew.
+    async fn read_beginning(&self, at: u64, len: usize, deadline: LocalInstant) -> Answer {
+        let known = self.state.borrow().shape;
+        // The leader record alone of copies that are known.
+        if known.is_some_and(|shape| len < shape.geometry.area_len()) {
+            let shape = self.shape(deadline).await?;
+            return self.read_known(&shape, at, len, deadline).await;
+        }
+        self.read_whole(at, len, deadline).await
+    }
+
+    async fn read_whole(&self, at: u64, len: usize, deadline: LocalInstant) -> Answer {
+        let enough = |answers: &[Option<Answer>]| self.agreed(answers).is_some_and(|found| found.complete);
+        let answers = self.read_from(0, len, deadline, |_| true, enough).await;
+        match self.agreed(&answers) {
+            Some(found) => {
+                self.learn(&found);
+                if found.shape.is_some_and(|shape| self.is_superseded(&shape, &found.bytes)) {
+                    warn!(disks = %self.path, "our own sector is of a later generation of ours: was the lockspace made anew, and this lease not?");
+                    return Err(self.too_few(Op::Read, at, len, 0));
+                }
+                Ok(found.bytes)
+            }
+            None => Err(self.why_not(&answers, at, len)),
+        }
+    }
+
+    /// What a majority of the copies are, if they agree.
+    fn agreed(&self, answers: &[Option<Answer>]) -> Option<Beginning> {
+        let found: Vec<Option<Found>> =
+            answers.iter().map(|a| a.as_ref().and_then(|a| a.as_ref().ok()).map(|bytes| classify(bytes))).collect();
+        let bytes = |i: usize| answers[i].as_ref().and_then(|a| a.as_ref().ok());
+        for kind in found.iter().flatten() {
+            let standing: Vec<Standing> = (0..found.len()).map(|i| self.standing_of(i, kind, &found)).collect();
+            let members: Vec<&AlignedBuf> =
+                (0..found.len()).filter(|i| standing[*i] == Standing::Copy).filter_map(bytes).collect();
+            if members.len() < self.majority() {
+                continue;
+            }
+            return Some(match kind {
+                Found::Lease(shape, _) => {
+                    let Merged { bytes, complete } = self.merged(shape, SectorIndex(0), &members);
+                    Beginning { shape: Some(*shape), standing, bytes, complete }
+                }
+                _ => Beginning { shape: None, standing, bytes: newest(&members)?.clone(), complete: true },
+            });
+        }
+        None
+    }
+
+    /// Whether copy `i` is what `kind` is.
+    fn standing_of(&self, i: usize, kind: &Found, found: &[Option<Found>]) -> Standing {
+        let Some(its) = &found[i] else { return Standing::Unknown };
+        match (kind, its) {
+            (Found::Lease(shape, _), Found::Lease(other, place)) => {
+                let copies = u8::try_from(self.list.len()).unwrap_or(u8::MAX);
+                match place {
+                    Some(place) if place.copies != copies => {
+                        Standing::None(format!("it is one of {} copies, not of {copies}", place.copies))
+                    }
+                    // Areas that sanlock formatted do not say.
+                    None if other.uuid != AreaUuid::NONE => {
+                        Standing::None("it is the only copy of its lease".to_owned())
+                    }
+                    _ if shape != other => {
+                        Standing::None(format!("it is another lease: {other:?}, expected {shape:?}"))
+                    }
+                    Some(place)
+                        if found[..i]
+                            .iter()
+                            .flatten()
+                            .any(|f| matches!(f, Found::Lease(s, Some(p)) if (s, p) == (shape, place))) =>
+                    {
+                        Standing::None(format!("copy {} is named twice", place.copy))
+                    }
+                    _ => Standing::Copy,
+                }
+            }
+            (Found::Damaged(_), Found::Damaged(_)) => Standing::Copy,
+            (a, b) if a == b => Standing::Copy,
+            (_, other) => Standing::None(format!("it is none: {other:?}")),
+        }
+    }
+
+    fn learn(&self, found: &Beginning) {
+        let mut state = self.state.borrow_mut();
+        for (i, standing) in found.standing.iter().enumerate() {
+            if let (Standing::None(why), false) = (standing, state.standing[i] == *standing) {
+                warn!(disk = %self.list[i].disk.path(), offset = self.list[i].at.0, why, "not a copy of this lease: not used");
+            }
+        }
+        if found.shape.is_some() {
+            state.shape = found.shape;
+            state.standing.clone_from(&found.standing);
+        }
+    }
+
+    /// Why a majority does not agree: the first failure, or that there is none.
+    fn why_not(&self, answers: &[Option<Answer>], at: u64, len: usize) -> IoError {
+        let done = answers.iter().flatten().filter(|a| a.is_ok()).count();
+        let failed = answers.iter().flatten().find_map(|a| a.as_ref().err()).cloned();
+        // One that ends too early tells its reader to ask for less.
+        let short = |e: &&IoError| matches!(e.kind, IoErrorKind::Short { .. });
+        let short = answers.iter().flatten().filter_map(|a| a.as_ref().err()).find(short).cloned();
+        short.or(failed.filter(|_| done < self.majority())).unwrap_or_else(|| self.too_few(Op::Read, at, len, done))
+    }
+
+    fn merged(&self, shape: &Shape, from: SectorIndex, copies: &[&AlignedBuf]) -> Merged {
+        let state = self.state.borrow();
+        let own = state.own.as_ref();
+        let written = own.map(|own| own.bytes.as_slice());
+        let own = Own { me: self.me, written, counts: own.is_some_and(|own| own.counts) };
+        merge(shape, from, copies, self.majority(), own)
+    }
+
+    /// Sectors of copies that are known to be some.
+    async fn read_known(&self, shape: &Shape, at: u64, len: usize, deadline: LocalInstant) -> Answer {
+        let size = shape.geometry.sector().bytes() as u64;
+        let offset = self.in_area(Op::Read, at, len)?;
+        let from = SectorIndex(u32::try_from(offset / size).unwrap_or(u32::MAX));
+        let read = |answers: &[Option<Answer>]| {
+            let good: Vec<&AlignedBuf> = answers.iter().flatten().filter_map(|a| a.as_ref().ok()).collect();
+            (good.len() >= self.majority()).then(|| self.merged(shape, from, &good))
+        };
+        let enough = |answers: &[Option<Answer>]| read(answers).is_some_and(|m| m.complete);
+        let member = |standing: &Standing| *standing == Standing::Copy;
+        let answers = self.read_from(offset, len, deadline, member, enough).await;
+        read(&answers).map(|merged| merged.bytes).ok_or_else(|| self.why_not(&answers, at, len))
+    }
+
+    /// What the copies have in common, read anew if it is not known, or if too few of them are known to be any.
+    async fn shape(&self, deadline: LocalInstant) -> Result<Shape, IoError> {
+        let (known, members) = {
+            let state = self.state.borrow();
+            (state.shape, state.standing.iter().filter(|s| **s == Standing::Copy).count())
+        };
+        if let Some(shape) = known.filter(|_| members >= self.majority()) {
+            return Ok(shape);
+        }
+        let at = self.list[0].at.0;
+        let len = match known {
+            Some(shape) => shape.geometry.area_len(),
+            None => match classify(&self.read_whole(at, 4096, deadline).await?) {
+                Found::Longer(geometry) => geometry.area_len(),
+                _ => return Err(self.too_few(Op::Read, at, 4096, 0)),
+            },
+        };
+        self.read_whole(at, len, deadline).await?;
+        // Whoever asks works on the lease that was there: one that was formatted since is found by the next acquire.
+        let now = self.state.borrow().shape;
+        match (known, now) {
+            (Some(known), Some(now)) if known != now => {
+                self.state.borrow_mut().shape = Some(known);
+                Err(self.too_few(Op::Read, at, len, 0))
+            }
+            (_, Some(now)) => Ok(now),
+            (_, None) => Err(self.too_few(Op::Read, at, len, 0)),
+        }
+    }
+
+    /// Our own sector gets its stamp; it is what we wrote last from now on, whatever becomes of it.
+    ///
+    /// `None`: it is another host's (I1), or not sealed, and is not written.
+    fn stamped(&self, shape: &Shape, index: SectorIndex, mut sector: AlignedBuf) -> Option<AlignedBuf> {
+        let me = self.me?;
+        let own = dblock_of(me.host_id);
+        let of_a_host = index >= FIRST_DBLOCK && index.0 < FIRST_DBLOCK.0 + shape.geometry.max_hosts();
+        if index != own {
+            return (!of_a_host).then_some(sector);
+        }
+        let seal = seal::read(&sector, SealedKind::Dblock, index).ok()??;
+        let mut state = self.state.borrow_mut();
+        let last = state.own.as_ref().map_or_else(Stamp::default, |own| own.stamp);
+        let stamp = last.next(me.generation);
+        stamp.put_into(&mut sector);
+        seal::write(&mut sector, SealedKind::Dblock, &seal);
+        state.own = Some(OwnSector { stamp, bytes: sector.to_vec(), counts: false });
+        Some(sector)
+    }
+
+    /// The stamp of our own sector as it was found: the next one is greater. Whether it is of a later generation than ours.
+    fn is_superseded(&self, shape: &Shape, area: &[u8]) -> bool {
+        let Some(me) = self.me else { return false };
+        let (size, own) = (shape.geometry.sector(), dblock_of(me.host_id));
+        let Some(sector) = area.get(own.at(size)..own.at(size) + size.bytes()) else { return false };
+        if !matches!(seal::read(sector, SealedKind::Dblock, own), Ok(Some(_))) {
+            return false;
+        }
+        let found = Stamp::of_sealed(sector);
+        let mut state = self.state.borrow_mut();
+        // What was found may be on this disk alone: it does not count yet.
+        if state.own.is_none() {
+            state.own = Some(OwnSector { stamp: found, bytes: sector.to_vec(), counts: false });
+        }
+        found.generation > me.generation
+    }
+
+    /// Whether so many writes are enough, or can never be.
+    fn decided(&self, answers: &[Option<Result<(), IoError>>], asked: usize) -> bool {
+        let done = answers.iter().flatten().filter(|a| a.is_ok()).count();
+        let failed = answers.iter().flatten().filter(|a| a.is_err()).count();
+        done >= self.majority() || asked - failed < self.majority()
+    }
+
+    /// What a write on too few disks is to its caller: it may be on the medium, unless none has begun it.
+    fn write_failed(&self, answers: Vec<Option<Result<(), IoError>>>, at: u64, len: usize) -> IoError {
+        let done = answers.iter().flatten().filter(|a| a.is_ok()).count();
+        let open = answers.iter().any(Option::is_none);
+        let errors: Vec<IoError> = answers.into_iter().flatten().filter_map(Result::err).collect();
+        let landing = errors.iter().find(|e| e.may_have_landed()).cloned();
+        match (landing, errors.into_iter().next()) {
+            (Some(error), _) => error,
+            (None, Some(error)) if done == 0 && !open => error,
+            _ => self.too_few(Op::Write, at, len, done),
+        }
+    }
+}
+
+/// What the copies turned out to be.
+struct Beginning {
+    shape: Option<Shape>,
+    standing: Vec<Standing>,
+    bytes: AlignedBuf,
+    complete: bool,
+}
+
+impl<D: Disk, C: Clock> ReadDisk for Copies<D, C> {
+    fn path(&self) -> &Arc<str> {
+        &self.path
+    }
+
+    async fn read(&self, at: u64, len: usize, deadline: LocalInstant) -> Result<AlignedBuf, IoError> {
+        if let [only] = self.list.as_slice() {
+            return only.disk.read(at, len, deadline).await;
+        }
+        if self.in_area(Op::Read, at, len)? == 0 {
+            return self.read_beginning(at, len, deadline).await;
+        }
+        let shape = self.shape(deadline).await?;
+        self.read_known(&shape, at, len, deadline).await
+    }
+}
+
+impl<D: Disk, C: Clock> Disk for Copies<D, C> {
+    async fn write(&self, at: u64, data: AlignedBuf, deadline: LocalInstant) -> Result<(), IoError> {
+        if let [only] = self.list.as_slice() {
+            return only.disk.write(at, data, deadline).await;
+        }
+        let shape = self.shape(deadline).await?;
+        let len = data.len();
+        let offset = self.in_area(Op::Write, at, len)?;
+        let index = u32::try_from(offset / shape.geometry.sector().bytes() as u64).unwrap_or(u32::MAX);
+        let data = self.stamped(&shape, SectorIndex(index), data).ok_or_else(|| self.too_few(Op::Write, at, len, 0))?;
+        let own = self.me.is_some_and(|me| SectorIndex(index) == dblock_of(me.host_id));
+        let members: Vec<bool> = self.state.borrow().standing.iter().map(|s| *s == Standing::Copy).collect();
+        let writes = self.list.iter().zip(&members).map(|(copy, member)| {
+            let write = || {
+                Box::pin(copy.disk.write(copy.at.0 + offset, data.clone(), deadline))
+                    as Pending<'_, Result<(), IoError>>
+            };
+            member.then(write)
+        });
+        let asked = members.iter().filter(|m| **m).count();
+        let answers = self.gather(writes.collect(), |answers| self.decided(answers, asked)).await;
+        self.note(&members, &answers, Op::Write);
+        let done = answers.iter().flatten().filter(|a| a.is_ok()).count();
+        if done < self.majority() {
+            return Err(self.write_failed(answers, at, len));
+        }
+        if let Some(written) = self.state.borrow_mut().own.as_mut().filter(|_| own) {
+            written.counts = true;
+        }
+        Ok(())
+    }
+
+    /// On a majority of the disks. On the others a write may still be on its way: what is concluded once this resolves does not
+    /// depend on them, see the file's head.
+    async fn reaped(&self) {
+        if let [only] = self.list.as_slice() {
+            return only.disk.reaped().await;
+        }
+        let reaped = self.list.iter().map(|copy| Some(Box::pin(copy.disk.reaped()) as Pending<'_, ()>));
+        let mut gathered = Gathered { results: vec![None; self.list.len()], ios: reaped.collect() };
+        poll_fn(|cx| {
+            gathered.poll(cx);
+            let over = gathered.results.iter().flatten().count();
+            if over >= self.majority() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    fn copies(&self) -> usize {
+        self.list.len()
+    }
+}
+
+type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// I/Os that run side by side, and what has come of them.
+struct Gathered<'a, T> {
+    ios: Vec<Option<Pending<'a, T>>>,
+    results: Vec<Option<T>>,
+}
+
+impl<T> Gathered<'_, T> {
+    /// Whether one of them is over that was not before.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        for (io, result) in self.ios.iter_mut().zip(&mut self.results) {
+            let Some(Poll::Ready(value)) = io.as_mut().map(|io| io.as_mut().poll(cx)) else { continue };
+            (*io, *result, moved) = (None, Some(value), true);
+        }
+        moved
+    }
+
+    fn all_over(&self) -> bool {
+        self.ios.iter().all(Option::is_none)
+    }
+
+    /// Whether one that is, or is not, `late` is still under way.
+    fn waits_for_any(&self, late: &[bool], which: bool) -> bool {
+        self.ios.iter().zip(late).any(|(io, late)| io.is_some() && *late == which)
+    }
+}

@@ -1,0 +1,257 @@
+//! Pure: what several copies of a lease's area say together.
+//!
+//! Every write that counts is on a majority of the disks, and so is every read; two majorities share a disk. So of each sector
+//! at least one copy that was read is the latest that counts. Others may be older - their disk was away - or newer: a write of
+//! which nobody knows yet whether it counts. What is said of them together:
+//!
+//! | sector | of the copies |
+//! | --- | --- |
+//! | leader record | the largest lver; of one lver, free beats owned (only its owner frees it, for good), and published by another beats published by the owner (then its dblock is asked as well) |
+//! | a host's dblock | of the largest lver: the largest mbal, the inp of the largest bal - the paper's blocksSeen has every copy of a block - and RELEASED, which is final, if a majority says so, or a copy with no claim beside it: whoever acts on RELEASED must be able to see the claim that was written with it, and so must everybody after him |
+//! | its mode block | the latest stamp's; of copies without one (sanlock's), shared if any says so |
+//! | our own sector | the latest stamp's, or what we wrote last |
+//! | request record | the largest lver; it decides nothing |
+//! | UUID | any: the copies agree on it, or they are no copies |
+//!
+//! A copy that does not verify does not count for its sector. Where less than a majority does, what is handed on is a damaged one,
+//! so that whoever looks at it says what is wrong with it.
+
+use holdfast_io::bytes::{array_at, put};
+use holdfast_io::ids::{HostId, HostTerm, Lver, ResourceName, SpaceName};
+use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
+use holdfast_io::planted::{Bug, planted};
+use holdfast_io::seal::{self, AreaUuid, Seal, SealedKind};
+use holdfast_io::sys::aligned::AlignedBuf;
+use holdfast_io::units::{Geometry, SectorIndex};
+
+use super::place::Place;
+use super::stamp::Stamp;
+use crate::dblock::{Dblock, HostSector, ModeBlock, RELEASED};
+use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
+use crate::request::RequestRecord;
+
+/// What copies of one lease have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) geometry: Geometry,
+    pub(super) uuid: AreaUuid,
+    pub(super) space: SpaceName,
+    /// Where there is no UUID: nothing else tells the leases of a lockspace apart.
+    pub(super) resource: Option<ResourceName>,
+}
+
+/// What stands where a copy should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A lease, as far as its leader record and its UUID tell.
+    Lease(Shape, Option<Place>),
+    /// A leader record of an area that is longer than what was read.
+    Longer(Geometry),
+    /// None any more.
+    Cleared,
+    /// None yet.
+    Blank,
+    /// Neither.
+    Damaged(String),
+}
+
+/// What `bytes`, from the beginning of an area on, are.
+pub(super) fn classify(bytes: &[u8]) -> Found {
+    let nothing = Expected { space: None, resource: None, host_id: None };
+    let leader = match LeaderRecord::decode(&array_at(bytes, 0), LeaderKind::Paxos, &nothing) {
+        Ok(Decoded::Record(leader)) => leader,
+        Ok(Decoded::Cleared(_)) => return Found::Cleared,
+        Ok(Decoded::Blank) => return Found::Blank,
+        Err(e) => return Found::Damaged(e.to_string()),
+    };
+    let Some(geometry) = leader.geometry() else { return Found::Damaged("impossible sizes".to_owned()) };
+    if bytes.len() < geometry.area_len() {
+        return Found::Longer(geometry);
+    }
+    let at = uuid_sector(geometry);
+    let sector = &bytes[at.at(geometry.sector())..][..geometry.sector().bytes()];
+    let (uuid, place) = match seal::read(sector, SealedKind::Plain, at) {
+        Ok(Some(seal)) => (seal.area, Place::of_sealed(sector)),
+        Ok(None) => (AreaUuid::NONE, None),
+        Err(e) => return Found::Damaged(format!("its UUID: {e}")),
+    };
+    let resource = (uuid == AreaUuid::NONE).then_some(leader.resource_name);
+    let shape = Shape { geometry, uuid, space: leader.space_name, resource };
+    match leader_of(&bytes[..geometry.sector().bytes()], &shape) {
+        Some(_) => Found::Lease(shape, place),
+        None => Found::Damaged("its leader record is sealed for another area, or wrongly".to_owned()),
+    }
+}
+
+/// The leader record of a copy of this lease.
+fn leader_of(sector: &[u8], shape: &Shape) -> Option<LeaderRecord> {
+    let expected = Expected { space: Some(shape.space), resource: shape.resource, host_id: None };
+    let record: [u8; leader::LEN] = array_at(sector, 0);
+    let Ok(Decoded::Record(leader)) = LeaderRecord::decode(&record, LeaderKind::Paxos, &expected) else { return None };
+    let seal = seal::read(sector, SealedKind::Plain, LEADER).ok()?;
+    let ours = seal.is_none_or(|seal| seal.area == shape.uuid) && leader.geometry() == Some(shape.geometry);
+    ours.then_some(leader)
+}
+
+/// Which of several copies has the newest leader record, whatever else it says.
+pub(super) fn newest<'a>(copies: &[&'a AlignedBuf]) -> Option<&'a AlignedBuf> {
+    copies.iter().max_by_key(|bytes| rank(&LeaderRecord::parse(&array_at(bytes, 0)))).copied()
+}
+
+/// Whose sector is ours, and what we wrote there last.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) me: Option<HostTerm>,
+    /// Or found there at first.
+    pub(super) written: Option<&'a [u8]>,
+    /// It is on a majority: whoever reads one finds it there, unless somebody has written over it.
+    pub(super) counts: bool,
+}
+
+/// Sectors from `from` on, out of those of the copies.
+pub(super) struct Merged {
+    pub(super) bytes: AlignedBuf,
+    /// Of each sector at least a majority of the copies counts.
+    pub(super) complete: bool,
+}
+
+/// Puts together what was read of several copies of a lease, `majority` of which have to count. The reads are equally long.
+pub(super) fn merge(shape: &Shape, from: SectorIndex, copies: &[&AlignedBuf], majority: usize, own: Own<'_>) -> Merged {
+    let size = shape.geometry.sector().bytes();
+    let mut bytes = copies.first().map_or_else(|| AlignedBuf::zeroed(0), |first| (*first).clone());
+    let mut complete = copies.len() >= majority;
+    if planted(Bug::FirstCopyBelieved) {
+        return Merged { bytes, complete };
+    }
+    for (i, index) in (0..bytes.len() / size).zip(from.0..) {
+        let (range, index) = (i * size..(i + 1) * size, SectorIndex(index));
+        let ours = own.written.is_some() && own.me.is_some_and(|me| index == dblock_of(me.host_id));
+        if !ours && copies.iter().all(|c| c[range.clone()] == bytes[range.clone()]) {
+            continue; // Right or wrong, they all say the same.
+        }
+        let sectors: Vec<&[u8]> = copies.iter().map(|c| &c[range.clone()]).collect();
+        let (merged, counting) = sector(shape, index, &sectors, majority, own);
+        complete &= counting >= majority;
+        if bytes[range.clone()] != *merged {
+            bytes[range].copy_from_slice(&merged);
+        }
+    }
+    Merged { bytes, complete }
+}
+
+/// One sector, and how many copies count.
+fn sector<'a>(
+    shape: &Shape,
+    index: SectorIndex,
+    copies: &[&'a [u8]],
+    majority: usize,
+    own: Own<'a>,
+) -> (Vec<u8>, usize) {
+    let most = FIRST_DBLOCK.0 + shape.geometry.max_hosts();
+    let first = || (copies[0].to_vec(), copies.len());
+    match index {
+        LEADER => leader(shape, copies),
+        REQUEST => best(copies, |s| RequestRecord::decode(s).ok().map(|_| RequestRecord::parse(&array_at(s, 0)).lver)),
+        SectorIndex(n) if n < most => {
+            let Some(host_id) = HostId::from_slot(n - FIRST_DBLOCK.0) else { return first() };
+            let blocks: Vec<Block<'_>> = copies.iter().filter_map(|s| Block::read(s, index, shape)).collect();
+            let counting = blocks.len();
+            if let Some(damaged) = copies.iter().find(|s| Block::read(s, index, shape).is_none())
+                && counting < majority
+            {
+                return (damaged.to_vec(), counting);
+            }
+            let merged = if own.me.is_some_and(|me| me.host_id == host_id) {
+                latest(blocks, own, index, shape)
+            } else {
+                seen(&blocks, index, majority)
+            };
+            (merged, counting)
+        }
+        _ => first(),
+    }
+}
+
+fn leader(shape: &Shape, copies: &[&[u8]]) -> (Vec<u8>, usize) {
+    best(copies, |sector| leader_of(sector, shape).map(|leader| rank(&leader)))
+}
+
+/// Which of two records says more.
+fn rank(leader: &LeaderRecord) -> (Lver, bool, bool, u64) {
+    (leader.lver, leader.is_free(), leader.write_id != leader.owner_id, leader.write_timestamp)
+}
+
+/// The copy of the highest rank; where none has one, the first.
+fn best<K: Ord>(copies: &[&[u8]], rank: impl Fn(&[u8]) -> Option<K>) -> (Vec<u8>, usize) {
+    let ranked: Vec<(K, &[u8])> = copies.iter().filter_map(|s| Some((rank(s)?, *s))).collect();
+    let counting = ranked.len();
+    let best = ranked.into_iter().max_by(|(a, _), (b, _)| a.cmp(b)).map_or(copies[0], |(_, s)| s);
+    (best.to_vec(), counting)
+}
+
+/// One copy of a host's sector.
+struct Block<'a> {
+    bytes: &'a [u8],
+    content: HostSector,
+    stamp: Stamp,
+}
+
+impl<'a> Block<'a> {
+    fn read(bytes: &'a [u8], at: SectorIndex, shape: &Shape) -> Option<Self> {
+        let content = match HostSector::decode(bytes, at).ok()? {
+            Decoded::Record(content) | Decoded::Cleared(content) => content,
+            Decoded::Blank => HostSector::default(),
+        };
+        content.check_area(shape.uuid).ok()?;
+        let stamp = content.seal.map_or_else(Stamp::default, |_| Stamp::of_sealed(bytes));
+        Some(Block { bytes, content, stamp })
+    }
+}
+
+/// Our own sector: nobody else writes there, so what was written last is what holds. What an earlier generation of ours has left
+/// on a few disks, and was not seen at first, is none of it: it had its phase 1 on a majority if it proposed anything, and that
+/// was seen. Where nothing that counted is found any more, somebody else has written there: that is what stands.
+fn latest<'a>(mut blocks: Vec<Block<'a>>, own: Own<'a>, at: SectorIndex, shape: &Shape) -> Vec<u8> {
+    if let Some(written) = own.written.and_then(|bytes| Block::read(bytes, at, shape)) {
+        let stands = blocks.iter().any(|block| block.stamp >= written.stamp);
+        let ours = |block: &Block<'_>| own.me.is_some_and(|me| block.stamp.generation >= me.generation);
+        if stands || !own.counts {
+            blocks.retain(ours);
+            blocks.push(written);
+        }
+    }
+    let last = |b: &Block<'_>| (b.stamp, b.content.dblock.lver, b.content.dblock.mbal, b.content.dblock.bal);
+    blocks.iter().max_by_key(|b| last(b)).map_or_else(Vec::new, |b| b.bytes.to_vec())
+}
+
+/// Another host's.
+fn seen(blocks: &[Block<'_>], at: SectorIndex, majority: usize) -> Vec<u8> {
+    let latest = blocks.iter().max_by_key(|b| (b.stamp, b.content.mode.is_shared()));
+    let Some(last) = (if planted(Bug::StampIgnored) { blocks.first() } else { latest }) else { return Vec::new() };
+    let lver = blocks.iter().map(|b| b.content.dblock.lver).max().unwrap_or_default();
+    let of_it = || blocks.iter().map(|b| &b.content.dblock).filter(|b| b.lver == lver);
+    let proposed = of_it().max_by_key(|b| b.bal).copied().unwrap_or_default();
+    let released: Vec<&Block<'_>> =
+        blocks.iter().filter(|b| b.content.dblock.lver == lver && b.content.dblock.is_released()).collect();
+    let word = released.len() >= majority || released.iter().any(|b| !b.content.mode.is_shared());
+    let flags = if word { RELEASED } else { 0 };
+    let dblock = Dblock { mbal: of_it().filter_map(|b| b.mbal).max(), flags, ..proposed };
+    // sanlock does not stamp: a claim of its host is not overlooked because the host was once one of ours.
+    let unstamped = blocks.iter().find(|b| b.stamp == Stamp::default() && b.content.mode.is_shared());
+    let whole = HostSector { dblock, mode: unstamped.unwrap_or(last).content.mode, seal: last.content.seal };
+    if whole == last.content {
+        return last.bytes.to_vec();
+    }
+    assembled(last, &dblock, &whole.mode, at)
+}
+
+/// The sector of `base` with another dblock and mode block, sealed as it was.
+fn assembled(base: &Block<'_>, dblock: &Dblock, mode: &ModeBlock, at: SectorIndex) -> Vec<u8> {
+    let mut sector = base.bytes.to_vec();
+    put(&mut sector, 0, &dblock.encode());
+    mode.put_into(&mut sector);
+    if let Some(seal) = base.content.seal {
+        seal::write(&mut sector, SealedKind::Dblock, &Seal { sector: at, ..seal });
+    }
+    sector
+}

@@ -1,0 +1,111 @@
+//! A lease on three disks, with real processes: a disk that is gone, one whose writes hang, and one that comes back with what it
+//! had before.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
+
+use harness::{AT_MOST, Area, Daemon, FreezableDisk, Machine, lease_on, wait_until};
+use holdfast_client::blocking::Registered;
+use holdfast_protocol::command::{AcquireFlags, ReleaseFlags, WriteResourceFlags};
+use holdfast_protocol::payload::{Options, Resource};
+
+/// A daemon that serves such leases.
+fn serving(machine: &mut Machine, name: &str) -> Daemon {
+    let file = machine.path("holdfast.toml");
+    std::fs::write(&file, "several_disks = true\n").unwrap();
+    machine.daemon(name, &format!("--watchdog none --config {}", file.display()))
+}
+
+#[test]
+fn unless_it_is_said_that_they_are_leases_on_several_disks_are_not_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Area::file(directory.path(), name));
+    let mut machine = Machine::boot();
+    let daemon = machine.daemon("first", "--watchdog none");
+    daemon.format(&a);
+    let lease = lease_on(&[&a, &b], "one");
+    assert!(daemon.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).is_err());
+    daemon.join(&a, 1);
+    assert!(!takes(&mut daemon.connection().register().unwrap(), &lease));
+}
+
+fn takes(client: &mut Registered, lease: &Resource) -> bool {
+    client.acquire(AcquireFlags::NONE, vec![lease.clone()], Options::default()).is_ok()
+}
+
+fn gives_back(client: &mut Registered, lease: &Resource) {
+    client.release(ReleaseFlags::NONE, vec![lease.head.clone()]).unwrap();
+}
+
+fn lver(daemon: &Daemon) -> u64 {
+    let status = daemon.status();
+    let leases = status["leases"].as_array().unwrap();
+    assert_eq!(leases.len(), 1, "{leases:?}");
+    leases[0]["lver"].as_u64().unwrap()
+}
+
+#[test]
+fn a_lease_on_three_disks_lives_through_the_loss_of_any_one_and_is_lost_with_two() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Area::file(directory.path(), name));
+    let frozen = FreezableDisk::new();
+    let lease = lease_on(&[&a, &b, &frozen.area], "one");
+    let (mut here, mut there) = (Machine::boot(), Machine::boot());
+    let (first, second) = (serving(&mut here, "first"), serving(&mut there, "second"));
+    first.format(&a);
+    first.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).unwrap();
+    first.join(&a, 1);
+    second.join(&a, 2);
+    let [mut one, mut two] = [&first, &second].map(|daemon| daemon.connection().register().unwrap());
+
+    assert!(takes(&mut one, &lease));
+    assert!(!takes(&mut two, &lease), "it is held");
+    assert_eq!(lver(&first), 1);
+
+    // Its writes to the third hang; it is given back all the same, and taken, and given back.
+    let (freeze, _) = frozen.freeze();
+    gives_back(&mut one, &lease);
+    assert!(takes(&mut two, &lease));
+    assert_eq!(lver(&second), 2);
+    assert!(!takes(&mut one, &lease), "it is held, whatever the third disk says");
+
+    // With another one gone as well nobody is granted anything.
+    let hidden = directory.path().join("hidden");
+    std::fs::rename(&b.path, &hidden).unwrap();
+    assert!(!takes(&mut one, &lease));
+    std::fs::rename(&hidden, &b.path).unwrap();
+
+    // The third is back, and what hung lands there; of version 2 it knows nothing. The second of them is away now.
+    freeze.thaw();
+    gives_back(&mut two, &lease);
+    wait_until("what was held back has landed", AT_MOST, || frozen.area.dblock("one", 1).bytes[52] == 1);
+    std::fs::rename(&b.path, &hidden).unwrap();
+    assert!(takes(&mut one, &lease));
+    assert_eq!(lver(&first), 3);
+    gives_back(&mut one, &lease);
+    std::fs::rename(&hidden, &b.path).unwrap();
+
+    // And that one has missed a version. With it and each of the others the next is found.
+    assert!(takes(&mut two, &lease));
+    assert_eq!(lver(&second), 4);
+}
+
+#[test]
+fn a_part_of_the_disks_of_a_lease_is_not_taken_for_all_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let areas = ["a", "b", "c"].map(|name| Area::file(directory.path(), name));
+    let [a, b, c] = &areas;
+    let mut machine = Machine::boot();
+    let daemon = serving(&mut machine, "first");
+    daemon.format(a);
+    let lease = lease_on(&[a, b, c], "one");
+    daemon.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).unwrap();
+    daemon.join(a, 1);
+    let mut client = daemon.connection().register().unwrap();
+    for part in [&[a][..], &[c], &[a, b], &[b, c], &[a, b, b]] {
+        assert!(!takes(&mut client, &lease_on(part, "one")), "{} of its disks", part.len());
+    }
+    // In whatever order they are named.
+    assert!(takes(&mut client, &lease_on(&[c, a, b], "one")));
+    gives_back(&mut client, &lease);
+}
