@@ -111,9 +111,10 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         Copies { list, path, clock, me, state: RefCell::new(state) }
     }
 
-    /// The disks.
-    pub fn disks(&self) -> impl Iterator<Item = &D> {
-        self.list.iter().map(|copy| &copy.disk)
+    /// Each of them.
+    #[must_use]
+    pub fn list(&self) -> &[Copy<D>] {
+        &self.list
     }
 
     /// More than half of them.
@@ -163,10 +164,10 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         })
         .await;
         let late = self.state.borrow().late.clone();
-        if gathered.waits_for_any(&late, false) {
+        if gathered.waits_for_prompt(&late) {
             let prompt = poll_fn(|cx| {
                 gathered.poll(cx);
-                if gathered.waits_for_any(&late, false) { Poll::Pending } else { Poll::Ready(()) }
+                if gathered.waits_for_prompt(&late) { Poll::Pending } else { Poll::Ready(()) }
             });
             first_of(prompt, self.clock.sleep(PATIENCE)).await;
         }
@@ -437,6 +438,8 @@ impl<D: Disk, C: Clock> ReadDisk for Copies<D, C> {
 }
 
 impl<D: Disk, C: Clock> Disk for Copies<D, C> {
+    /// Crash, hang or pause here: some copies have it, others not or not yet. Unless a majority has it, it does not count, and whoever
+    /// sees it sees a write that is under way, as on one disk before it lands. Past D2's instant each disk refuses by itself.
     async fn write(&self, at: u64, data: AlignedBuf, deadline: LocalInstant) -> Result<(), IoError> {
         if let [only] = self.list.as_slice() {
             return only.disk.write(at, data, deadline).await;
@@ -512,8 +515,8 @@ impl<T> Gathered<'_, T> {
         self.ios.iter().all(Option::is_none)
     }
 
-    /// Whether one that is, or is not, `late` is still under way.
-    fn waits_for_any(&self, late: &[bool], which: bool) -> bool {
-        self.ios.iter().zip(late).any(|(io, late)| io.is_some() && *late == which)
+    /// Whether one that was in time before is still under way.
+    fn waits_for_prompt(&self, late: &[bool]) -> bool {
+        self.ios.iter().zip(late).any(|(io, late)| io.is_some() && !late)
     }
 }

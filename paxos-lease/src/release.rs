@@ -196,13 +196,11 @@ pub(crate) async fn give_back<D: Disk, C: Clock>(
     // free after it, reads our block after that, with the claim (S1).
     area.write_own(&held.dblock.released(), mode).await?;
     let found = area.read_leader().await?;
-    if found.write_id != area.me.term.host_id.get() {
+    // On several disks others go on from our RELEASED alone, or the record is an older one: either way the lver is over.
+    let passed = area.disk.copies() > 1 && found.lver != held.lver();
+    if passed || found.write_id != area.me.term.host_id.get() {
         let (path, offset) = (area.disk.path().clone(), area.lease.at.0);
         return name.map_or(Ok(()), |name| Err(ReleaseError::NotRenamed { path, offset, name, by: found.write_id }));
-    }
-    if area.disk.copies() > 1 && found.lver != held.lver() {
-        // Others go on from our RELEASED alone, or this is an older record: either way the lver is over.
-        return Ok(());
     }
     same_record(area, &held.leader, &found)?;
     // Held up here, we are still the owner on disk: nobody takes the lver before we are dead, and then D2 has long

@@ -51,28 +51,33 @@ fn our_host(name: &str) -> (Machine, Daemon) {
     (machine, daemon)
 }
 
+/// What a script of tests/interop says that drives clients of both programs, each on a host of its own, on one device.
+fn told_by_both(name: &str, device: &LoopDevice, more: &[&str]) -> Value {
+    let (_machine, real) = real_host("theirs");
+    let (_our_machine, ours) = our_host("ours");
+    let host = |option: &str, daemon: &Daemon| format!("--{option}={}", daemon.run_dir.display());
+    let (a, b, device) = (host("a", &real), host("b", &ours), format!("--device={}", device.path.display()));
+    let script = script(name);
+    let told = run(PYTHON, &[&[script.as_str(), &a, &b, &device], more].concat());
+    serde_json::from_str(&told).unwrap()
+}
+
 /// 300 acquisitions of one lease by clients of both; the counter under it ends exact.
 fn one_lease_goes_back_and_forth(sector: u32) {
     let device = LoopDevice::new(sector);
-    let (machine, real) = real_host("theirs");
-    let (_our_machine, ours) = our_host("ours");
-    let counter = machine.path("counter");
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let told = run(
-        PYTHON,
+    let directory = tempfile::tempdir().unwrap();
+    let counter = directory.path().join("counter");
+    let told = told_by_both(
+        "mixed_counter.py",
+        &device,
         &[
-            &script("mixed_counter.py"),
-            &format!("--a={}", text(&real.run_dir)),
-            &format!("--b={}", text(&ours.run_dir)),
-            &format!("--device={}", text(&device.path)),
-            &format!("--counter={}", text(&counter)),
+            &format!("--counter={}", counter.display()),
             &format!("--sector={sector}"),
             "--count=300",
             "--io-timeout=2",
             "--within=180",
         ],
     );
-    let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(std::fs::read_to_string(&counter).unwrap(), "300");
     assert_eq!((&told["ok"], &told["counter"]), (&true.into(), &300.into()), "{told}");
     assert_eq!((&told["a"]["acquired"], &told["b"]["acquired"]), (&150.into(), &150.into()), "{told}");
@@ -93,39 +98,14 @@ fn one_lease_goes_back_and_forth_300_times_on_sectors_of_4096_bytes() {
 #[test]
 fn each_program_hears_the_events_of_the_other() {
     let device = LoopDevice::new(512);
-    let (_machine, real) = real_host("theirs");
-    let (_our_machine, ours) = our_host("ours");
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let told = run(
-        PYTHON,
-        &[
-            &script("mixed_events.py"),
-            &format!("--a={}", text(&real.run_dir)),
-            &format!("--b={}", text(&ours.run_dir)),
-            &format!("--device={}", text(&device.path)),
-        ],
-    );
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let told = told_by_both("mixed_events.py", &device, &[]);
     assert_eq!(told["ok"], true, "{told}");
 }
 
 /// Clients of both create and delete resources of one index at once: none is lost, none listed twice.
 fn an_index_is_used_by_both(sector: u32) {
     let device = LoopDevice::new(sector);
-    let (_machine, real) = real_host("theirs");
-    let (_our_machine, ours) = our_host("ours");
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let told = run(
-        PYTHON,
-        &[
-            &script("mixed_index.py"),
-            &format!("--a={}", text(&real.run_dir)),
-            &format!("--b={}", text(&ours.run_dir)),
-            &format!("--device={}", text(&device.path)),
-            &format!("--sector={sector}"),
-        ],
-    );
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let told = told_by_both("mixed_index.py", &device, &[&format!("--sector={sector}")]);
     assert_eq!((&told["ok"], &told["resources"]), (&true.into(), &16.into()), "{told}");
 }
 
@@ -143,21 +123,7 @@ fn both_programs_create_in_one_index_and_lose_nothing_on_sectors_of_4096_bytes()
 /// known beforehand, and both read the same owners from the disk after each.
 fn leases_are_used_in_both_modes(sector: u32) {
     let device = LoopDevice::new(sector);
-    let (_machine, real) = real_host("theirs");
-    let (_our_machine, ours) = our_host("ours");
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let told = run(
-        PYTHON,
-        &[
-            &script("mixed_modes.py"),
-            &format!("--a={}", text(&real.run_dir)),
-            &format!("--b={}", text(&ours.run_dir)),
-            &format!("--device={}", text(&device.path)),
-            &format!("--sector={sector}"),
-            "--seconds=20",
-        ],
-    );
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let told = told_by_both("mixed_modes.py", &device, &[&format!("--sector={sector}"), "--seconds=20"]);
     for what in
         ["acquire EX: 0", "acquire SH: 0", "acquire EX: -11", "acquire EX: -243", "convert EX: 0", "convert SH: 0"]
     {

@@ -99,7 +99,7 @@ fn one_disk_of_three_may_fail_or_hang_at_any_step() {
             for fate in [Fate::Fails, Fate::DoneButFails, Fate::Held] {
                 let (media, clock) = (media(3), ManualClock::waiting());
                 let disks = devices(1, &media, &clock);
-                let engine = disks.disks().nth(bad).unwrap().engine();
+                let engine = disks.list()[bad].disk.engine();
                 (step..20).for_each(|n| engine.fate(n, fate));
                 let held = owned(&disks, &clock, 1);
                 let other = devices(2, &media, &clock);
@@ -107,7 +107,7 @@ fn one_disk_of_three_may_fail_or_hang_at_any_step() {
                 assert!(matches!(refused, Ok(Acquired::Theirs(r)) if r.kind == RefusalKind::Alive), "{bad} {step}");
                 given_back(&disks, &clock, 1, held);
                 // What was held lands now, over what the others know; the next owner sees what counts.
-                disks.disks().for_each(|disk| disk.engine().release());
+                disks.list().iter().for_each(|disk| disk.disk.engine().release());
                 assert_eq!(owned(&other, &clock, 2).lver(), Lver(2), "disk {bad}, step {step}");
             }
         }
@@ -123,7 +123,7 @@ fn stale_disks_come_back_in_every_order() {
             let away = order / 3usize.pow(round) % 3;
             let n = u64::from(round % 2) + 1;
             let disks = devices(n, &media, &clock);
-            let engine = disks.disks().nth(away).unwrap().engine();
+            let engine = disks.list()[away].disk.engine();
             (0..50).for_each(|step| engine.fate(step, Fate::Fails));
             let held = owned(&disks, &clock, n);
             assert_eq!(held.lver(), Lver(u64::from(round) + 1), "order {order}");
@@ -136,8 +136,8 @@ fn stale_disks_come_back_in_every_order() {
 fn two_disks_lost_of_three_are_an_error_that_says_so() {
     let (media, clock) = (media(3), ManualClock::waiting());
     let disks = devices(1, &media, &clock);
-    for bad in disks.disks().take(2) {
-        (0..50).for_each(|step| bad.engine().fate(step, Fate::Fails));
+    for bad in &disks.list()[..2] {
+        (0..50).for_each(|step| bad.disk.engine().fate(step, Fate::Fails));
     }
     assert!(matches!(area_error(acquired(&disks, &clock, 1, Mode::Exclusive)), AreaError::Io(_)));
     assert!(media.iter().all(|medium| medium.dblock(1).mbal.is_none()), "nothing was written");
@@ -195,14 +195,14 @@ fn a_claim_that_was_taken_back_stands_in_nobodys_way_on_a_disk_that_was_away() {
     let (media, clock) = (media(3), ManualClock::waiting());
     let disks = devices(1, &media, &clock);
     let shared = held(acquired(&disks, &clock, 1, Mode::Shared));
-    let engine = disks.disks().next().unwrap().engine();
+    let engine = disks.list()[0].disk.engine();
     let from = engine.steps().len();
     (from..from + 20).for_each(|step| engine.fate(step, Fate::Fails));
     given_back(&disks, &clock, 1, shared);
     assert!(media[0].host(1).mode.is_shared(), "the claim is still there");
     for away in 1..3 {
         let other = devices(2, &media, &clock);
-        let engine = other.disks().nth(away).unwrap().engine();
+        let engine = other.list()[away].disk.engine();
         (0..50).for_each(|step| engine.fate(step, Fate::Fails));
         let held = owned(&other, &clock, 2);
         given_back(&other, &clock, 2, held);
@@ -444,8 +444,8 @@ impl Player {
     /// Nothing of it runs any more; what is on its way lands now, or never.
     fn dies(&mut self, world: &World) {
         (self.life, self.died) = (None, true);
-        for disk in self.disks.disks().filter(|_| world.dice.one_in(2)) {
-            disk.disk.engine().release();
+        for copy in self.disks.list().iter().filter(|_| world.dice.one_in(2)) {
+            copy.disk.disk.engine().release();
         }
         world.believed.borrow_mut().leaves(self.who);
         world.living.0.borrow_mut().remove(&self.who.host_id.get());
@@ -461,7 +461,7 @@ impl Player {
 
     fn lets_land(&self, world: &World) {
         let which = usize::try_from(world.dice.below(world.media.len() as u64)).unwrap();
-        self.disks.disks().nth(which).unwrap().disk.engine().release();
+        self.disks.list()[which].disk.disk.engine().release();
     }
 }
 
@@ -501,7 +501,7 @@ fn play(seed: u64, copies: u8) -> u32 {
         }
     }
     // Whoever is dead has left something behind, who lives nothing: now that all is quiet the lease can be had.
-    players.iter().for_each(|p| p.disks.disks().for_each(|d| d.disk.engine().release()));
+    players.iter().for_each(|p| p.disks.list().iter().for_each(|d| d.disk.disk.engine().release()));
     for player in players.iter().filter(|p| p.died) {
         world.living.0.borrow_mut().remove(&player.who.host_id.get());
     }

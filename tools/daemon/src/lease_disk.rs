@@ -50,7 +50,7 @@ impl<P: Platform> LeaseCopy<P> {
     }
 }
 
-fn missing(path: &Arc<str>, errno: Errno, op: Op, offset: u64, len: usize) -> IoError {
+fn not_there(path: &Arc<str>, errno: Errno, op: Op, offset: u64, len: usize) -> IoError {
     IoError { path: Arc::clone(path), op, offset, len, kind: IoErrorKind::Failed(errno) }
 }
 
@@ -65,7 +65,7 @@ impl<P: Platform> ReadDisk for LeaseCopy<P> {
     async fn read(&self, at: u64, len: usize, deadline: LocalInstant) -> Result<AlignedBuf, IoError> {
         match self {
             LeaseCopy::Open(_, disk) => disk.read(at, len, deadline).await,
-            LeaseCopy::Missing { path, errno } => Err(missing(path, *errno, Op::Read, at, len)),
+            LeaseCopy::Missing { path, errno } => Err(not_there(path, *errno, Op::Read, at, len)),
         }
     }
 }
@@ -74,7 +74,7 @@ impl<P: Platform> Disk for LeaseCopy<P> {
     async fn write(&self, at: u64, data: AlignedBuf, deadline: LocalInstant) -> Result<(), IoError> {
         match self {
             LeaseCopy::Open(_, disk) => disk.write(at, data, deadline).await,
-            LeaseCopy::Missing { path, errno } => Err(missing(path, *errno, Op::Write, at, data.len())),
+            LeaseCopy::Missing { path, errno } => Err(not_there(path, *errno, Op::Write, at, data.len())),
         }
     }
 
@@ -89,27 +89,24 @@ impl<P: Platform> Disk for LeaseCopy<P> {
 pub struct LeaseDisk<P: Platform> {
     /// What the lease is read and written through.
     pub copies: Copies<LeaseCopy<P>, P::Clock>,
-    offsets: Vec<LeaseOffset>,
 }
 
 impl<P: Platform> LeaseDisk<P> {
     /// Of disks, each with the place of its copy; `me`: who writes, if anybody.
     #[must_use]
     pub fn new(list: Vec<(LeaseCopy<P>, LeaseOffset)>, clock: &P::Clock, me: Option<HostTerm>) -> Self {
-        let offsets = list.iter().map(|(_, at)| *at).collect();
         let list = list.into_iter().map(|(disk, at)| Copy { disk, at }).collect();
-        LeaseDisk { copies: Copies::new(list, clock.clone(), me), offsets }
+        LeaseDisk { copies: Copies::new(list, clock.clone(), me) }
     }
 
     /// Whether it is made of these nodes, with the area at these offsets, in this order.
     pub fn is_of(&self, places: &[(Option<NodeId>, LeaseOffset)]) -> bool {
-        let own = self.copies.disks().map(LeaseCopy::node).zip(self.offsets.iter().copied());
-        own.eq(places.iter().copied())
+        self.copies.list().iter().map(|copy| (copy.disk.node(), copy.at)).eq(places.iter().copied())
     }
 
     fn open(&self) -> impl Iterator<Item = (NodeId, &Rc<SharedDisk<P>>, LeaseOffset)> {
-        self.copies.disks().zip(&self.offsets).filter_map(|(copy, at)| match copy {
-            LeaseCopy::Open(node, disk) => Some((*node, disk, *at)),
+        self.copies.list().iter().filter_map(|copy| match &copy.disk {
+            LeaseCopy::Open(node, disk) => Some((*node, disk, copy.at)),
             LeaseCopy::Missing { .. } => None,
         })
     }

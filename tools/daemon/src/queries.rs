@@ -445,9 +445,9 @@ impl Context {
         plans: Vec<Vec<paxos_lease::format::FormatWrite>>,
     ) -> Result<(), Refused> {
         let pairs = |w: paxos_lease::format::FormatWrite| (w.offset_in_area, w.bytes);
-        if let ([_], Ok([plan])) = (disks.as_slice(), <[_; 1]>::try_from(plans.clone())) {
+        if let [plan] = plans.as_slice() {
             let ToFormat { device, offset, .. } = disks.remove(0);
-            return self.perform(device, (offset, 1), geometry, plan.into_iter().map(pairs).collect()).await;
+            return self.perform(device, (offset, 1), geometry, plan.iter().cloned().map(pairs).collect()).await;
         }
         let places: Vec<_> =
             disks.iter().map(|d| Bytes::of(d.file.node(), d.offset, geometry.align().bytes())).collect();
@@ -465,8 +465,9 @@ impl Context {
         Ok(())
     }
 
-    /// Formats so many areas from an offset on, unless that could hit what is in use. sanlock formats whatever it is told to; a lockspace or a lease that
-    /// this very daemon uses is refused all the same: the daemon would fall over its own client's mistake.
+    /// Formats so many areas from an offset on, unless that could hit what is in use. sanlock formats whatever it is told to; a
+    /// lockspace or a lease that this very daemon uses is refused all the same: the daemon would fall over its own client's
+    /// mistake.
     async fn perform(
         &self,
         disk: Disk<Linux>,

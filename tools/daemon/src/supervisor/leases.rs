@@ -459,6 +459,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let stop = target.and_then(|t| self.stop_of(t)).filter(|s| !s.is_set());
         let active = self.spaces.get(&key.space).is_some_and(|s| s.life.is_active());
         // The fences are in the state file before the first write through them, whatever comes of this acquire.
+        let fenced = !fences.is_empty();
         if let Some(record) = self.spaces.get_mut(&key.space).and_then(|s| s.record.as_mut()) {
             record.fences.extend(fences);
         }
@@ -466,7 +467,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             tracing::info!(lease = %key, why, "not acquired: its device cannot be used");
             self.refused(format!("lease {key}"), code, why, now);
             self.forget_lease(task, key);
-            self.save();
+            if fenced {
+                self.save();
+            }
             return self.refuse_for(target, code, None, now);
         }
         let Some(lease) = self.leases.get_mut(&key) else { return };
