@@ -191,11 +191,17 @@ class Stage:
     def _settle(self):
         """Waits until the daemon has seen the clients go: the next ones then get the same slots on both sides."""
         until = time.monotonic() + SOON
-        while self._connections() > OWN_CONNECTIONS and time.monotonic() < until:
+        while client_records(self._status()) > OWN_CONNECTIONS and time.monotonic() < until:
             time.sleep(0.02)
 
-    def _connections(self):
-        """How many the daemon counts, ours for this included; none where no daemon answers."""
+    def wait_for_workers(self):
+        """Waits until no connection waits for its answer: sanlock's workers answer first and let go of it after that."""
+        until = time.monotonic() + SOON
+        while b" suspend=1 " in self._status() and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def _status(self):
+        """The daemon's records of itself and its connections, this one included; nothing where no daemon answers."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(SOON)
             try:
@@ -203,5 +209,5 @@ class Stage:
                 connection.sendall(wire.header("status", data=2))
                 found = b"".join(iter(lambda: connection.recv(65536), b""))
             except OSError:
-                return 0
-        return client_records(found[32:])
+                return b""
+        return found[32:]

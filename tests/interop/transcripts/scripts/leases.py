@@ -475,6 +475,7 @@ def owner_names(stage):
     a.register()
     hold(stage, a, n, owner="x" * 48)
     a.first.ask("acquire", wire.options("second"), data=0, data2=wire.SELF)
+    stage.wait_for_workers()
     stage.client().connect().ask("status", data=2)
 
 

@@ -34,6 +34,7 @@ def names_of_connections(stage):
                              ("add_lockspace", wire.lockspace("LS", 1, "/nowhere"))):
         data = 1 if command == "release" else 0
         client.connect().ask(command, payload, data=data, data2=wire.SELF if command in ("inquire", "release") else 0)
+    stage.wait_for_workers()
     client.connect().ask("status", data=2)
 
 
@@ -67,6 +68,7 @@ def status_with_a_lease(stage):
     client, n = stage.client(), stage.fresh()
     client.register()
     client.first.ask("acquire", stage.lease(n) + wire.options("guest"), data=1, data2=wire.SELF)
+    stage.wait_for_workers()
     stage.client().connect().ask("status")
 
 
@@ -76,6 +78,7 @@ def status_with_a_shared_lease(stage):
     client.register()
     payload = stage.lease(n, flags=wire.SHARED) + wire.options("guest")
     client.first.ask("acquire", payload, data=1, data2=wire.SELF)
+    stage.wait_for_workers()
     stage.client().connect().ask("status")
 
 
@@ -98,3 +101,13 @@ def renewals(stage):
     seen = sorted({took.sub(r"\1=<time>", line.split("< ")[-1].strip()) for line in stage.lines})
     stage.lines = told + seen
     client.connect().ask("renewal", wire.lockspace("OTHER"), length=32)
+
+
+@streams
+def a_connection_whose_command_goes_on(stage):
+    client = stage.client()
+    waiting = client.connect()
+    waiting.request("add_lockspace", stage.space("OTHER", file="space2"), data=1)
+    stage.client().connect().ask("status", data=2)
+    waiting.reply(within=10.0)
+    client.connect().ask("rem_lockspace", stage.space("OTHER", file="space2"), within=10.0)

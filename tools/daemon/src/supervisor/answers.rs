@@ -355,7 +355,7 @@ fn client_record(client: &Client) -> StateRecord {
         ("pid_dead", flag(client.closed)),
         ("kill_count", client.kill_count.to_string()),
         ("kill_last", client.kill_last.map_or(0, LocalInstant::disk_seconds).to_string()),
-        ("suspend", "0".to_owned()),
+        ("suspend", flag(client.waits)),
         ("need_free", "0".to_owned()),
     ];
     StateRecord::client(pid, client.name, StateText::from_pairs(pairs))

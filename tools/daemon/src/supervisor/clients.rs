@@ -49,6 +49,8 @@ pub struct Client {
     pub strict: bool,
     /// The command that runs for it as a target: at most one (spec A 4).
     pub running: Option<Running>,
+    /// Its last command is not answered yet.
+    pub waits: bool,
     /// The number of its last command.
     pub last_command: u32,
     /// Signals sent by the ladder.
@@ -120,6 +122,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             killpath_run: false,
             strict: self.settings.strict_clients,
             running: None,
+            waits: false,
             last_command: 0,
             kill_count: 0,
             kill_last: None,

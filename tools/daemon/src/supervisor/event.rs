@@ -679,3 +679,14 @@ pub enum Effect<L> {
     /// The daemon's work is done.
     Exit,
 }
+
+impl<L> Effect<L> {
+    /// Whose latest request this answers or has answered from the disk, or who waits for no answer.
+    pub(super) const fn answers(&self) -> Option<ClientId> {
+        match self {
+            Self::Next { client } | Self::Close { client } | Self::Identify { client } => Some(*client),
+            Self::Answer { to, .. } | Self::AnswerStatus { to } => Some(to.client),
+            _ => None,
+        }
+    }
+}

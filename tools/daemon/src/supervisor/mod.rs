@@ -219,6 +219,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.step_care(now);
         self.step_shutdown();
         self.check(now);
+        self.note_answers();
         std::mem::take(&mut self.effects)
     }
 
@@ -403,6 +404,18 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             | Request::ReadResource { .. }
             | Request::WriteResource { .. }
             | Request::Explain { .. }) => self.effects.push(Effect::Answer { to, request }),
+        }
+        if let Some(asking) = self.clients.get_mut(&client) {
+            asking.waits = true;
+        }
+    }
+
+    /// Who is answered by this step's effects waits no longer.
+    fn note_answers(&mut self) {
+        for client in self.effects.iter().filter_map(Effect::answers) {
+            if let Some(asking) = self.clients.get_mut(&client) {
+                asking.waits = false;
+            }
         }
     }
 
