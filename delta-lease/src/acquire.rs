@@ -7,8 +7,9 @@
 //! 3. Write: timestamp now, generation one more, our name, io_timeout and seal; everything else as found.
 //! 4. Wait two of the slower io_timeout of the two, so that a rival who read before our write has finished its own.
 //! 5. Read again: every byte must be ours.
+//! 6. Where that generation is not above every one that this machine had, raise it one by one: see [`Past::used`].
 //!
-//! I/O: free or proven: 2 reads and 1 write of one sector. Watched: one more read for each quarter of the holder's
+//! I/O: free or proven: 2 reads and 1 write of one sector. Raised: 1 read and 1 write more for each step. Watched: one more read for each quarter of the holder's
 //! io_timeout. Joined with an io_timeout of a third of the stored one or less: 1 more write (the first has aged).
 //! Stopped after the write: the release's read and write.
 //!
@@ -48,6 +49,17 @@ use crate::liveness::Silence;
 use crate::look::{SectorView, read_sector};
 use crate::renew::{Held, ReleaseError};
 use crate::sector::DeltaSector;
+
+/// What a caller knows of its own earlier terms under a host_id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// The generation for which the caller has proven P1 (b): it holds every fence of the state file that names it, and
+    /// everything guarded under it is gone.
+    pub predecessor: Option<Generation>,
+    /// The highest generation that it may ever have written. Another host's join may have landed over ours so late that
+    /// the sector shows an older one: what we had under `used` must not seem to be held anew (P1).
+    pub used: Option<Generation>,
+}
 
 /// How an attempt to join ended.
 #[derive(Debug)]
@@ -118,7 +130,7 @@ pub enum Entry {
     },
 }
 
-/// Decides by P1 and D1. `predecessor`: the generation that the caller has proven over.
+/// Decides by P1 and D1. `predecessor`: see [`Past`].
 #[must_use]
 pub fn entry(sector: &DeltaSector, host: &LocalHost, predecessor: Option<Generation>) -> Entry {
     if sector.leader.is_free() {
@@ -138,9 +150,8 @@ pub fn entry(sector: &DeltaSector, host: &LocalHost, predecessor: Option<Generat
     }
 }
 
-/// Joins `area` as `host`. `predecessor` is the generation on disk for which the caller has proven P1 (b): it holds
-/// every fence of the state file that names it, and everything guarded under it is gone. The lockspace is under the
-/// watchdog (D3) before this is called. Runs to its end; `stop` ends its waits.
+/// Joins `area` as `host`, whose earlier terms are `past`. The lockspace is under the watchdog (D3) before this is
+/// called. Runs to its end; `stop` ends its waits.
 ///
 /// # Errors
 /// The disk, a sector that cannot be believed (also while watching: what cannot be read proves nothing), a host_id
@@ -150,14 +161,14 @@ pub async fn acquire<D: Disk, C: Clock>(
     clock: &C,
     area: &DeltaArea,
     host: &LocalHost,
-    predecessor: Option<Generation>,
+    past: Past,
     stop: &Stop,
     on_progress: impl AsyncFnMut(&Progress),
 ) -> Result<Joined, DeltaError> {
     area.must_have_room_for(host.host_id, disk.path())?;
     let mut join = Join { disk, clock, area, host, stop, on_progress };
     let first = join.look().await?;
-    let seen = match entry(&first.sector, host, predecessor) {
+    let seen = match entry(&first.sector, host, past.predecessor) {
         Entry::Free | Entry::Predecessor => first,
         Entry::Watch { why, silence } => match join.watch(first, why, silence).await? {
             Watched::Takeable(seen) => *seen,
@@ -165,13 +176,17 @@ pub async fn acquire<D: Disk, C: Clock>(
             Watched::Stopped => return Ok(Joined::Stopped),
         },
     };
-    let generation = join.announce(&seen).await?;
+    let generation = join.announce(&seen, past.used).await?;
     if stop.is_set() {
         return Ok(Joined::Stopped);
     }
-    let taken = join.take(&seen, generation).await?;
+    let taken = join.take(&seen).await?;
     let stopped = join.settle(&seen, &taken).await;
-    match join.confirm(&seen, taken).await? {
+    let confirmed = match join.confirm(&seen, taken).await? {
+        Confirmed::Ours(held) => join.raise(held, generation).await?,
+        theirs @ Confirmed::Theirs(_) => theirs,
+    };
+    match confirmed {
         Confirmed::Ours(held) if stopped == Waited::Stopped => join.give_back(*held).await,
         Confirmed::Ours(held) => Ok(Joined::Ours(held)),
         Confirmed::Theirs(_) if stopped == Waited::Stopped => Ok(Joined::Stopped),
@@ -283,13 +298,16 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
         (self.on_progress)(&progress).await;
     }
 
-    /// The generation that we are about to write (P1: always one more), made known before it can be on disk.
-    async fn announce(&mut self, seen: &Seen) -> Result<Generation, DeltaError> {
+    /// The generation that this join will end with (P1: above the one on disk, and above every one that we had), made known
+    /// before any of it can be on disk. An area that was formatted since knows nothing of earlier ones.
+    async fn announce(&mut self, seen: &Seen, used: Option<Generation>) -> Result<Generation, DeltaError> {
         let found = seen.sector.generation();
-        let generation = found.next();
-        if generation == found {
+        let highest = if found == Generation(0) { found } else { found.max(used.unwrap_or(found)) };
+        let generation = highest.next();
+        if generation == highest {
             let (path, host_id) = (Arc::clone(self.disk.path()), self.host.host_id);
-            return Err(DeltaError::Generation { path, offset: self.area.offset_of(host_id), host_id, found });
+            let offset = self.area.offset_of(host_id);
+            return Err(DeltaError::Generation { path, offset, host_id, found: highest });
         }
         (self.on_progress)(&Progress::Taking { generation }).await;
         Ok(generation)
@@ -302,7 +320,8 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
     /// (head of this file). If it is given up and lands late it shows generation + 1, which no later holder is below
     /// (each read what we read, or this), and a nonzero timestamp: it frees nothing, we own nothing under it, and the
     /// next writer of this process (I6) or of this boot (the fence) waits until it is over.
-    async fn take(&self, seen: &Seen, generation: Generation) -> Result<Taken, DeltaError> {
+    async fn take(&self, seen: &Seen) -> Result<Taken, DeltaError> {
+        let generation = seen.sector.generation().next();
         // D2 counts from here, so before the write: what others see can only be younger.
         let started_at = self.clock.now();
         let sector = DeltaSector {
@@ -365,6 +384,27 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
         Ok(Confirmed::Ours(Box::new(held)))
     }
 
+    /// Raises the generation of a lease under which nothing is held yet. One by one, each over our own record: a step that
+    /// is given up and lands late is then above no later holder's, who read what we read, or the step, and wrote one
+    /// more. Nobody has to be waited for: who read the sector before it was ours has been waited out, and to all others
+    /// it was never free. A crash on the way leaves a generation that owns nothing.
+    async fn raise(&self, mut held: Box<Held>, to: Generation) -> Result<Confirmed, DeltaError> {
+        while held.generation() < to {
+            let view = self.read().await?;
+            if held.shows_another(&view.bytes, self.disk.path()) {
+                let rival = self.verify(view)?;
+                return Ok(Confirmed::Theirs(self.held_by(&rival.sector, Evidence::Overwrote)));
+            }
+            tracing::warn!(
+                generation = held.generation().0,
+                to = to.0,
+                "another host's join landed late over ours: raising"
+            );
+            held.raise(self.disk, self.clock, view.read_started).await?;
+        }
+        Ok(Confirmed::Ours(held))
+    }
+
     /// Stopped after our write: the lease is confirmed by now, so it is released as any other.
     async fn give_back(&self, held: Held) -> Result<Joined, DeltaError> {
         match held.release(self.disk, self.clock).await {
@@ -424,8 +464,17 @@ mod tests {
     }
 
     fn join(rig: &Rig, host: &LocalHost, predecessor: Option<u64>, stop: &Stop) -> Result<Joined, DeltaError> {
-        let predecessor = predecessor.map(Generation);
-        pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, host, predecessor, stop, async |_| ()))
+        let past = Past { predecessor: predecessor.map(Generation), used: None };
+        pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, host, past, stop, async |_| ()))
+    }
+
+    /// As somebody who has had generation 4 before; what is told on the way.
+    fn join_after_generation_4(rig: &Rig) -> (Result<Joined, DeltaError>, Vec<Progress>) {
+        let past = Past { predecessor: None, used: Some(Generation(4)) };
+        let mut told = Vec::new();
+        let tell = async |p: &Progress| told.push(p.clone());
+        let joined = pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, &me(), past, &Stop::new(), tell));
+        (joined, told)
     }
 
     fn join_as_me(rig: &Rig) -> Result<Joined, DeltaError> {
@@ -524,7 +573,8 @@ mod tests {
         rig.put_sector(&stranger(4, 500));
         let mut told = Vec::new();
         let tell = async |p: &Progress| told.push(p.clone());
-        let joined = pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, &me(), None, &Stop::new(), tell));
+        let joined =
+            pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, &me(), Past::default(), &Stop::new(), tell));
         assert_eq!(ours(joined).generation(), Generation(5));
         let takeover = at(1000).after(silence());
         assert_eq!(wrote_at(&rig), takeover);
@@ -782,7 +832,7 @@ mod tests {
             told.push((p.clone(), rig.engine().writes()));
             stop.set();
         };
-        let joined = pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, &me(), None, &stop, veto));
+        let joined = pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, &me(), Past::default(), &stop, veto));
         assert!(matches!(joined, Ok(Joined::Stopped)));
         assert_eq!(told, [(Progress::Taking { generation: Generation(5) }, 0)]);
         assert_eq!(rig.sector(host_id(3)), stranger(4, 0));
@@ -881,6 +931,34 @@ mod tests {
         let refused = join(&rig, &beyond, None, &Stop::new()).unwrap_err();
         assert!(matches!(refused, DeltaError::HostId { max: 250, .. }), "{refused}");
         assert!(rig.engine().log().is_empty());
+    }
+
+    /// Seeds 170487 and 180095: a rival's join, held up since before ours, landed over it.
+    #[test]
+    fn p1_a_generation_that_we_had_does_not_come_back_after_a_rivals_late_join() {
+        let rig = rig();
+        rig.put_sector(&stranger(1, 0));
+        let (joined, told) = join_after_generation_4(&rig);
+        assert_eq!(ours(joined).generation(), Generation(5));
+        assert_eq!(rig.sector(host_id(3)).generation(), Generation(5));
+        // Known before any of it was on disk; and one by one, 2 to 5.
+        assert_eq!(told[0], Progress::Taking { generation: Generation(5) });
+        assert_eq!((rig.engine().reads(), rig.engine().writes()), (5, 4));
+    }
+
+    #[test]
+    fn an_area_formatted_since_begins_at_generation_1() {
+        assert_eq!(ours(join_after_generation_4(&rig()).0).generation(), Generation(1));
+    }
+
+    #[test]
+    fn a_rival_found_while_the_generation_is_raised_has_the_host_id() {
+        let rig = rig();
+        rig.put_sector(&stranger(1, 0));
+        rig.engine().fault(Op::Read, 4, Fault::Late(Duration::from_secs(2)));
+        rig.put_sector_at(at(1021), &stranger(2, 900));
+        assert_eq!(theirs(join_after_generation_4(&rig).0).generation, Generation(2));
+        assert_eq!(rig.sector(host_id(3)).generation(), Generation(2), "left as it is");
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub mod sector;
 #[cfg(test)]
 mod testing;
 
-pub use acquire::{Joined, Progress, acquire};
+pub use acquire::{Joined, Past, Progress, acquire};
 pub use bitmap::HostBitmap;
 pub use error::{DeltaError, SectorError};
 pub use holder::{Evidence, HeldBy, Relation};

@@ -295,6 +295,22 @@ impl Held {
         }
     }
 
+    /// Writes our sector under the next generation; nothing is held under this one. `seen_at`: as for `write`.
+    pub(crate) async fn raise<D: Disk, C: Clock>(
+        &mut self,
+        disk: &D,
+        clock: &C,
+        seen_at: LocalInstant,
+    ) -> Result<(), IoError> {
+        self.sector.leader.owner_generation = self.generation().next();
+        self.write(disk, clock, seen_at).await.map(drop)
+    }
+
+    /// Whether the sector's bytes are no image of ours.
+    pub(crate) fn shows_another(&mut self, bytes: &[u8], path: &Arc<str>) -> bool {
+        self.recognise(bytes, path).is_err()
+    }
+
     fn dated(&self, timestamp: RemoteTimestamp, now: LocalInstant) -> DeltaSector {
         let leader = LeaderRecord { timestamp, ..self.sector.leader };
         DeltaSector { leader, seal: Some(self.host.seal(self.area.uuid, now)), ..self.sector }
@@ -389,7 +405,7 @@ impl fmt::Debug for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acquire::{Joined, acquire};
+    use crate::acquire::{Joined, Past, acquire};
     use crate::error::DeltaError;
     use crate::testing::{Fault, Record, Rig, at, host_id, machine, sealed_sector, x};
     use holdfast_io::disk::{IoErrorKind, Op};
@@ -413,7 +429,15 @@ mod tests {
             io_timeout: x(10),
             fire: SealedFire::Within(FireTimeout::SANLOCK),
         };
-        match pollster::block_on(acquire(&rig.disk, &rig.clock, &rig.area, &host, None, &Stop::new(), async |_| ()))? {
+        match pollster::block_on(acquire(
+            &rig.disk,
+            &rig.clock,
+            &rig.area,
+            &host,
+            Past::default(),
+            &Stop::new(),
+            async |_| (),
+        ))? {
             Joined::Ours(held) => Ok(*held),
             other => panic!("{other:?}"),
         }

@@ -1,15 +1,16 @@
 //! Changing how a lease is held (spec D 4.9): [`share`] what is held exclusively, take what is shared exclusively
 //! ([`exclude`]).
 //!
-//! I/O of sharing: W dblock, R leader, W leader. Of excluding: an acquire's, each write of our sector with our claim beside the
+//! I/O of sharing: R leader, W dblock, R leader, W leader. Of excluding: an acquire's, each write of our sector with our claim beside the
 //! dblock; at its end W dblock without it, or, where other hosts share the lease and live, W dblock, R leader, W leader.
 
 use holdfast_io::clock::Clock;
 use holdfast_io::disk::Disk;
+use holdfast_io::ids::Lver;
 use holdfast_io::stop::Stop;
 
 use crate::acquire::{Acquired, Options, attempt};
-use crate::area::Me;
+use crate::area::{Area, Me};
 use crate::dblock::ModeBlock;
 use crate::error::{AcquireFailed, AreaError, ReleaseError};
 use crate::liveness::HostLiveness;
@@ -66,8 +67,13 @@ pub async fn share<D: Disk, C: Clock>(disk: &D, clock: &C, sharing: Sharing, me:
     if let Err(error) = reaped(disk, clock, &held.lease, me).await {
         return Err(ShareFailed { error, now: AfterShare::Again(Sharing { held, written }) });
     }
+    let area = held.area(disk, clock, me);
+    if !written && let Some((found, expected)) = taken_since(&area, &held).await {
+        let error = ReleaseError::Lver { path: disk.path().clone(), offset: held.lease.at.0, found, expected };
+        return Err(ShareFailed { error, now: AfterShare::Lost });
+    }
     let claim = ModeBlock::shared(me.term.generation);
-    match give_back(&held.area(disk, clock, me), &held, &claim, None).await {
+    match give_back(&area, &held, &claim, None).await {
         Ok(()) => Ok(Held { mode: Mode::Shared, ..held }),
         // Our claim is on the disk. The leader record was freed by the try before, and may have moved on since.
         Err(ReleaseError::Lver { .. } | ReleaseError::Record { .. }) if written => {
@@ -81,6 +87,14 @@ pub async fn share<D: Disk, C: Clock>(disk: &D, clock: &C, sharing: Sharing, me:
         }
         Err(error) => Err(ShareFailed { error, now: AfterShare::Shared(Held { mode: Mode::Shared, ..held }) }),
     }
+}
+
+/// The lver that another host has come to, and ours: while this one stood still as a whole (A7), say. A claim that we wrote
+/// beside that host's exclusive lease would stand there as if it had been there before, and no later look could tell (S1).
+/// Only before our first write: from then on others go on by right. A record that cannot be read tells nothing.
+async fn taken_since<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Option<(Lver, Lver)> {
+    let leader = area.read_leader().await.ok()?;
+    (leader.lver > held.lver()).then_some((leader.lver, held.lver()))
 }
 
 /// Takes a lease that this host shares exclusively, if no other host that lives shares it. Its lver becomes a new one. Refused or

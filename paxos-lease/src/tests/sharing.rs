@@ -192,13 +192,13 @@ fn a_claim_that_may_still_land_is_taken_back_once_it_has() {
 }
 
 #[test]
-fn an_exclusive_lease_is_shared_by_three_ios_at_the_same_lver() {
+fn an_exclusive_lease_is_shared_by_four_ios_at_the_same_lver() {
     let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
     let disk = device(1, &medium, &clock);
     let held = held(run(&disk, &clock, &Said::nothing(), Options::default()));
     disk.engine().forget_steps();
     let shared = pollster::block_on(share(&disk, &clock, Sharing::new(held.clone()), &me(1))).unwrap();
-    assert_eq!(disk.engine().steps(), SHARE);
+    assert_eq!(disk.engine().steps(), [&[(Read, Kind::Leader)][..], &SHARE].concat());
     assert_eq!(shared, Held { mode: Mode::Shared, ..held });
     assert!(claims(&medium, 1) && medium.leader().is_free() && medium.dblock(1).is_released());
 }
@@ -209,7 +209,7 @@ fn sharing_that_may_still_land_is_tried_again_although_others_have_moved_on() {
     let disk = device(1, &medium, &clock);
     let held = held(run(&disk, &clock, &Said::nothing(), Options::default()));
     disk.engine().forget_steps();
-    disk.engine().fate(2, Fate::DoneButFails);
+    disk.engine().fate(3, Fate::DoneButFails);
     let failed = pollster::block_on(share(&disk, &clock, Sharing::new(held), &me(1))).unwrap_err();
     // The leader record was freed all the same, and another host shares the lease by now.
     medium.put_leader(&LeaderRecord {
@@ -223,13 +223,16 @@ fn sharing_that_may_still_land_is_tried_again_although_others_have_moved_on() {
 }
 
 #[test]
-fn what_another_took_from_under_us_is_not_shared() {
-    let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
-    let disk = device(1, &medium, &clock);
-    let held = held(run(&disk, &clock, &Said::nothing(), Options::default()));
-    medium.put_leader(&leader_at(2, term(2, 1), 1));
-    let failed = pollster::block_on(share(&disk, &clock, Sharing::new(held), &me(1))).unwrap_err();
-    assert!(matches!((failed.error, failed.now), (ReleaseError::Lver { .. }, AfterShare::Lost)));
+fn s1_what_another_took_from_under_us_is_not_shared_and_our_sector_says_nothing_of_it() {
+    for written_by in [1, 2] {
+        let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
+        let disk = device(1, &medium, &clock);
+        let held = held(run(&disk, &clock, &Said::nothing(), Options::default()));
+        medium.put_leader(&leader_at(2, term(2, 1), written_by));
+        let failed = pollster::block_on(share(&disk, &clock, Sharing::new(held), &me(1))).unwrap_err();
+        assert!(matches!((failed.error, failed.now), (ReleaseError::Lver { .. }, AfterShare::Lost)), "{written_by}");
+        assert!(!claims(&medium, 1), "{written_by}");
+    }
 }
 
 #[test]

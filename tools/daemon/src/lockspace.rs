@@ -212,7 +212,7 @@ impl<P: Platform> Lockspace<P> {
         area: &DeltaArea,
         fence: FenceRecord,
     ) -> Result<Box<Held>, Refused> {
-        let JoinRequest { space, host_id, io_timeout, fire, predecessor, stop, .. } = &self.request;
+        let JoinRequest { space, host_id, io_timeout, fire, past, stop, .. } = &self.request;
         let host = LocalHost {
             host_id: *host_id,
             name: self.name,
@@ -233,7 +233,7 @@ impl<P: Platform> Lockspace<P> {
             }
             other => tracing::debug!(progress = ?other),
         };
-        match acquire(disk, clock, area, &host, *predecessor, stop, progress).await {
+        match acquire(disk, clock, area, &host, *past, stop, progress).await {
             Ok(Joined::Ours(held)) => Ok(held),
             Ok(Joined::Theirs(held_by)) => Err((ResultCode::HOST_ID_BUSY, held_by.to_string())),
             Ok(Joined::Stopped) => Err((ResultCode::GENERAL_ERROR, "asked to leave while joining".into())),

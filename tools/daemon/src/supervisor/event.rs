@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use delta_lease::{HostEvent, Publication};
+use delta_lease::{HostEvent, Past, Publication};
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, ResourceName, SpaceName};
 use holdfast_io::seal::SealedFire;
@@ -390,8 +390,8 @@ pub struct JoinRequest {
     pub io_timeout: IoTimeout,
     /// What the seal says of our watchdog.
     pub fire: SealedFire,
-    /// P1 (b): the generation under which nothing of ours can write any more.
-    pub predecessor: Option<Generation>,
+    /// Our earlier terms there (P1).
+    pub past: Past,
     /// How the join is asked to end.
     pub stop: Stop,
 }

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use delta_lease::Past;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, SpaceName};
 use holdfast_io::planted::{Bug, planted};
@@ -261,24 +262,28 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             place: space.place.clone(),
             io_timeout,
             fire: self.settings.sealed,
-            predecessor: self.predecessor_of(&ask.name, &space),
+            past: self.past_of(&ask.name, &space),
             stop: space.stop.clone(),
         }));
         self.spaces.insert(ask.name, space);
     }
 
-    /// P1 (b): the generation under which nothing of ours in this lockspace can write any more. Only one that we did hold: a
-    /// join that failed says nothing about whom its write, landing late, has hit. That one is waited out like a stranger.
-    fn predecessor_of(&self, name: &SpaceName, space: &Space) -> Option<Generation> {
+    /// P1: our earlier terms in this lockspace. A predecessor (b) is only one that did hold the host_id: a join that failed
+    /// says nothing about whom its write, landing late, has hit. That one is waited out like a stranger.
+    fn past_of(&self, name: &SpaceName, space: &Space) -> Past {
         let name = name.to_string();
         let same = |i: &&SpaceRecord| {
-            (i.joined || planted(Bug::UnconfirmedJoinBelieved))
-                && i.name == name
+            i.name == name
                 && i.host_id == space.host_id.get()
                 && i.path == space.place.path
                 && i.offset == space.place.offset
         };
-        self.inherited.iter().find(same).map(|i| Generation(i.generation))
+        let held = |i: &&SpaceRecord| i.joined || planted(Bug::UnconfirmedJoinBelieved);
+        let ours = || self.inherited.iter().filter(same);
+        Past {
+            predecessor: ours().find(held).map(|i| Generation(i.generation)),
+            used: ours().map(|i| Generation(i.generation)).max(),
+        }
     }
 
     fn io_timeout(&self, seconds: u32) -> Option<IoTimeout> {

@@ -192,12 +192,13 @@ impl World {
         self.apply(Event::JoinFenced { space, generation, fences: vec![fence()] })
     }
 
-    fn predecessor(&self) -> Option<Generation> {
+    /// What the latest join was told of our earlier terms: the generation that is proven over, and the highest.
+    fn past(&self) -> (Option<u64>, Option<u64>) {
         self.log
             .iter()
             .rev()
             .find_map(|e| match e {
-                Effect::StartJoin(j) => Some(j.predecessor),
+                Effect::StartJoin(j) => Some((j.past.predecessor.map(|g| g.0), j.past.used.map(|g| g.0))),
                 _ => None,
             })
             .unwrap()
@@ -666,7 +667,7 @@ fn after_a_lost_join_the_daemon_is_its_own_predecessor() {
     let mut w = World::joined();
     w.pass(9).apply(Event::Left { space: name("LS") });
     w.add(901, "LS");
-    assert_eq!(w.predecessor(), Some(Generation(1)));
+    assert_eq!(w.past(), (Some(1), Some(1)));
 }
 
 /// A client that goes while one of its leases is still being acquired gives back the others at once, and somebody else gets
@@ -695,7 +696,7 @@ fn p1_a_join_that_failed_is_no_predecessor() {
     w.apply(Event::Joined { space: name("LS"), result: Err((ResultCode::IO_TIMEOUT, "no answer".into())) });
     w.apply(Event::Left { space: name("LS") });
     w.add(901, "LS");
-    assert_eq!(w.predecessor(), None);
+    assert_eq!(w.past(), (None, Some(1)), "and its generation is not used again");
 }
 
 /// A write of a lost join may land after another host has taken the host_id, and then stands there as the latest.
@@ -706,14 +707,14 @@ fn p1_a_join_whose_last_write_may_have_landed_after_host_dead_is_no_predecessor(
     assert!(!w.daemon.last_saved.lockspaces[0].joined, "nor for a successor, as long as a write may be on its way");
     w.pass(8 * IO + 60).apply(Event::Left { space: name("LS") });
     w.add(901, "LS");
-    assert_eq!(w.predecessor(), None);
+    assert_eq!(w.past(), (None, Some(1)), "and its generation is not used again");
 }
 
 #[test]
 fn what_a_predecessor_left_stays_in_the_state_file_until_joined_anew() {
     let mut w = World::inheriting(vec![join_record("LS", 4)]);
     w.add(1, "LS");
-    assert_eq!(w.predecessor(), Some(Generation(4)));
+    assert_eq!(w.past(), (Some(4), Some(4)));
     w.fenced("LS", 5);
     let saved = w.daemon.last_saved.clone();
     assert_eq!(saved.lockspaces.len(), 1);
