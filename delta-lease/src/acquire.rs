@@ -249,14 +249,19 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
         Box::new(HeldBy::new(sector, self.host.host_id, relation, evidence))
     }
 
-    /// D1: watches until the sector has been silent for `needed`, from the end of the look that showed it first to the
+    /// D1: watches until the sector has been silent for `awake`, from the end of the look that showed it first to the
     /// start of the latest one. It is polled all the while, so that a living holder is found at its next renewal. A look
     /// that fails, or shows damage, ends the attempt: it cannot count as silence, and waiting on is the caller's choice.
-    async fn watch(&mut self, first: Seen, why: WatchReason, needed: Duration) -> Result<Watched, DeltaError> {
+    /// Of a holder on this very machine that was not proven over: what it left goes on when we do after a suspend, and its
+    /// watchdog stood still like everything else. That time does not count (D3; seed 343360).
+    async fn watch(&mut self, first: Seen, why: WatchReason, awake: Duration) -> Result<Watched, DeltaError> {
         let mut silence = Silence::from(first.view.read_ended);
-        let takeover = silence.ends(needed);
+        let relation = Relation::of(&first.sector, &self.host.name, self.host.machine);
+        let here = matches!(relation, Relation::OurNameHere | Relation::OtherNameHere);
+        let (mut needed, suspended) = (awake, self.clock.suspended());
         let pause = first.sector.timing(self.host.io_timeout).io_deadline() / 4;
         loop {
+            let takeover = silence.ends(needed);
             self.report_watching(&first.sector, why, &silence, takeover).await;
             let next = self.clock.now().after(pause).min(takeover);
             if self.stop.sleep_until(self.clock, next).await == Waited::Stopped {
@@ -274,6 +279,9 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
             }
             let look = &seen.view;
             silence.confirm(if planted(Bug::SilenceEndToEnd) { look.read_ended } else { look.read_started });
+            if here {
+                needed = awake.saturating_add(self.clock.suspended().saturating_sub(suspended));
+            }
             if silence.seen() >= needed {
                 return Ok(Watched::Takeable(Box::new(seen)));
             }
@@ -759,6 +767,20 @@ mod tests {
             rig.engine().fault(Op::Read, 30, fault);
             io_kind(join_as_me(&rig));
             assert_eq!((rig.engine().reads(), rig.engine().writes()), (30, 0));
+        }
+    }
+
+    #[test]
+    fn d3_a_holder_on_this_machine_is_not_waited_out_in_its_sleep() {
+        let sleep = Duration::from_secs(100);
+        for (holder, more) in [(written_by(b"me", machine(1, 1), 4, 500), sleep), (stranger(4, 500), Duration::ZERO)] {
+            let rig = rig();
+            rig.put_sector(&holder);
+            let clock = rig.clock.clone();
+            rig.clock.schedule(at(1050), move || clock.suspend(sleep));
+            assert_eq!(ours(join_as_me(&rig)).generation(), Generation(5));
+            let waited = wrote_at(&rig).since(at(1000));
+            assert!(waited >= silence() + more && waited < silence() + more + Duration::from_secs(10), "{waited:?}");
         }
     }
 

@@ -90,6 +90,7 @@ struct Timeline {
     now: Cell<LocalInstant>,
     events: RefCell<BTreeMap<(LocalInstant, usize), Event>>,
     scheduled: Cell<usize>,
+    suspended: Cell<Duration>,
 }
 
 impl TestClock {
@@ -117,6 +118,12 @@ impl TestClock {
         true
     }
 
+    /// The machine sleeps, and the clock counts on: what waits for an instant in it wakes at its end.
+    pub fn suspend(&self, time: Duration) {
+        self.0.suspended.set(self.0.suspended.get() + time);
+        self.0.now.set(self.now().after(time));
+    }
+
     /// Time passes for everyone.
     pub fn pass(&self, time: Duration) {
         let end = self.now().after(time);
@@ -128,6 +135,10 @@ impl TestClock {
 impl Clock for TestClock {
     fn now(&self) -> LocalInstant {
         self.0.now.get()
+    }
+
+    fn suspended(&self) -> Duration {
+        self.0.suspended.get()
     }
 
     fn sleep_until(&self, at: LocalInstant) -> impl Future<Output = ()> {

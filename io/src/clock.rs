@@ -88,6 +88,9 @@ impl fmt::Debug for LocalInstant {
 pub trait Clock {
     /// Now.
     fn now(&self) -> LocalInstant;
+    /// How much of the time that this clock has counted the machine was suspended in: nothing ran, and no watchdog
+    /// counted. Only its growth means something.
+    fn suspended(&self) -> Duration;
     /// Resolves at `at` or later, never earlier.
     fn sleep_until(&self, at: LocalInstant) -> impl Future<Output = ()>;
     /// Resolves once `wait` has passed.
@@ -99,6 +102,9 @@ pub trait Clock {
 impl<C: Clock> Clock for &C {
     fn now(&self) -> LocalInstant {
         (**self).now()
+    }
+    fn suspended(&self) -> Duration {
+        (**self).suspended()
     }
     fn sleep_until(&self, at: LocalInstant) -> impl Future<Output = ()> {
         (**self).sleep_until(at)
@@ -202,6 +208,16 @@ impl Timers {
 impl Clock for BootClock {
     fn now(&self) -> LocalInstant {
         boot_now()
+    }
+
+    /// `CLOCK_MONOTONIC` does not count through suspend.
+    fn suspended(&self) -> Duration {
+        let boot = boot_now();
+        match nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) {
+            Ok(awake) => boot.since(instant_of(awake)),
+            // As for `boot_now`: who waits for time awake waits for ever.
+            Err(_) => Duration::MAX,
+        }
     }
 
     fn sleep_until(&self, at: LocalInstant) -> impl Future<Output = ()> {

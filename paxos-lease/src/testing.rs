@@ -147,6 +147,10 @@ impl Clock for ManualClock {
         self.0.borrow().now
     }
 
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
+    }
+
     async fn sleep_until(&self, at: LocalInstant) {
         poll_fn(|_| {
             let mut state = self.0.borrow_mut();

@@ -34,6 +34,10 @@ impl Clock for Still {
     fn now(&self) -> LocalInstant {
         LocalInstant::from_nanos(1)
     }
+    fn suspended(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+
     async fn sleep_until(&self, _: LocalInstant) {
         std::future::pending::<()>().await;
     }

@@ -521,6 +521,10 @@ impl Clock for SimClock {
         if planted(Bug::ClockStopsInSuspend) { now.before(self.dial.suspended.get()) } else { now }
     }
 
+    fn suspended(&self) -> Duration {
+        self.dial.suspended.get()
+    }
+
     /// Ends up to a millisecond late as a rule, now and then up to a fifth of a second: a busy host.
     async fn sleep_until(&self, at: LocalInstant) {
         let late = {

@@ -106,6 +106,10 @@ impl Clock for Leaps {
     fn now(&self) -> LocalInstant {
         at(1000).after(Duration::from_nanos(self.0.get()))
     }
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
+    }
+
     async fn sleep_until(&self, instant: LocalInstant) {
         let gap = instant.since(self.now()).as_nanos();
         self.0.set(self.0.get().saturating_add(u64::try_from(gap).unwrap_or(u64::MAX)));

@@ -99,6 +99,10 @@ impl Clock for DeskClock {
         LocalInstant::from_nanos(EPOCH + self.0.now.get())
     }
 
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
+    }
+
     async fn sleep_until(&self, at: LocalInstant) {
         poll_fn(|_| {
             if self.now() >= at {

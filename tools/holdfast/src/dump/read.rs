@@ -120,6 +120,10 @@ mod tests {
         fn now(&self) -> LocalInstant {
             LocalInstant::from_nanos(1)
         }
+        fn suspended(&self) -> Duration {
+            Duration::ZERO
+        }
+
         async fn sleep_until(&self, _: LocalInstant) {}
     }
 

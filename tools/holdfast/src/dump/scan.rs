@@ -189,6 +189,10 @@ mod tests {
         fn now(&self) -> LocalInstant {
             LocalInstant::from_nanos(1)
         }
+        fn suspended(&self) -> std::time::Duration {
+            std::time::Duration::ZERO
+        }
+
         async fn sleep_until(&self, _: LocalInstant) {}
     }
 
