@@ -121,6 +121,14 @@ pub fn boot_now() -> LocalInstant {
     }
 }
 
+/// Reads `CLOCK_MONOTONIC`, nanoseconds: the clock of wdmd and of nothing else here. It stands still in suspend. Should the
+/// call fail, the answer is 0, before everything.
+#[must_use]
+pub fn monotonic_nanos() -> u64 {
+    let read = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    read.map_or(0, |t| instant_of(t).as_nanos())
+}
+
 fn instant_of(t: TimeSpec) -> LocalInstant {
     let seconds = u64::try_from(t.tv_sec()).unwrap_or(0);
     let nanos = u64::try_from(t.tv_nsec()).unwrap_or(0);

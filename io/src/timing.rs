@@ -90,6 +90,28 @@ const DRIFT_PPM: u32 = 500;
 /// The longest that a watchdog's own count of seconds may lag behind (one step of its counter).
 const WATCHDOG_TICK: Duration = Duration::from_secs(1);
 
+/// What wdmd does with an entry that expires at second E of its clock (spec B 9.5, and seen in wdmd of sanlock 3.8.5).
+///
+/// ```text
+///  last test passed    the next one fails: closed, which pets a last time      reset at the latest
+///  |-------------------|------------|------------------------------------------|
+///  before E - 10       <= 11 s      before E + 1                               60 s and a tick later: before E + 62
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Wdmd;
+
+impl Wdmd {
+    /// The timeout of its device. It takes no other, so nothing else can be sealed.
+    pub const FIRE: FireTimeout = FireTimeout::SANLOCK;
+    /// An entry fails from this long before its expiry.
+    pub const WARNING: Duration = Duration::from_secs(10);
+    /// The longest between two tests: ten seconds, counted as a difference of whole seconds.
+    pub const BETWEEN_TESTS: Duration = Duration::from_secs(11);
+    /// How long before D2's instant an entry expires at the latest: what the last pet may come after the expiry, and the
+    /// tick by which the device may lag. So the host is reset within the fire timeout from D2's instant (D3).
+    pub const MARGIN: Duration = Duration::from_secs(Self::BETWEEN_TESTS.as_secs() - Self::WARNING.as_secs() + 1);
+}
+
 /// The intervals of one host, from its io_timeout and fire timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timing {
@@ -166,6 +188,14 @@ impl Timing {
         Duration::from_millis(self.io_timeout.0 as u64 * 4000 + 3000)
     }
 
+    /// Whether wdmd can keep a host with this io_timeout alive at all: a renewal that takes its full I/O deadline must leave
+    /// the entry passing its tests for a while, with its expiry rounded down to whole seconds. That is 2 s and more; at 2 s
+    /// an entry fails a test now and then before the next renewal, and passes the one a second later.
+    #[must_use]
+    pub fn suits_wdmd(self) -> bool {
+        self.id_renewal_fail() > Wdmd::WARNING + Wdmd::MARGIN + Duration::from_secs(1) + self.io_deadline()
+    }
+
     /// The longest grace between SIGTERM and SIGKILL: two thirds of what the watchdog device leaves, so that SIGKILL
     /// still has a chance before the host is reset.
     #[must_use]
@@ -217,6 +247,22 @@ mod tests {
                 let (silence, gone) = (t.silence_for_takeover().as_nanos(), (holder_gone + WATCHDOG_TICK).as_nanos());
                 assert!(silence * 999_500 >= gone * 1_000_500, "{t:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_host_under_wdmd_is_reset_by_host_dead_and_an_io_timeout_of_one_second_is_too_short_for_it() {
+        for x in 1..=255 {
+            let t = timing(x);
+            // The latest expiry that is told, counted like all others from the start of the last good renewal.
+            let expiry = t.id_renewal_fail() - Wdmd::MARGIN;
+            if !t.suits_wdmd() {
+                assert_eq!(x, 1);
+                continue;
+            }
+            let last_pet = expiry - Wdmd::WARNING + Wdmd::BETWEEN_TESTS;
+            let reset = last_pet + Duration::from_secs(u64::from(Wdmd::FIRE.seconds())) + WATCHDOG_TICK;
+            assert!(reset <= t.host_dead(), "io_timeout {x}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use holdfast_daemon::daemon::succeed;
 use holdfast_daemon::supervisor::event::{ClientId, Event};
 use holdfast_daemon::supervisor::{Report, Settings, Supervisor};
+use holdfast_daemon::watchdog::Kind;
 use holdfast_daemon::works::{Works, WorksError};
 use holdfast_io::clock::{Clock, First, LocalInstant, first_of};
 use holdfast_io::identity::Machine;
@@ -177,6 +178,7 @@ impl Daemon {
             io_timeout: self.config.io_timeout,
             fire_timeout: self.config.fire,
             sealed: SealedFire::Within(self.config.fire),
+            watchdog: Kind::Device,
             kill_grace: grace.min(Duration::from_secs(10)),
             strict_clients: false,
             several_disks: true,

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 
 use holdfast_daemon::watchdog::Choice;
+use holdfast_io::clock::LocalInstant;
 use holdfast_io::sys::watchdog::Seconds;
 use holdfast_io::timing::FireTimeout;
 use holdfast_protocol::framing::{MAX_BUFFERED, MAX_MESSAGE};
@@ -164,7 +165,7 @@ pub fn watchdog_answers(data: &[u8]) {
 }
 
 fn watched(choice: &Choice, fire: FireTimeout, operations: [u8; 4]) {
-    let mut watchdog = match choice.open(fire) {
+    let mut watchdog = match choice.open(fire, "") {
         Err(error) => return one_line(&error),
         Ok(watchdog) => watchdog,
     };
@@ -173,7 +174,7 @@ fn watched(choice: &Choice, fire: FireTimeout, operations: [u8; 4]) {
     let mut over = false;
     for operation in operations {
         let end = match operation % 3 {
-            0 => watchdog.pet(),
+            0 => watchdog.pet(LocalInstant::NEVER),
             1 => watchdog.disarm(),
             _ => watchdog.fire_at_once().map(drop),
         };

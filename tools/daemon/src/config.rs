@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_io::ids::{HostName, NameError};
-use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
+use holdfast_io::timing::{FireTimeout, IoTimeout, Timing, Wdmd};
 use serde::Deserialize;
 
 use crate::sanlock_conf;
@@ -19,7 +19,7 @@ pub const DEFAULT_PATH: &str = "/etc/holdfast/holdfast.toml";
 pub struct ConfigFile {
     /// Our host name; the system's if absent.
     pub host_name: Option<String>,
-    /// A device, the socket of a fake-watchdog, or `none`.
+    /// A device, `wdmd`, the socket of a fake-watchdog, or `none`.
     pub watchdog: Option<String>,
     /// Seconds, 4 to 60: sealed on disk; the device gets not quite half.
     pub watchdog_fire_timeout: Option<u64>,
@@ -165,6 +165,10 @@ impl ConfigFile {
             found: io.to_string(),
             expected: "1 to 255 seconds",
         })?;
+        let watchdog = self.watchdog.unwrap_or_else(|| "/dev/watchdog".to_owned());
+        if watchdog == "wdmd" {
+            suits_wdmd(fire_timeout, io_timeout)?;
+        }
         if let Some(engine) = self.io_engine.filter(|e| e != "auto" && e != "threads") {
             return Err(ConfigError::Range { key: "io_engine", found: engine, expected: "auto or threads" });
         }
@@ -172,7 +176,7 @@ impl ConfigFile {
         let asked = self.kill_grace_seconds.map_or(longest.min(Duration::from_secs(40)), Duration::from_secs);
         Ok(Config {
             host_name,
-            watchdog: self.watchdog.unwrap_or_else(|| "/dev/watchdog".to_owned()),
+            watchdog,
             fire_timeout,
             io_timeout,
             kill_grace: asked.min(longest),
@@ -182,6 +186,23 @@ impl ConfigFile {
             lockspaces: self.lockspaces,
         })
     }
+}
+
+/// wdmd has one fire timeout for all, and gives a host up ten seconds before its time is over.
+fn suits_wdmd(fire_timeout: FireTimeout, io_timeout: IoTimeout) -> Result<(), ConfigError> {
+    if fire_timeout != Wdmd::FIRE {
+        let (key, found) = ("watchdog_fire_timeout", fire_timeout.to_string());
+        return Err(ConfigError::Range { key, found, expected: "60 seconds with wdmd, whose device takes no other" });
+    }
+    if !Timing::new(io_timeout, fire_timeout).suits_wdmd() {
+        let (key, found) = ("io_timeout", io_timeout.to_string());
+        return Err(ConfigError::Range {
+            key,
+            found,
+            expected: "2 to 255 seconds with wdmd, which gives a host up 10 seconds before its time is over",
+        });
+    }
+    Ok(())
 }
 
 /// The node name: stable across restarts and reboots, so that a host can take its own host_id back quickly (P1).
@@ -220,6 +241,11 @@ mod tests {
         let error = parse("watchdog_fire_timeout = 61").unwrap_err().to_string();
         assert!(error.contains("61") && error.contains("4 to 60"), "{error}");
         assert!(parse("io_timeout = 0").is_err());
+        let error = parse("watchdog = 'wdmd'\nwatchdog_fire_timeout = 59").unwrap_err().to_string();
+        assert_eq!(error, "watchdog_fire_timeout is 59 s, expected 60 seconds with wdmd, whose device takes no other");
+        let error = parse("watchdog = 'wdmd'\nio_timeout = 1").unwrap_err().to_string();
+        assert!(error.starts_with("io_timeout is 1 s, expected 2 to 255 seconds with wdmd"), "{error}");
+        assert!(parse("watchdog = 'wdmd'\nio_timeout = 2").is_ok());
         assert!(parse("io_engine = 'tape'").is_err());
         assert!(toml::from_str::<ConfigFile>("no_such_key = 1").is_err());
     }

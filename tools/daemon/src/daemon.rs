@@ -27,7 +27,7 @@ use crate::rundir::{RunDir, RunDirError};
 use crate::runtime::{Desk, Outside, serve};
 use crate::state_file::{self, SpaceRecord, StateFileError};
 use crate::supervisor::{Report, Settings, Supervisor};
-use crate::watchdog::{Choice, WatchdogError};
+use crate::watchdog::{Choice, Kind, WatchdogError};
 use crate::works::{Works, WorksError};
 
 /// How to run.
@@ -77,6 +77,17 @@ pub enum DaemonError {
         /// Which.
         lockspaces: String,
     },
+    /// A predecessor has left an entry in wdmd, or it cannot be told whether it has.
+    #[error(
+        "the daemon before this one has not ended in good order, and wdmd kept the watchdog for it. {why}\nShould this host not be \
+         reset within a few minutes, because wdmd's device does not count, then make sure that nothing runs that used the \
+         leases, remove {} from the run directory and start again.",
+        state_file::FILE_NAME
+    )]
+    LeftInWdmd {
+        /// Which, or what was tried.
+        why: String,
+    },
     /// No threads, no timers, no sockets.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -122,6 +133,7 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
             host_name: options.config.host_name.to_string(),
             io_timeout: options.config.io_timeout,
             fire_timeout: options.config.fire_timeout,
+            watchdog: watchdog.kind(),
             sealed: match &watchdog {
                 Choice::None => SealedFire::NoWatchdog,
                 _ => SealedFire::Within(options.config.fire_timeout),
@@ -134,6 +146,7 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
         };
         // Until a dead predecessor is gone it also has the watchdog open.
         let proven = succeed(&linux, &settings, run_dir.settle(linux.clock())).await?;
+        watchdog.look()?;
         let settings = Settings { report: locked_report(options, &watchdog), ..settings };
         let listener = UnixListener::from_std(run_dir.listen(options.owner)?)?;
         tracing::info!(run_dir = %run_dir.path().display(), host = %options.config.host_name, "ready");
@@ -156,15 +169,25 @@ pub async fn succeed<P: Platform>(
     settled: impl Future<Output = Result<(), RunDirError>>,
 ) -> Result<Vec<SpaceRecord>, DaemonError> {
     let succession = Succession { platform, boot_id: &settings.boot_id, kill_grace: settings.kill_grace };
-    let Inheritance { proven, unproven, unclean } = succession.run().await.map_err(DaemonError::State)?;
+    let Inheritance { proven, unproven, unclean, watchdog } = succession.run().await.map_err(DaemonError::State)?;
     settled.await?;
+    if unclean && watchdog == Some(Kind::Wdmd) {
+        platform.is_clear_of_wdmd().map_err(|e| DaemonError::LeftInWdmd { why: e.to_string() })?;
+    }
     if unclean {
         // D3: a write that may still land keeps the host under the watchdog until it is reset. Without a watchdog there
         // is nothing to leave counting, and other hosts wait for as long as they can.
         if !unproven.is_empty() && settings.sealed != SealedFire::NoWatchdog {
             return Err(DaemonError::LeftToFire { lockspaces: unproven.join(", ") });
         }
-        stop_predecessors_watchdog(platform, settings.fire_timeout);
+        match (watchdog, settings.watchdog) {
+            // It ended between the state file and its entry, on the way in or out; or it had none.
+            (Some(Kind::Wdmd | Kind::None), _) => {}
+            (_, Kind::Wdmd) => {
+                tracing::error!("a predecessor left a device counting, which wdmd cannot stop: it may fire")
+            }
+            _ => stop_predecessors_watchdog(platform, settings.fire_timeout),
+        }
     }
     Ok(proven)
 }

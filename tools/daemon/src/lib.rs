@@ -25,4 +25,5 @@ pub mod sock_diag;
 pub mod state_file;
 pub mod supervisor;
 pub mod watchdog;
+pub mod wdmd;
 pub mod works;

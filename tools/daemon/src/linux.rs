@@ -23,6 +23,7 @@ use crate::procfs::Procfs;
 use crate::state_file::{Guarded, StateFile, StateFileError};
 use crate::supervisor::event::Effect;
 use crate::watchdog::{Choice, Watchdog, WatchdogError};
+use crate::wdmd;
 
 /// Descriptors kept back so that the state file can be written when no other is to be had.
 const RESERVE: usize = 2;
@@ -133,7 +134,15 @@ impl Platform for Linux {
     }
 
     fn open_watchdog(&self, sealed: FireTimeout) -> Result<Box<dyn Watchdog>, WatchdogError> {
-        self.watchdog.open(sealed)
+        self.watchdog.open(sealed, &wdmd::entry_name(&self.run_dir))
+    }
+
+    fn is_clear_of_wdmd(&self) -> Result<(), WatchdogError> {
+        let socket = match &self.watchdog {
+            Choice::Wdmd(socket) => socket.clone(),
+            _ => wdmd::socket_from_environment(),
+        };
+        wdmd::is_clear(&socket, &wdmd::entry_name(&self.run_dir))
     }
 
     fn read_state(&self) -> Result<Option<StateFile>, StateFileError> {

@@ -84,6 +84,12 @@ pub trait Platform: Clone + 'static {
     /// See [`WatchdogError`].
     fn open_watchdog(&self, sealed: FireTimeout) -> Result<Box<dyn Watchdog>, WatchdogError>;
 
+    /// Whether no daemon that ran here before has left an entry counting in wdmd.
+    ///
+    /// # Errors
+    /// One has, and nobody can clear it; or wdmd cannot be asked.
+    fn is_clear_of_wdmd(&self) -> Result<(), WatchdogError>;
+
     /// What a predecessor left in the run directory.
     ///
     /// # Errors

@@ -7,7 +7,8 @@
 //! 3. Every fence listed is taken: a write of the predecessor that is still in flight holds its fence until it lands.
 //!    Meanwhile our old delta sector is watched; if it changes, a living daemon has our host_id and nothing is proven.
 //! 4. Only then the watchdog that the predecessor left counting is opened, and stopped; where a fence could not be
-//!    taken, a lease write may land any time (I6), and the watchdog is left to fire (D3).
+//!    taken, a lease write may land any time (I6), and the watchdog is left to fire (D3). What it left counting in wdmd
+//!    nobody can stop: then this host will be reset, and the successor does not begin.
 //!
 //! What comes out is the list of lockspaces under whose generation nothing can write any more. A file of another boot
 //! lists nothing that can still run, and proves nothing either: P1 (a) has its own way.
@@ -27,7 +28,8 @@ use nix::sys::signal::Signal;
 
 use crate::codes;
 use crate::platform::{Disk, LeaseFile, Platform};
-use crate::state_file::{FenceRecord, Guarded, SpaceRecord, StateFileError};
+use crate::state_file::{FenceRecord, Guarded, SpaceRecord, StateFile, StateFileError};
+use crate::watchdog::Kind;
 
 /// How the successor goes about it.
 pub struct Succession<'a, P> {
@@ -48,6 +50,8 @@ pub struct Inheritance {
     pub unproven: Vec<String>,
     /// Whether a predecessor in this boot may have left a watchdog counting.
     pub unclean: bool,
+    /// Which kind, if its state file says so.
+    pub watchdog: Option<Kind>,
 }
 
 /// Between two looks at something that is waited for.
@@ -76,7 +80,8 @@ impl<P: Platform> Succession<'_, P> {
             );
             self.end_all(&state.guarded).await;
         }
-        let mut inheritance = Inheritance { unclean: state.watchdog_armed, ..Inheritance::default() };
+        let StateFile { watchdog_armed: unclean, watchdog, .. } = state;
+        let mut inheritance = Inheritance { unclean, watchdog, ..Inheritance::default() };
         for space in state.lockspaces {
             let over = match &space {
                 space if space.over => Ok(()),

@@ -64,7 +64,7 @@ fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
             "our_host_name" => file.host_name = Some(value.to_owned()),
             "use_watchdog" => match count()? {
                 0 => file.watchdog = Some("none".to_owned()),
-                1 => {}
+                1 => file.watchdog = Some("wdmd".to_owned()),
                 _ => return Err(bad("0 or 1")),
             },
             "mlock_level" => file.lock_memory = Some(count()? > 0),
@@ -107,7 +107,8 @@ mod tests {
             ..ConfigFile::default()
         };
         assert_eq!(parsed(text), Ok(wanted));
-        assert_eq!(parsed("use_watchdog = 1\n"), Ok(ConfigFile::default()));
+        let through_wdmd = ConfigFile { watchdog: Some("wdmd".into()), ..ConfigFile::default() };
+        assert_eq!(parsed("use_watchdog = 1\n"), Ok(through_wdmd));
     }
 
     #[test]

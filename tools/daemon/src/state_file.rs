@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::watchdog::Kind;
+
 /// The file's name in the run directory.
 pub const FILE_NAME: &str = "holdfast.state";
 /// The version this program writes and reads.
@@ -25,6 +27,9 @@ pub struct StateFile {
     pub boot_id: String,
     /// A watchdog may be counting that a successor, once everything below is proven over, has to stop.
     pub watchdog_armed: bool,
+    /// Which kind, and so whether a successor can stop it at all; absent from files of versions that knew only devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<Kind>,
     /// Lockspaces under our host_ids.
     pub lockspaces: Vec<SpaceRecord>,
     /// Processes that hold leases, or are about to.
@@ -136,6 +141,7 @@ impl StateFile {
             version: VERSION,
             boot_id: boot_id.to_owned(),
             watchdog_armed: false,
+            watchdog: None,
             lockspaces: Vec::new(),
             guarded: Vec::new(),
         }
@@ -189,6 +195,7 @@ mod tests {
             version: VERSION,
             boot_id: "b".into(),
             watchdog_armed: true,
+            watchdog: Some(Kind::Wdmd),
             lockspaces: vec![SpaceRecord {
                 name: "LS".into(),
                 host_id: 2,
@@ -210,6 +217,18 @@ mod tests {
         assert_eq!(StateFile::read(dir.path()).unwrap(), None);
         example().write(dir.path()).unwrap();
         assert_eq!(StateFile::read(dir.path()).unwrap(), Some(example()));
+    }
+
+    #[test]
+    fn a_file_of_a_version_that_knew_only_devices_is_read_and_names_no_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = br#"{"version":1,"boot_id":"b","watchdog_armed":true,"lockspaces":[],"guarded":[]}"#;
+        fs::write(dir.path().join(FILE_NAME), text).unwrap();
+        let state = StateFile::read(dir.path()).unwrap().unwrap();
+        assert_eq!((state.watchdog_armed, state.watchdog), (true, None));
+        example().write(dir.path()).unwrap();
+        let text = fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
+        assert!(text.contains("\"watchdog\": \"wdmd\""), "{text}");
     }
 
     #[test]

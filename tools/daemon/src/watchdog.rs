@@ -1,4 +1,5 @@
-//! The watchdog as the daemon sees it: a seam with the kernel's device, the `fake-watchdog` program or none behind it.
+//! The watchdog as the daemon sees it: a seam with the kernel's device, wdmd (`wdmd.rs`), the `fake-watchdog` program or
+//! none behind it.
 //!
 //! [`Choice::parse`] reads `--watchdog` and touches nothing. [`Choice::open`] **arms and pets the device by opening
 //! it**, so it is called only at the instant from which the daemon vouches for this host: after a predecessor's
@@ -21,11 +22,15 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_io::clock::LocalInstant;
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::sys::watchdog::{Seconds, WatchdogDevice, WatchdogError as DeviceError};
 use holdfast_io::timing::FireTimeout;
 use nix::errno::Errno;
 use nix::libc;
+use serde::{Deserialize, Serialize};
+
+use crate::wdmd::{self, WdmdWatchdog};
 
 /// Why there is no watchdog to rely on.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +40,7 @@ pub enum WatchdogError {
     Device(#[from] DeviceError),
     /// `--watchdog` has a value this version cannot serve.
     #[error(
-        "watchdog {value:?} is not supported in this version: expected a device such as /dev/watchdog0, the socket of \
+        "watchdog {value:?} is not supported in this version: expected a device such as /dev/watchdog0, wdmd, the socket of \
          a fake-watchdog, or none"
     )]
     NotSupported {
@@ -44,7 +49,8 @@ pub enum WatchdogError {
     },
     /// `--watchdog` names a path that is neither.
     #[error(
-        "{}: expected a watchdog device, the socket of a fake-watchdog, or the word none; found {found}", path.display()
+        "{}: expected a watchdog device, the socket of a fake-watchdog, or one of the words wdmd and none; found {found}",
+        path.display()
     )]
     NoWatchdogThere {
         /// The path.
@@ -88,6 +94,40 @@ pub enum WatchdogError {
         /// Its answer; `EBUSY`: another process has it open.
         source: Errno,
     },
+    /// wdmd cannot be reached, or its answer is not known.
+    #[error("wdmd at {}: {operation} failed: {source}{advice}", path.display())]
+    Wdmd {
+        /// Its socket.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        source: std::io::Error,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// wdmd's device does not count as long as it is sealed.
+    #[error("wdmd at {}: its device fires after {expected}, and no other time can be kept; found {found}", path.display())]
+    WdmdFires {
+        /// Its socket.
+        path: PathBuf,
+        /// What its device counts, or what is to be sealed.
+        found: Seconds,
+        /// What both have to be.
+        expected: Seconds,
+    },
+    /// A daemon in this run directory has died, and its entry counts on.
+    #[error(
+        "wdmd at {}: the entry {} of process {} counts, {} s from its end, and nobody can clear it: THIS HOST WILL BE RESET. \
+         Nothing is joined before",
+        path.display(), entry.name, entry.pid, entry.left
+    )]
+    EntryCounts {
+        /// Its socket.
+        path: PathBuf,
+        /// The entry.
+        entry: wdmd::Entry,
+    },
     /// The device was disarmed, or left to fire, before.
     #[error("{device}: {operation} after it was {state}")]
     Over {
@@ -106,6 +146,40 @@ pub enum WatchdogError {
     },
 }
 
+impl WatchdogError {
+    /// A failure of wdmd, with what is usually behind it.
+    pub(crate) fn wdmd(path: &Path, operation: &'static str, source: std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        let advice = match source.kind() {
+            ErrorKind::NotFound => ". Is wdmd running? Start it, or choose --watchdog DEVICE",
+            ErrorKind::ConnectionRefused => {
+                ". wdmd has ended: start it (one that was killed starts only after a reboot), or choose --watchdog DEVICE"
+            }
+            ErrorKind::PermissionDenied => ". The socket is for root and for the group that wdmd was given with -G",
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => ". wdmd hangs; while it does, nobody pets the watchdog",
+            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+                ". wdmd has ended, and nobody pets the watchdog"
+            }
+            _ => "",
+        };
+        WatchdogError::Wdmd { path: path.to_owned(), operation, source, advice }
+    }
+}
+
+/// A kind of watchdog, by what a successor can do about it. It stands in the state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A device that this daemon has open itself, the fake one included: it counts from its last pet, the close included,
+    /// and whoever opens it can stop it.
+    Device,
+    /// An entry at wdmd, which expires at an instant that was told. Once its daemon is dead nobody can clear it: this
+    /// host will be reset.
+    Wdmd,
+    /// Nothing counts.
+    None,
+}
+
 /// A watchdog that was opened, and therefore counts.
 pub trait Watchdog {
     /// What it is, for logs and `status`: path, identity and timeout.
@@ -114,11 +188,12 @@ pub trait Watchdog {
     /// The timeout it counts with, as read back from it; `None` when there is no watchdog.
     fn timeout(&self) -> Option<Seconds>;
 
-    /// Starts its count anew. W1: the caller reads the clock afterwards.
+    /// This host is well, and nothing vouches for it from `until` on unless it is petted again. A device counts anew from
+    /// now, whatever `until` is, so the caller reads the clock afterwards (W1); wdmd is told the instant.
     ///
     /// # Errors
     /// Refused, or outcome unknown.
-    fn pet(&mut self) -> Result<(), WatchdogError>;
+    fn pet(&mut self, until: LocalInstant) -> Result<(), WatchdogError>;
 
     /// Stops it and closes it.
     ///
@@ -138,6 +213,8 @@ pub trait Watchdog {
 pub enum Choice {
     /// The kernel's device.
     Device(PathBuf),
+    /// The device that wdmd has open, through its socket.
+    Wdmd(PathBuf),
     /// The socket of a `holdfast fake-watchdog`.
     Fake(PathBuf),
     /// None at all: other hosts cannot rely on this one being reset.
@@ -148,6 +225,7 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Choice::Device(path) => write!(f, "{}", path.display()),
+            Choice::Wdmd(path) => write!(f, "wdmd {}", path.display()),
             Choice::Fake(path) => write!(f, "fake-watchdog {}", path.display()),
             Choice::None => f.write_str("none"),
         }
@@ -158,11 +236,12 @@ impl Choice {
     /// What `--watchdog VALUE` means. Looks at the path, opens nothing.
     ///
     /// # Errors
-    /// `wdmd`, which this version cannot serve, and a path that is no device and no socket.
+    /// No value, and a path that is no device and no socket.
     pub fn parse(value: &str) -> Result<Self, WatchdogError> {
         match value {
             "none" => return Ok(Choice::None),
-            "wdmd" | "" => return Err(WatchdogError::NotSupported { value: value.to_owned() }),
+            "wdmd" => return Ok(Choice::Wdmd(wdmd::socket_from_environment())),
+            "" => return Err(WatchdogError::NotSupported { value: value.to_owned() }),
             _ => {}
         }
         let path = PathBuf::from(value);
@@ -176,13 +255,36 @@ impl Choice {
         Err(WatchdogError::NoWatchdogThere { path, found })
     }
 
-    /// Opens the watchdog, **which arms and pets it**, with a timeout that [`plan`] allows under `sealed`.
+    /// Which kind it is.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Choice::Device(_) | Choice::Fake(_) => Kind::Device,
+            Choice::Wdmd(_) => Kind::Wdmd,
+            Choice::None => Kind::None,
+        }
+    }
+
+    /// Whether it is there, as far as can be told without arming it.
+    ///
+    /// # Errors
+    /// wdmd does not run, or cannot be used.
+    pub fn look(&self) -> Result<(), WatchdogError> {
+        match self {
+            Choice::Wdmd(path) => wdmd::look(path),
+            Choice::Device(_) | Choice::Fake(_) | Choice::None => Ok(()),
+        }
+    }
+
+    /// Opens the watchdog, **which arms and pets it**, with a timeout that [`plan`] allows under `sealed`. `name`: what the
+    /// entry of this daemon is called, where many daemons share it; such a one counts from its first pet on.
     ///
     /// # Errors
     /// Not to be opened, or not able to count short enough: then it was disarmed again.
-    pub fn open(&self, sealed: FireTimeout) -> Result<Box<dyn Watchdog>, WatchdogError> {
+    pub fn open(&self, sealed: FireTimeout, name: &str) -> Result<Box<dyn Watchdog>, WatchdogError> {
         Ok(match self {
             Choice::Device(path) => Box::new(DeviceWatchdog::arm(WatchdogDevice::open(path)?, sealed)?),
+            Choice::Wdmd(path) => Box::new(WdmdWatchdog::arm(path, name, sealed)?),
             Choice::Fake(path) => Box::new(FakeWatchdogClient::arm(FakeDevice::open(path)?, sealed)?),
             Choice::None => Box::new(NoWatchdog),
         })
@@ -303,7 +405,7 @@ impl<T: Timer> Watchdog for Counting<T> {
         Some(self.timeout)
     }
 
-    fn pet(&mut self) -> Result<(), WatchdogError> {
+    fn pet(&mut self, _until: LocalInstant) -> Result<(), WatchdogError> {
         self.alive("a pet")?.pet()
     }
 
@@ -502,7 +604,7 @@ impl Watchdog for NoWatchdog {
         None
     }
 
-    fn pet(&mut self) -> Result<(), WatchdogError> {
+    fn pet(&mut self, _until: LocalInstant) -> Result<(), WatchdogError> {
         Ok(())
     }
 
@@ -619,10 +721,10 @@ mod tests {
     fn firing_at_once_takes_the_shortest_timeout_and_nothing_prolongs_it_after() {
         let device = Scripted::new(4, 600, 1);
         let mut armed = Counting::arm(device.clone(), sealed(60)).unwrap();
-        armed.pet().unwrap();
+        armed.pet(LocalInstant::NEVER).unwrap();
         assert_eq!(armed.fire_at_once().unwrap(), Seconds(4));
         assert_eq!(device.done(), ["set 29", "pet", "set 1", "set 2", "set 3", "set 4"]);
-        let refused = armed.pet().unwrap_err().to_string();
+        let refused = armed.pet(LocalInstant::NEVER).unwrap_err().to_string();
         assert_eq!(refused, "/dev/watchdog7 (scripted): a pet after it was left to fire");
         assert!(armed.disarm().is_err());
         assert!(armed.fire_at_once().is_err());
@@ -635,7 +737,7 @@ mod tests {
         let device = Scripted::new(29, 600, 1);
         let mut armed = Counting::arm(device.clone(), sealed(60)).unwrap();
         assert!(matches!(armed.fire_at_once(), Err(WatchdogError::Refused { source: Errno::EINVAL, .. })));
-        assert!(armed.pet().is_err());
+        assert!(armed.pet(LocalInstant::NEVER).is_err());
         assert!(!device.done().contains(&"pet".to_owned()));
     }
 
@@ -643,16 +745,16 @@ mod tests {
     fn a_disarmed_device_takes_no_pet() {
         let mut armed = Counting::arm(Scripted::new(1, 600, 1), sealed(60)).unwrap();
         armed.disarm().unwrap();
-        let refused = armed.pet().unwrap_err().to_string();
+        let refused = armed.pet(LocalInstant::NEVER).unwrap_err().to_string();
         assert_eq!(refused, "/dev/watchdog7 (scripted): a pet after it was disarmed");
         assert!(armed.fire_at_once().is_err());
     }
 
     #[test]
     fn none_vouches_for_nothing() {
-        let mut none = Choice::parse("none").unwrap().open(sealed(60)).unwrap();
+        let mut none = Choice::parse("none").unwrap().open(sealed(60), "test").unwrap();
         assert_eq!(none.timeout(), None);
-        none.pet().unwrap();
+        none.pet(LocalInstant::NEVER).unwrap();
         none.disarm().unwrap();
         let error = none.fire_at_once().unwrap_err().to_string();
         assert_eq!(error, "firing: there is no watchdog, nothing resets this host");
@@ -660,19 +762,19 @@ mod tests {
 
     #[test]
     fn a_value_that_cannot_be_served_says_which_can() {
-        let error = Choice::parse("wdmd").unwrap_err().to_string();
+        let error = Choice::parse("").unwrap_err().to_string();
         assert_eq!(
             error,
-            "watchdog \"wdmd\" is not supported in this version: expected a device such as /dev/watchdog0, the \
+            "watchdog \"\" is not supported in this version: expected a device such as /dev/watchdog0, wdmd, the \
              socket of a fake-watchdog, or none"
         );
         let error = Choice::parse("/proc").unwrap_err().to_string();
-        assert!(error.ends_with("or the word none; found a directory"), "{error}");
+        assert!(error.ends_with("or one of the words wdmd and none; found a directory"), "{error}");
         let error = Choice::parse("/dev/no-such").unwrap_err().to_string();
         assert!(error.starts_with("/dev/no-such: expected") && error.contains("No such file"), "{error}");
         let device = Choice::parse("/dev/null").unwrap();
         assert_eq!(device, Choice::Device("/dev/null".into()));
-        let Err(error) = device.open(sealed(60)) else { panic!("/dev/null is no watchdog") };
+        let Err(error) = device.open(sealed(60), "test") else { panic!("/dev/null is no watchdog") };
         assert!(error.to_string().starts_with("/dev/null: WDIOC_GETSUPPORT failed"), "{error}");
     }
 
@@ -692,7 +794,7 @@ mod tests {
             second.read_exact(&mut request).unwrap();
             request // and hangs up without an answer
         });
-        let Err(error) = busy.open(sealed(60)) else { panic!("opened although busy") };
+        let Err(error) = busy.open(sealed(60), "test") else { panic!("opened although busy") };
         assert_eq!(error.to_string(), format!("{}: open refused: EBUSY: Device or resource busy", path.display()));
         let mut device = FakeDevice::open(&path).unwrap();
         assert_eq!(device.timeout(), Seconds(60));

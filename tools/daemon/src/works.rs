@@ -2,14 +2,14 @@
 //! on whatever machine the [`Platform`] is. What it says about clients goes to a [`Front`].
 //!
 //! One loop owns all of it. Disks are waited for by other threads and tasks; nothing here blocks but the state file (in
-//! the run directory, which is memory) and the watchdog's ioctls.
+//! the run directory, which is memory), the watchdog's ioctls, and wdmd for a second at the most.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use delta_lease::{AreaView, DeltaArea};
-use holdfast_io::clock::{Clock, First, first_of};
+use holdfast_io::clock::{Clock, First, LocalInstant, first_of};
 use holdfast_io::identity::Machine;
 use holdfast_io::ids::{Generation, HostName, HostTerm, SpaceName};
 use holdfast_io::planted::{Bug, planted};
@@ -223,7 +223,7 @@ impl<P: Platform> Works<P> {
         match effect {
             Effect::Save(state) => self.platform.write_state(&state)?,
             Effect::Arm(fire) => return Ok(Some(self.arm(fire))),
-            Effect::Pet => return Ok(Some(self.pet())),
+            Effect::Pet { until } => return Ok(Some(self.pet(until))),
             Effect::Fire => self.fire(),
             Effect::Disarm => self.disarm(),
             Effect::StartJoin(request) => self.start_join(request),
@@ -339,12 +339,12 @@ impl<P: Platform> Works<P> {
         }
     }
 
-    fn pet(&mut self) -> Event<Held> {
+    fn pet(&mut self, until: LocalInstant) -> Event<Held> {
         let result = match &mut self.device {
-            Some(device) => device.pet().map_err(|e| codes::chain(&e)),
+            Some(device) => device.pet(until).map_err(|e| codes::chain(&e)),
             None => Err("no watchdog is open".to_owned()),
         };
-        Event::Petted { result }
+        Event::Petted { result, until }
     }
 
     fn fire(&mut self) {

@@ -267,6 +267,8 @@ pub struct Status {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Watchdog {
+    /// device, wdmd or none; empty from a daemon that knew only devices.
+    pub kind: String,
     /// Whether it counts.
     pub armed: bool,
     /// Its own timeout; unknown without a device.

@@ -23,10 +23,11 @@ pub struct Args {
     /// Configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A watchdog device, the socket of `holdfast fake-watchdog`, or none.
-    #[arg(long, value_name = "DEVICE|none")]
+    /// A watchdog device, wdmd (which has one open; its socket is in $WDMD_RUN_DIR, default /run/wdmd), the socket of `holdfast
+    /// fake-watchdog`, or none.
+    #[arg(long, value_name = "DEVICE|wdmd|none")]
     watchdog: Option<String>,
-    /// Seconds within which a failed host is reset, as sealed on disk (4 to 60); the device gets not quite half.
+    /// Seconds within which a failed host is reset, as sealed on disk (4 to 60; 60 with wdmd); the device gets not quite half.
     #[arg(long, value_name = "SECONDS")]
     fire_timeout: Option<u64>,
     /// How disks are read and written.
@@ -35,7 +36,7 @@ pub struct Args {
     /// Log more.
     #[arg(short = 'D', long)]
     debug: bool,
-    /// 0: no watchdog.
+    /// 0: no watchdog; 1: wdmd, where no other is named, as in sanlock.
     #[arg(short = 'w', value_name = "0|1")]
     use_watchdog: Option<u8>,
     /// Seconds from SIGTERM to SIGKILL.
@@ -126,7 +127,8 @@ fn configured(args: &Args) -> Result<(Config, ConfigFile), ConfigError> {
     let mut file = ConfigFile::read(args.config.as_deref())?;
     file.host_name = args.host_name.clone().or(file.host_name);
     let none = (args.use_watchdog == Some(0)).then(|| "none".to_owned());
-    file.watchdog = args.watchdog.clone().or(none).or(file.watchdog);
+    let wdmd = args.use_watchdog.filter(|on| *on > 0).map(|_on| "wdmd".to_owned());
+    file.watchdog = args.watchdog.clone().or(none).or(file.watchdog).or(wdmd);
     file.watchdog_fire_timeout = args.fire_timeout.or(file.watchdog_fire_timeout);
     file.io_engine = args.io_engine.clone().or(file.io_engine);
     file.kill_grace_seconds = args.kill_grace.or(file.kill_grace_seconds);

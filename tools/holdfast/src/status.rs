@@ -56,12 +56,13 @@ fn section(title: &str, nothing: &str, rows: impl Iterator<Item = Vec<String>>, 
 }
 
 fn watchdog(status: &Status) -> String {
-    let Watchdog { armed, device_timeout_s, last_pet_ms_ago } = status.watchdog;
+    let Watchdog { kind, armed, device_timeout_s, last_pet_ms_ago } = &status.watchdog;
+    let through = if kind == "wdmd" { " through wdmd" } else { "" };
     let own = status.hosts.values().flatten().find(|h| h.own);
     match (armed, device_timeout_s) {
         (true, Some(seconds)) => {
             let petted = last_pet_ms_ago.map_or(String::new(), |ms| format!(", petted {} ago", time(ms)));
-            format!("armed, {seconds} s{petted}{}", sealed(own))
+            format!("armed{through}, {seconds} s{petted}{}", sealed(own))
         }
         (true, None) => "none: a host that fails is not reset".to_owned(),
         (false, _) => "not armed: no lockspace is joined".to_owned(),

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use holdfast_daemon::watchdog::{Choice, FakeDevice, Timer as _, WatchdogError};
+use holdfast_io::clock::LocalInstant;
 use holdfast_io::sys::process::{has_exited, pidfd_open, send_signal, wait_for_exit};
 use holdfast_io::sys::watchdog::Seconds;
 use holdfast_io::timing::FireTimeout;
@@ -203,7 +204,7 @@ fn a_device_too_coarse_for_d3_is_refused_by_the_daemon_and_left_disarmed() {
     let mut fake = Fake::start(&["--granularity", "40", "--timeout", "1"], "echo $$; read line");
     let _host = fake.processes(1);
     let choice = Choice::parse(fake.socket().to_str().unwrap()).unwrap();
-    let Err(error) = choice.open(FireTimeout::SANLOCK) else { panic!("accepted") };
+    let Err(error) = choice.open(FireTimeout::SANLOCK, "") else { panic!("accepted") };
     assert!(matches!(error, WatchdogError::TooLong { found: Seconds(40), limit: Seconds(29), .. }), "{error}");
     drop(fake.input.take());
     let (_, line) = fake.end();
@@ -246,11 +247,11 @@ fn an_armed_device_fires_even_when_the_host_has_ended() {
 fn firing_at_once_resets_the_host_long_before_the_timeout() {
     let mut fake = Fake::start(&["--timeout", "60"], "echo $$; exec sleep 1000");
     let host = fake.processes(1);
-    let mut watchdog = Choice::parse(fake.socket().to_str().unwrap()).unwrap().open(FireTimeout::SANLOCK).unwrap();
+    let mut watchdog = Choice::parse(fake.socket().to_str().unwrap()).unwrap().open(FireTimeout::SANLOCK, "").unwrap();
     assert_eq!(watchdog.timeout(), Some(Seconds(29)));
-    watchdog.pet().unwrap();
+    watchdog.pet(LocalInstant::NEVER).unwrap();
     assert_eq!(watchdog.fire_at_once().unwrap(), Seconds(1));
-    assert!(watchdog.pet().is_err());
+    assert!(watchdog.pet(LocalInstant::NEVER).is_err());
     let (status, line) = fake.end();
     assert_eq!(status, FIRED);
     assert!((1.0..20.0).contains(&seconds_since_last_pet(&line)), "{line}");

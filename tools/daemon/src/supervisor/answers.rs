@@ -237,6 +237,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         serde_json::json!({
             "host_name": self.settings.host_name,
             "watchdog": {
+                "kind": self.settings.watchdog,
                 "armed": self.care.armed,
                 "device_timeout_s": self.care.device_seconds,
                 "last_pet_ms_ago": self.care.last_pet.map(ago),

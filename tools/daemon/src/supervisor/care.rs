@@ -6,6 +6,11 @@
 //!   the host resets at once: the process was frozen between the check and the pet, and the pet came too late.
 //!
 //! A pet that the device did not take counts as not made: the device goes on counting, which is the safe side.
+//!
+//! wdmd is not petted but told an instant (`wdmd.rs`), so three things are otherwise under it:
+//! - It is told again with every renewal, not only now and then: its device's timeout is no measure of what it was told.
+//! - A join may write only once wdmd was told an instant that is early enough for it: what it was told before may be later.
+//! - W1 needs no reset: whenever the telling arrives, it says the instant that was true when it was decided, or is told again.
 
 use std::time::Duration;
 
@@ -14,6 +19,7 @@ use holdfast_io::planted::{Bug, planted};
 
 use super::Supervisor;
 use super::event::Effect;
+use crate::watchdog::Kind;
 
 /// What is known of the watchdog.
 #[derive(Debug)]
@@ -32,7 +38,15 @@ pub struct Care {
     pub fired: bool,
     /// Petting has stopped and that was said.
     silent: bool,
+    /// Until when the last pet was to keep this host alive, whether it was taken or not.
+    asked: Option<LocalInstant>,
 }
+
+/// wdmd is told at least so often: it may have been restarted, or this host suspended. What is good for a while only
+/// (`spaces.rs`) is then never near its end.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// What is gained by telling it earlier: its unit.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 impl Default for Care {
     fn default() -> Self {
@@ -44,6 +58,7 @@ impl Default for Care {
             last_pet: None,
             fired: false,
             silent: false,
+            asked: None,
         }
     }
 }
@@ -55,8 +70,9 @@ impl Care {
     }
 
     /// Four pets in one timeout of the device, so that one late pet is not a reset; at least ten a second would be noise.
-    fn interval(&self) -> Duration {
+    fn interval(&self, kind: Kind) -> Duration {
         match self.device_seconds {
+            Some(_) if kind == Kind::Wdmd => TELL_EVERY,
             Some(seconds) => Duration::from_millis(u64::from(seconds) * 250).max(Duration::from_millis(100)),
             None => Duration::MAX,
         }
@@ -66,9 +82,9 @@ impl Care {
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// A join is about to write. Not before: opening the watchdog pets it, and until a join has seen that nobody of this
     /// machine's own boot may still be behind its host_id, that would be petting for the dead.
-    pub(super) fn want_armed(&mut self) {
+    pub(super) fn want_armed(&mut self, now: LocalInstant) {
         if self.care.armed {
-            self.allow_joins();
+            self.allow_all_joins(now);
         } else if !self.care.arming {
             self.care.arming = true;
             self.save();
@@ -76,13 +92,24 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
+    /// A device that counts is enough for any join. wdmd is told first, and what it took allows joins.
+    fn allow_all_joins(&mut self, now: LocalInstant) {
+        if !self.is_told() {
+            self.allow_joins(LocalInstant::EARLIEST, now);
+        }
+    }
+
+    fn is_told(&self) -> bool {
+        self.settings.watchdog == Kind::Wdmd
+    }
+
     pub(super) fn armed(&mut self, result: Result<(), String>, device_seconds: Option<u32>, now: LocalInstant) {
         self.care.arming = false;
         match result {
             Ok(()) => {
                 self.care = Care { armed: true, device_seconds, last_pet: Some(now), ..Care::default() };
-                self.care.next_pet = now.after(self.care.interval());
-                self.allow_joins();
+                self.care.next_pet = now.after(self.care.interval(self.settings.watchdog));
+                self.allow_all_joins(now);
             }
             Err(why) => {
                 self.save();
@@ -96,16 +123,17 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if !self.care.armed || self.care.fired {
             return;
         }
-        if !self.spaces.values().any(super::Space::is_under_d3) {
+        if !self.spaces.values().any(|s| s.is_under_d3() || s.waits_for_watchdog()) {
             self.care = Care::default();
             self.effects.push(Effect::Disarm);
             self.save();
             return;
         }
-        if now < self.care.next_pet {
+        let until = self.vouched_until(now);
+        if now < self.care.next_pet && !self.is_worth_telling(until, now) {
             return;
         }
-        self.care.next_pet = now.after(self.care.interval());
+        self.care.next_pet = now.after(self.care.interval(self.settings.watchdog));
         let stale: Vec<String> = self
             .spaces
             .iter()
@@ -114,17 +142,41 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             .collect();
         if stale.is_empty() {
             self.care.silent = false;
-            self.effects.push(Effect::Pet);
+            self.care.asked = Some(until);
+            self.effects.push(Effect::Pet { until });
         } else if !self.care.silent {
             self.care.silent = true;
             tracing::error!(lockspaces = stale.join(", "), "the watchdog is no longer petted");
         }
     }
 
+    /// The earliest instant up to which a lockspace vouches for this host.
+    fn vouched_until(&self, now: LocalInstant) -> LocalInstant {
+        let counted = self.spaces.values().filter(|s| s.is_under_d3() || s.waits_for_watchdog());
+        counted.map(|s| s.vouched_until(now)).min().unwrap_or(LocalInstant::EARLIEST)
+    }
+
+    /// Whether wdmd has to be told, or should be, before it is due: a join waits for it, the instant is earlier than what it
+    /// was last told (after a join that took long), or a renewal has moved it on.
+    fn is_worth_telling(&self, until: LocalInstant, now: LocalInstant) -> bool {
+        let moved = |asked: LocalInstant| until < asked || until >= asked.after(WORTH_TELLING);
+        self.is_told()
+            && self.spaces.values().all(|s| s.is_fresh(now))
+            && (self.care.asked.is_none_or(moved) || self.spaces.values().any(super::Space::waits_for_watchdog))
+    }
+
     /// The clock was read again after a pet (W1). `expire` has run on that clock already.
-    pub(super) fn petted(&mut self, result: Result<(), String>, now: LocalInstant) {
+    pub(super) fn petted(&mut self, result: Result<(), String>, until: LocalInstant, now: LocalInstant) {
         if let Err(why) = result {
             tracing::error!(why, "the watchdog was not petted");
+            if self.is_told() {
+                self.refuse_joins(&why);
+            }
+            return;
+        }
+        if self.is_told() {
+            self.care.last_pet = Some(now);
+            self.allow_joins(until, now);
             return;
         }
         // Fresh when the pet was decided, stale now: we were frozen in between, and this pet has prolonged the life of a

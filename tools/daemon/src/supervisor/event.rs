@@ -168,6 +168,8 @@ pub enum Event<L> {
     Petted {
         /// Whether the device took it.
         result: Result<(), String>,
+        /// Until when it was to keep this host alive.
+        until: LocalInstant,
     },
     /// The join is about to write its delta sector at this generation, through these fences. It goes on when the state
     /// file names them and the watchdog is armed.
@@ -531,7 +533,11 @@ pub enum Effect<L> {
     /// Open the watchdog, which arms it.
     Arm(FireTimeout),
     /// Pet it, read the clock again, report [`Event::Petted`].
-    Pet,
+    Pet {
+        /// The earliest of the instants up to which lockspaces vouch for this host: a watchdog that is told an instant is
+        /// told this one (D3).
+        until: LocalInstant,
+    },
     /// Reset this host now (W1).
     Fire,
     /// Disarm and close it.

@@ -61,6 +61,7 @@ use holdfast_protocol::request::{Message, Request};
 use paxos_lease::Mode;
 
 use crate::state_file::{Guarded, SpaceRecord, StateFile};
+use crate::watchdog::Kind;
 pub use care::Care;
 pub use clients::Client;
 use event::{ClientId, Effect, Event, LeaseKey, Reloaded, ReplyTo, TaskId};
@@ -79,6 +80,8 @@ pub struct Settings {
     pub fire_timeout: FireTimeout,
     /// What is sealed on disk: the same, or that there is no watchdog.
     pub sealed: SealedFire,
+    /// What keeps the watchdog, for the state file, and for what wdmd needs.
+    pub watchdog: Kind,
     /// From SIGTERM to SIGKILL, already shortened to what the watchdog leaves.
     pub kill_grace: Duration,
     /// A lease outlives the descriptor of its connection until its process is gone.
@@ -190,8 +193,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::GroupGone { client } => self.group_gone(client),
             Event::WritesOver { client } => self.writes_over(client),
             Event::Armed { result, device_seconds } => self.armed(result, device_seconds, now),
-            Event::Petted { result } => self.petted(result, now),
-            Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences),
+            Event::Petted { result, until } => self.petted(result, until, now),
+            Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences, now),
             Event::Joined { space, result } => self.joined(space, result, now),
             Event::Renewed { space, started_at, took } => self.renewed(space, started_at, took, now),
             Event::RenewalFailed { space, why, lost, timed_out } => {
@@ -330,6 +333,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         guarded.dedup();
         StateFile {
             watchdog_armed: self.care.may_count(),
+            watchdog: self.care.may_count().then_some(self.settings.watchdog),
             lockspaces: joined.chain(inherited).collect(),
             guarded,
             ..StateFile::empty(&self.settings.boot_id)

@@ -31,6 +31,8 @@ use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo, Took};
 use super::history::History;
 use super::losses::Ousted;
 use crate::state_file::{FenceRecord, SpaceRecord};
+use crate::watchdog::Kind;
+use crate::wdmd;
 
 /// One lockspace.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Space {
     pub may_write: bool,
     /// What the state file says of it: set before the first delta write.
     pub record: Option<SpaceRecord>,
+    /// When it was set: no delta write begins before.
+    pub fenced_at: LocalInstant,
     /// How its join is asked to end.
     pub stop: Stop,
     /// The answer to a join that was stopped for a reason of ours.
@@ -153,6 +157,26 @@ impl Space {
         self.may_write && (!planted(Bug::WatchdogOnlyWithClients) || !self.guards.is_empty())
     }
 
+    /// Its generation and fences are in the state file, and its join waits for the watchdog before it writes.
+    pub(super) const fn waits_for_watchdog(&self) -> bool {
+        !self.may_write && self.record.is_some()
+    }
+
+    /// Until when a watchdog that is told an instant may be told to let this host live on this lockspace's account (D3).
+    ///
+    /// A join counts as renewed when it was about to write: nothing of it can be on disk earlier. One that outlasts that, and
+    /// a lockspace of which nothing is left but a write that can free nothing, protect nobody: they are good for a while from
+    /// now on, again and again, as long as this daemon lives.
+    pub(super) fn vouched_until(&self, now: LocalInstant) -> LocalInstant {
+        let a_while = now.after(UNPROTECTED);
+        match self.life {
+            Life::Joining if now < self.fail_at(self.fenced_at) => self.fail_at(self.fenced_at),
+            Life::Joining | Life::Leaving { fail_at: LocalInstant::NEVER } => a_while,
+            Life::Active { fail_at, .. } | Life::Removing { fail_at } | Life::Leaving { fail_at } => fail_at,
+            Life::Failing { .. } => LocalInstant::EARLIEST,
+        }
+    }
+
     /// Fresh in the sense of D3: the watchdog may be petted on its account.
     pub(super) fn is_fresh(&self, now: LocalInstant) -> bool {
         match self.life {
@@ -198,6 +222,9 @@ impl SpaceAsk {
     }
 }
 
+/// How far ahead a host is vouched for on account of what protects nobody: two of wdmd's tests.
+const UNPROTECTED: Duration = Duration::from_secs(20);
+
 /// How long the daemon waits, at the most, between two looks at a ladder.
 pub(super) const LADDER_STEP: Duration = Duration::from_secs(1);
 
@@ -208,7 +235,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         flags: AddLockspaceFlags,
         io_timeout: u32,
         wire: &Wire,
-        _now: LocalInstant,
+        now: LocalInstant,
     ) {
         let asked = SpaceAsk::read(wire);
         let over_the_limit = wire.host_id > u64::from(holdfast_io::ids::MAX_HOSTS);
@@ -218,6 +245,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Some(SpaceAsk { name, place, host_id: Some(id) }) => (SpaceAsk { name, place, host_id: Some(id) }, id),
         };
         let Some(io_timeout) = self.io_timeout(io_timeout) else { return self.reply(to, ResultCode::EINVAL) };
+        if self.settings.watchdog == Kind::Wdmd
+            && let Some(why) = wdmd::too_short(io_timeout)
+        {
+            tracing::error!(lockspace = %ask.name, why, "not joined");
+            self.refused(format!("lockspace {}", ask.name), ResultCode::EINVAL, why, now);
+            return self.reply(to, ResultCode::EINVAL);
+        }
         if self.shutdown.is_some() {
             return self.reply(to, ResultCode::EBUSY);
         }
@@ -233,6 +267,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             life: Life::Joining,
             may_write: false,
             record: None,
+            fenced_at: LocalInstant::NEVER,
             stop: Stop::new(),
             veto: None,
             join_waits: Vec::new(),
@@ -312,10 +347,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         None
     }
 
-    /// The watchdog is armed: joins whose generation and fences are in the state file may write (D3, P1).
-    pub(super) fn allow_joins(&mut self) {
+    /// The watchdog keeps this host alive until `until` at the latest: joins whose generation and fences are in the state file,
+    /// and which need it no earlier, may write (D3, P1).
+    pub(super) fn allow_joins(&mut self, until: LocalInstant, now: LocalInstant) {
         for (name, space) in &mut self.spaces {
-            if !space.may_write && space.record.is_some() {
+            if space.waits_for_watchdog() && until <= space.vouched_until(now) {
                 space.may_write = true;
                 self.effects.push(Effect::AllowJoin { space: *name });
             }
@@ -325,7 +361,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// The watchdog cannot be used: the joins that wait for it end without a write.
     pub(super) fn refuse_joins(&mut self, why: &str) {
         for (name, space) in &mut self.spaces {
-            if !space.may_write && space.record.is_some() {
+            if space.waits_for_watchdog() {
                 tracing::error!(lockspace = %name, why, "cannot join: no watchdog");
                 space.record = None;
                 space.veto = Some(ResultCode::WATCHDOG_ERROR);
@@ -336,8 +372,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.save();
     }
 
-    pub(super) fn join_fenced(&mut self, name: SpaceName, generation: Generation, fences: Vec<FenceRecord>) {
+    pub(super) fn join_fenced(
+        &mut self,
+        name: SpaceName,
+        generation: Generation,
+        fences: Vec<FenceRecord>,
+        now: LocalInstant,
+    ) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
+        space.fenced_at = now;
         space.record = Some(SpaceRecord {
             name: name.to_string(),
             host_id: space.host_id.get(),
@@ -350,7 +393,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             over: false,
         });
         self.save();
-        self.want_armed();
+        self.want_armed(now);
     }
 
     pub(super) fn joined(&mut self, name: SpaceName, result: Result<Join, (ResultCode, String)>, now: LocalInstant) {

@@ -22,6 +22,7 @@ use proptest::prelude::*;
 use super::event::{AcquireEnd, ClientId, Converted, Effect, Event, Join, LeaseKey, Prepared, TaskId, Took};
 use super::{Life, Report, Settings, Supervisor};
 use crate::state_file::{FenceRecord, Guarded, SpaceRecord};
+use crate::watchdog::Kind;
 
 mod events;
 mod index;
@@ -31,6 +32,7 @@ mod orphans;
 mod requests;
 mod sharing;
 mod values;
+mod wdmd;
 
 const IO: u64 = 1; // D2 comes 8 s after the start of a renewal
 const GRACE: u64 = 5;
@@ -41,6 +43,7 @@ fn settings() -> Settings {
         io_timeout: IoTimeout::DEFAULT,
         fire_timeout: FireTimeout::SANLOCK,
         sealed: SealedFire::Within(FireTimeout::SANLOCK),
+        watchdog: Kind::Device,
         kill_grace: Duration::from_secs(GRACE),
         strict_clients: false,
         several_disks: true,
@@ -117,7 +120,7 @@ impl World {
 
     fn apply(&mut self, event: Event<u32>) -> &mut Self {
         let effects = self.daemon.apply(event, self.now);
-        self.unanswered_pets += effects.iter().filter(|e| matches!(e, Effect::Pet)).count();
+        self.unanswered_pets += effects.iter().filter(|e| matches!(e, Effect::Pet { .. })).count();
         let over = |e: &Effect<u32>| match e {
             Effect::WatchWrites { client } if !self.writes_in_flight => Some(*client),
             _ => None,
@@ -152,7 +155,7 @@ impl World {
 
     fn answer_pets(&mut self) {
         if std::mem::take(&mut self.unanswered_pets) > 0 {
-            self.apply(Event::Petted { result: Ok(()) });
+            self.apply(Event::Petted { result: Ok(()), until: LocalInstant::NEVER });
         }
     }
 
@@ -340,7 +343,7 @@ fn a_watchdog_that_cannot_be_armed_refuses_the_join_without_a_write() {
     w.apply(Event::Joined { space: name("LS"), result: Err((ResultCode::GENERAL_ERROR, "stopped".into())) });
     assert_eq!(w.codes(1), [ResultCode::WATCHDOG_ERROR.number()]);
     w.apply(Event::Left { space: name("LS") });
-    assert_eq!(w.count(|e| matches!(e, Effect::Disarm | Effect::Pet)), 0);
+    assert_eq!(w.count(|e| matches!(e, Effect::Disarm | Effect::Pet { .. })), 0);
 }
 
 #[test]
@@ -349,7 +352,7 @@ fn a_join_refused_before_its_write_never_touches_the_watchdog() {
     w.add(1, "LS").apply(Event::Joined { space: name("LS"), result: Err((ResultCode::HOST_ID_BUSY, "b".into())) });
     assert_eq!(w.codes(1), [ResultCode::HOST_ID_BUSY.number()]);
     w.pass(1).apply(Event::Left { space: name("LS") });
-    assert_eq!(w.count(|e| matches!(e, Effect::Arm(_) | Effect::Pet | Effect::Disarm)), 0);
+    assert_eq!(w.count(|e| matches!(e, Effect::Arm(_) | Effect::Pet { .. } | Effect::Disarm)), 0);
 }
 
 #[test]
@@ -505,7 +508,7 @@ fn renewals_blocked_end_in_sigterm_then_sigkill_and_no_pet_after_the_instant() {
     assert!(w.signals(1).iter().all(|s| *s == Signal::SIGTERM));
     w.pass(2);
     assert_eq!(*w.signals(1).last().unwrap(), Signal::SIGKILL);
-    assert_eq!(w.count(|e| matches!(e, Effect::Pet)), 0);
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet { .. })), 0);
     assert_eq!(w.leaves(), [] as [bool; 0]);
     w.closed(1);
     assert_eq!(w.leaves(), [] as [bool; 0], "a closed connection is not an ended process");
@@ -562,11 +565,11 @@ fn a_lost_delta_lease_is_acted_on_at_once() {
 fn d3_the_watchdog_is_petted_with_no_client_at_all_only_while_fresh() {
     let mut w = World::joined();
     w.pass(8 * IO);
-    let pets = w.count(|e| matches!(e, Effect::Pet));
+    let pets = w.count(|e| matches!(e, Effect::Pet { .. }));
     assert!(pets > 0, "without any client");
     w.pass(30);
     assert_eq!(w.leaves(), [false], "nothing was guarded: left at once");
-    assert_eq!(w.count(|e| matches!(e, Effect::Pet)), pets, "not petted again before Left");
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet { .. })), pets, "not petted again before Left");
 }
 
 #[test]
@@ -575,11 +578,11 @@ fn d3_a_lockspace_that_still_has_writes_in_flight_keeps_the_watchdog_unpetted() 
     w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::NONE, lockspace: wire_space("LS", 1) });
     assert_eq!(w.leaves(), [true]);
     w.pass(60);
-    let last_pet = w.log.iter().rposition(|e| matches!(e, Effect::Pet));
+    let last_pet = w.log.iter().rposition(|e| matches!(e, Effect::Pet { .. }));
     assert_eq!(w.count(|e| matches!(e, Effect::Disarm)), 0, "the freeing write is not reaped");
     w.log.clear();
     w.pass(10);
-    assert_eq!(w.count(|e| matches!(e, Effect::Pet)), 0, "{last_pet:?}");
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet { .. })), 0, "{last_pet:?}");
     w.apply(Event::Left { space: name("LS") });
     assert_eq!(w.count(|e| matches!(e, Effect::Disarm)), 1);
 }
@@ -588,12 +591,12 @@ fn d3_a_lockspace_that_still_has_writes_in_flight_keeps_the_watchdog_unpetted() 
 fn w1_a_pet_after_the_deadline_resets_the_host_at_once() {
     let mut w = World::joined();
     w.renewed(0).wait(7900).apply(Event::Tick);
-    assert!(matches!(w.log.last(), Some(Effect::Pet)));
-    w.wait(200).apply(Event::Petted { result: Ok(()) });
+    assert!(matches!(w.log.last(), Some(Effect::Pet { .. })));
+    w.wait(200).apply(Event::Petted { result: Ok(()), until: LocalInstant::NEVER });
     assert_eq!(w.count(|e| matches!(e, Effect::Fire)), 1);
     w.log.clear();
     w.pass(60);
-    assert_eq!(w.count(|e| matches!(e, Effect::Pet | Effect::Disarm)), 0, "never petted nor disarmed again");
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet { .. } | Effect::Disarm)), 0, "never petted nor disarmed again");
 }
 
 #[test]

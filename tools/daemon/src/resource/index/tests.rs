@@ -300,6 +300,9 @@ impl Platform for Gated {
     fn open_watchdog(&self, sealed: FireTimeout) -> Result<Box<dyn Watchdog>, WatchdogError> {
         self.linux.open_watchdog(sealed)
     }
+    fn is_clear_of_wdmd(&self) -> Result<(), WatchdogError> {
+        self.linux.is_clear_of_wdmd()
+    }
     fn read_state(&self) -> Result<Option<StateFile>, StateFileError> {
         self.linux.read_state()
     }

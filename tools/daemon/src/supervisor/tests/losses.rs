@@ -92,9 +92,9 @@ fn d3_a_user_of_a_lost_lease_that_does_not_end_costs_the_lockspace() {
     assert!(w.is_up());
     w.pass_renewing(2);
     assert!(!w.is_up());
-    let pets = w.count(|e| matches!(e, Effect::Pet));
+    let pets = w.count(|e| matches!(e, Effect::Pet { .. }));
     w.pass_renewing(60);
-    assert_eq!(w.count(|e| matches!(e, Effect::Pet)), pets, "the watchdog does the rest");
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet { .. })), pets, "the watchdog does the rest");
 }
 
 #[test]

@@ -97,10 +97,10 @@ fn d3_a_lost_lockspace_that_is_used_by_whom_we_cannot_see_is_not_left_and_not_pe
     let mut w = World::joined();
     w.set_config(1);
     w.pass(9);
-    let pets = w.count(|e| matches!(e, Effect::Pet));
+    let pets = w.count(|e| matches!(e, Effect::Pet { .. }));
     w.pass(20);
     assert_eq!(w.leaves(), [] as [bool; 0]);
-    assert_eq!(w.count(|e| matches!(e, Effect::Pet)), pets, "its host is reset");
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet { .. })), pets, "its host is reset");
     w.set_config(4);
     assert_eq!(w.codes(900).last(), Some(&-28), "what is lost is not put to use");
     w.set_config(2).pass(1);
