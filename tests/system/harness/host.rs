@@ -309,7 +309,12 @@ impl Daemon {
 
     /// Asks for a lockspace to be joined, and waits for the answer.
     pub fn try_join(&self, area: &Area, host_id: u64) -> Result<(), ClientError> {
-        self.connection().add_lockspace(AddLockspaceFlags::NONE, IO_TIMEOUT, wire_space(area, host_id))
+        self.try_join_with(area, host_id, IO_TIMEOUT)
+    }
+
+    /// The same with an io_timeout of its own, seconds.
+    pub fn try_join_with(&self, area: &Area, host_id: u64, io_timeout: u32) -> Result<(), ClientError> {
+        self.connection().add_lockspace(AddLockspaceFlags::NONE, io_timeout, wire_space(area, host_id))
     }
 
     /// Joins; when the answer was there.

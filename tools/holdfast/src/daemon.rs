@@ -126,14 +126,21 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
 fn configured(args: &Args) -> Result<(Config, ConfigFile), ConfigError> {
     let mut file = ConfigFile::read(args.config.as_deref())?;
     file.host_name = args.host_name.clone().or(file.host_name);
-    let none = (args.use_watchdog == Some(0)).then(|| "none".to_owned());
-    let wdmd = args.use_watchdog.filter(|on| *on > 0).map(|_on| "wdmd".to_owned());
-    file.watchdog = args.watchdog.clone().or(none).or(file.watchdog).or(wdmd);
+    file.watchdog = args.watchdog.clone().or_else(|| use_watchdog(args.use_watchdog, file.watchdog));
     file.watchdog_fire_timeout = args.fire_timeout.or(file.watchdog_fire_timeout);
     file.io_engine = args.io_engine.clone().or(file.io_engine);
     file.kill_grace_seconds = args.kill_grace.or(file.kill_grace_seconds);
     file.io_timeout = args.io_timeout.or(file.io_timeout);
     Ok((file.clone().decide()?, file))
+}
+
+/// What `-w` makes of the watchdog that a file names: 1 is wdmd, as in sanlock, unless another one is named.
+fn use_watchdog(flag: Option<u8>, named: Option<String>) -> Option<String> {
+    match flag {
+        None => named,
+        Some(0) => Some("none".to_owned()),
+        Some(_) => named.filter(|name| name != "none").or_else(|| Some("wdmd".to_owned())),
+    }
 }
 
 fn user(name: String) -> Result<Uid, Error> {
@@ -147,5 +154,20 @@ fn group(name: String) -> Result<Gid, Error> {
     match Group::from_name(&name) {
         Ok(Some(group)) => Ok(group.gid),
         _ => Err(Error::Unknown { kind: "group", name }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::use_watchdog;
+
+    #[test]
+    fn w_1_is_wdmd_unless_a_device_is_named_and_w_0_is_none() {
+        let named = |name: &str| Some(name.to_owned());
+        assert_eq!(use_watchdog(Some(1), None), named("wdmd"));
+        assert_eq!(use_watchdog(Some(1), named("none")), named("wdmd"));
+        assert_eq!(use_watchdog(Some(1), named("/dev/watchdog1")), named("/dev/watchdog1"));
+        assert_eq!(use_watchdog(Some(0), named("/dev/watchdog1")), named("none"));
+        assert_eq!((use_watchdog(None, None), use_watchdog(None, named("x"))), (None, named("x")));
     }
 }

@@ -163,6 +163,6 @@ fn the_state_file_says_that_wdmd_keeps_the_watchdog_before_it_is_told_and_until_
     w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::NONE, lockspace: wire_space("LS", 1) });
     w.apply(Event::Left { space: name("LS") });
     let disarmed = w.log.iter().position(|e| matches!(e, Effect::Disarm)).expect("it is disarmed");
-    assert!(matches!(w.log[disarmed..].iter().find(|e| matches!(e, Effect::Save(_))), Some(_)), "saved after it");
+    assert!(w.log[disarmed..].iter().any(|e| matches!(e, Effect::Save(_))), "saved after it");
     assert_eq!(saved(&w), (false, None));
 }
