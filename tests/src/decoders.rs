@@ -34,7 +34,7 @@ pub struct Target {
 }
 
 /// Every decoder.
-pub const ALL: [Target; 20] = [
+pub const ALL: [Target; 21] = [
     Target { name: "leader", run: sectors::leader },
     Target { name: "sector_seal", run: sectors::sector_seal },
     Target { name: "delta_sector", run: sectors::delta_sector },
@@ -51,6 +51,7 @@ pub const ALL: [Target; 20] = [
     Target { name: "replies", run: wire::replies },
     Target { name: "state_stream", run: wire::state_stream },
     Target { name: "watchdog_answers", run: wire::watchdog_answers },
+    Target { name: "wdmd_answers", run: wire::wdmd_answers },
     Target { name: "lease_strings", run: text::lease_strings },
     Target { name: "arguments", run: text::arguments },
     Target { name: "state_file", run: text::state_file },

@@ -38,7 +38,7 @@ fn cost(name: &str) -> u64 {
     match name {
         "host_table" | "dump" | "index_rebuild" => 200,
         "delta_area" | "paxos_acquire" => 60,
-        "watchdog_answers" | "state_file" | "config" => 40,
+        "watchdog_answers" | "wdmd_answers" | "state_file" | "config" => 40,
         "requests" => 10,
         _ => 1,
     }
@@ -278,6 +278,13 @@ fn of_streams(seeds: &mut Seeds) {
         let more = answers.repeat(4);
         seeds.entry("watchdog_answers").or_default().push([&[58, 0, 0, 2, 1][..], answers, &more].concat());
     }
+    let status = [&[0, 0, 0, 0, 5, 0, 0, 0][..], &[0; 8], &[10, 0, 0, 0, 60, 0, 0, 0], &[0; 152]].concat();
+    let dump = "wdmd 5 now 9\nclient 2 name dump pid 0 fd 9 dead 0 ref 0 now 9 renewal 0 expire 0\n\n";
+    let length = u8::try_from(dump.len() + status.len() - 176).unwrap();
+    seeds
+        .entry("wdmd_answers")
+        .or_default()
+        .push([&[0, 0, 2, 1, length][..], dump.as_bytes(), &status.repeat(4)].concat());
 }
 
 const STRINGS: &[&str] = &[

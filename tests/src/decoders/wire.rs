@@ -1,10 +1,12 @@
-//! What comes over sockets: requests to the daemon, its replies, the STATUS stream, a fake-watchdog's answers.
+//! What comes over sockets: requests to the daemon, its replies, the STATUS stream, the answers of a fake-watchdog
+//! and of wdmd.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 
-use holdfast_daemon::watchdog::Choice;
+use holdfast_daemon::watchdog::{Choice, Watchdog};
+use holdfast_daemon::wdmd;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::sys::watchdog::Seconds;
 use holdfast_io::timing::FireTimeout;
@@ -164,13 +166,47 @@ pub fn watchdog_answers(data: &[u8]) {
     });
 }
 
+/// A wdmd that answers with arbitrary bytes and then hangs up. Input: four operations, how many bytes more than a message it says
+/// when it is first asked, the answers.
+pub fn wdmd_answers(data: &[u8]) {
+    let mut input = Input::new(data);
+    let operations: [u8; 4] = input.array();
+    let first = usize::from(input.byte()) + wdmd::LEN;
+    let answers = input.rest();
+    let (first, second) = answers.split_at(first.min(answers.len()));
+    let Some(dir) = super::scratch() else { return };
+    let path = dir.path().join("wdmd.sock");
+    let Ok(listener) = UnixListener::bind(&path) else { return };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for answers in [first, second] {
+                let Ok((mut stream, _)) = listener.accept() else { return };
+                let _ = stream.write_all(answers).and_then(|()| stream.shutdown(Shutdown::Write));
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        match Choice::Wdmd(path.clone()).open(FireTimeout::SANLOCK, "x") {
+            Err(error) => one_line(&error),
+            Ok(watchdog) => used(watchdog, operations),
+        }
+        // Where it was asked once only, the server waits for the second time.
+        for _ in 0..2 {
+            let _ = UnixStream::connect(&path);
+        }
+    });
+}
+
 fn watched(choice: &Choice, fire: FireTimeout, operations: [u8; 4]) {
-    let mut watchdog = match choice.open(fire, "") {
+    let watchdog = match choice.open(fire, "") {
         Err(error) => return one_line(&error),
         Ok(watchdog) => watchdog,
     };
     let half = Seconds(u32::from(fire.seconds()) / 2);
     assert!(watchdog.timeout().is_some_and(|t| t <= half), "D3: at most half, as read back");
+    used(watchdog, operations);
+}
+
+fn used(mut watchdog: Box<dyn Watchdog>, operations: [u8; 4]) {
     let mut over = false;
     for operation in operations {
         let end = match operation % 3 {

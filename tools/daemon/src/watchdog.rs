@@ -95,14 +95,14 @@ pub enum WatchdogError {
         source: Errno,
     },
     /// wdmd cannot be reached, or its answer is not known.
-    #[error("wdmd at {}: {operation} failed: {source}{advice}", path.display())]
+    #[error("wdmd at {}: {operation} failed: {why}{advice}", path.display())]
     Wdmd {
         /// Its socket.
         path: PathBuf,
         /// What was tried.
         operation: &'static str,
         /// Why.
-        source: std::io::Error,
+        why: std::io::Error,
         /// What to do about it.
         advice: &'static str,
     },
@@ -148,9 +148,9 @@ pub enum WatchdogError {
 
 impl WatchdogError {
     /// A failure of wdmd, with what is usually behind it.
-    pub(crate) fn wdmd(path: &Path, operation: &'static str, source: std::io::Error) -> Self {
+    pub(crate) fn wdmd(path: &Path, operation: &'static str, why: std::io::Error) -> Self {
         use std::io::ErrorKind;
-        let advice = match source.kind() {
+        let advice = match why.kind() {
             ErrorKind::NotFound => ". Is wdmd running? Start it, or choose --watchdog DEVICE",
             ErrorKind::ConnectionRefused => {
                 ". wdmd has ended: start it (one that was killed starts only after a reboot), or choose --watchdog DEVICE"
@@ -162,7 +162,7 @@ impl WatchdogError {
             }
             _ => "",
         };
-        WatchdogError::Wdmd { path: path.to_owned(), operation, source, advice }
+        WatchdogError::Wdmd { path: path.to_owned(), operation, why, advice }
     }
 }
 

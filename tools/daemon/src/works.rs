@@ -2,7 +2,7 @@
 //! on whatever machine the [`Platform`] is. What it says about clients goes to a [`Front`].
 //!
 //! One loop owns all of it. Disks are waited for by other threads and tasks; nothing here blocks but the state file (in
-//! the run directory, which is memory), the watchdog's ioctls, and wdmd for a second at the most.
+//! the run directory, which is memory), the watchdog's ioctls, and wdmd for a second or two.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
