@@ -76,9 +76,9 @@ class Host:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def entry(self):
-        """Ours: dead, ref, expire; None where there is none."""
+        """Ours: dead, ref, expire; None where there is none, or it is cleared."""
         text = subprocess.run(["wdmd", "-d"], capture_output=True, text=True).stdout
-        ours = [m for m in ENTRY.finditer(text) if m[1] == f"holdfast_{self.directory / 'run'}"]
+        ours = [m for m in ENTRY.finditer(text) if m[1] == f"holdfast_{self.directory / 'run'}" and m[5] + m[8] != "00"]
         assert len(ours) <= 1, text
         return (int(ours[0][4]), int(ours[0][5]), int(ours[0][8])) if ours else None
 
@@ -111,6 +111,13 @@ def scenario(host):
     host.wdmd.send_signal(signal.SIGCONT)
     told = host.entry()[2]
     wait_for("it is told again", lambda: host.entry()[2] > told + IO_TIMEOUT)
+
+    host.wdmd.send_signal(signal.SIGSTOP)
+    host.lockspace("remove")
+    wait_for("a wdmd that hangs clears nothing", lambda: host.says("clearing the entry failed"))
+    host.wdmd.send_signal(signal.SIGCONT)
+    wait_for("and does when it goes on", lambda: host.entry() is None)
+    host.lockspace("add", "--io-timeout", IO_TIMEOUT)
 
     daemon.kill()
     daemon.wait()

@@ -61,7 +61,13 @@ class Wdmd:
         self.selector.register(client.connection, selectors.EVENT_READ, client)
 
     def serve(self, client):
-        bytes_of_it = client.connection.recv(MESSAGE.size, socket.MSG_WAITALL)
+        try:
+            bytes_of_it = client.connection.recv(MESSAGE.size, socket.MSG_WAITALL)
+            if len(bytes_of_it) == MESSAGE.size:
+                self.take(client, bytes_of_it)
+        except OSError:
+            # Whoever takes no answers is gone, whatever it has said behind the question.
+            bytes_of_it = b""
         if len(bytes_of_it) != MESSAGE.size:
             if bytes_of_it:
                 say("torn", len(bytes_of_it))
@@ -74,7 +80,8 @@ class Wdmd:
                 self.clients.remove(client)
                 if client.name not in ("", "dump"):
                     say("gone", client.name)
-            return
+
+    def take(self, client, bytes_of_it):
         _, cmd, _, _, _, _, _, renewal, expire, name = MESSAGE.unpack(bytes_of_it)
         if cmd == REGISTER:
             client.name = name.rstrip(b"\0").decode()

@@ -263,10 +263,28 @@ impl Connection {
     }
 
     /// Sends messages, in one piece, and waits for the answer to a STATUS behind them: then they were taken, in this order.
+    /// Nothing is sent while an earlier answer is owed.
     fn tell(&mut self, operation: &'static str, messages: &[Message<'_>]) -> Result<Status, WatchdogError> {
-        self.send(messages, Command::Status)
-            .and_then(|()| self.status(PATIENCE))
-            .map_err(|source| self.failed(operation, source))
+        let mut told = || {
+            while self.owed > 0 {
+                self.status(Duration::ZERO)?;
+            }
+            self.send(messages, Command::Status)?;
+            self.status(PATIENCE)
+        };
+        told().map_err(|source| self.failed(operation, source))
+    }
+
+    /// The last words. They are sent whatever is owed: a wdmd that hangs takes them when it goes on.
+    fn tell_at_last(&mut self, operation: &'static str, messages: &[Message<'_>]) -> Result<(), WatchdogError> {
+        let mut told = || {
+            self.send(messages, Command::Status)?;
+            while self.owed > 0 {
+                self.status(PATIENCE)?;
+            }
+            Ok(())
+        };
+        told().map_err(|source| self.failed(operation, source))
     }
 
     fn failed(&self, operation: &'static str, source: io::Error) -> WatchdogError {
@@ -276,9 +294,6 @@ impl Connection {
     fn send(&mut self, messages: &[Message<'_>], last: Command) -> io::Result<()> {
         if self.torn {
             return Err(io::Error::other("a part of an earlier message was taken"));
-        }
-        while self.owed > 0 {
-            self.status(Duration::ZERO)?;
         }
         let last = Message::plain(last);
         let bytes: Vec<u8> = messages.iter().chain([&last]).flat_map(Message::encode).collect();
@@ -462,7 +477,13 @@ impl<Clocks: FnMut() -> Reading> Watchdog for WdmdWatchdog<Clocks> {
         self.alive("disarming")?;
         let Some(mut connection) = self.connection.take() else { return Ok(()) };
         let messages = [Message::test_live(0, 0), Message::plain(Command::RefcountClear)];
-        connection.tell("clearing the entry", &messages).map(|_status| ())
+        let cleared = connection.tell_at_last("clearing the entry", &messages);
+        if cleared.is_err() {
+            // A wdmd that hangs reads on when it is back only as long as it can deliver its answers: were this closed, it would take
+            // the entry for a dead daemon's before it came to these words. So it stays open until this daemon ends.
+            std::mem::forget(connection);
+        }
+        cleared
     }
 
     /// The entry is expired from now on, and no pet of ours prolongs it.

@@ -42,7 +42,7 @@ pub struct Care {
     asked: Option<LocalInstant>,
 }
 
-/// wdmd is told at least so often: it may have been restarted, or this host suspended. What is good for a while only
+/// wdmd is told at least so often: it may have ended, or this host have been suspended. What is good for a while only
 /// (`spaces.rs`) is then never near its end.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// What is gained by telling it earlier: its unit.

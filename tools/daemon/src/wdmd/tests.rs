@@ -63,6 +63,8 @@ impl FakeWdmd {
             let mut state = self.woken.wait_while(self.state.lock().unwrap(), |state| state.hangs).unwrap();
             let answer = state.take(number, &message);
             drop(state);
+            self.woken.notify_all();
+            // What stands behind an answer that cannot be delivered is not read, by the real one either.
             if stream.write_all(&answer).is_err() {
                 break;
             }
@@ -287,6 +289,21 @@ fn a_wdmd_that_hangs_costs_one_wait_and_is_told_again_when_it_is_back() {
     fake.wait_for(|clients| clients.iter().any(|c| c.expiry > told));
     let again = (0..100).any(|_| watchdog.pet(late).is_ok());
     assert!(again, "the answer that was owed is taken first");
+}
+
+#[test]
+fn an_entry_that_is_cleared_while_wdmd_hangs_is_cleared_when_it_goes_on() {
+    let (_dir, path, fake) = fake();
+    let mut watchdog = arm(&path).unwrap();
+    watchdog.pet(soon()).unwrap();
+    fake.hang(true);
+    watchdog.pet(soon()).unwrap_err();
+    let error = watchdog.disarm().unwrap_err().to_string();
+    assert!(error.contains("clearing the entry failed: it does not answer"), "{error}");
+    drop(watchdog);
+    fake.hang(false);
+    fake.wait_for(|clients| clients.iter().all(|c| c.expiry == 0 && !c.refcount));
+    arm(&path).unwrap();
 }
 
 #[test]
