@@ -121,8 +121,8 @@ pub fn boot_now() -> LocalInstant {
     }
 }
 
-/// Reads `CLOCK_MONOTONIC`, nanoseconds: the clock of wdmd and of nothing else here. It stands still in suspend. Should the
-/// call fail, the answer is 0, before everything.
+/// Reads `CLOCK_MONOTONIC`, nanoseconds: wdmd's clock, and the one that stands still in suspend. Should the call fail, the
+/// answer is 0, before everything.
 #[must_use]
 pub fn monotonic_nanos() -> u64 {
     let read = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
@@ -218,14 +218,9 @@ impl Clock for BootClock {
         boot_now()
     }
 
-    /// `CLOCK_MONOTONIC` does not count through suspend.
+    /// Should a clock fail, who waits for time awake waits for ever.
     fn suspended(&self) -> Duration {
-        let boot = boot_now();
-        match nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) {
-            Ok(awake) => boot.since(instant_of(awake)),
-            // As for `boot_now`: who waits for time awake waits for ever.
-            Err(_) => Duration::MAX,
-        }
+        boot_now().since(LocalInstant(monotonic_nanos()))
     }
 
     fn sleep_until(&self, at: LocalInstant) -> impl Future<Output = ()> {
