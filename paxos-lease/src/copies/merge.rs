@@ -7,7 +7,7 @@
 //! | sector | of the copies |
 //! | --- | --- |
 //! | leader record | the largest lver; of one lver, free beats owned (only its owner frees it, for good), and published by another beats published by the owner (then its dblock is asked as well) |
-//! | a host's dblock | of the largest lver: the largest mbal, the inp of the largest bal - the paper's blocksSeen has every copy of a block - and RELEASED, which is final, if a majority says so, or a copy with no claim beside it: whoever acts on RELEASED must be able to see the claim that was written with it, and so must everybody after him |
+//! | a host's dblock | of the largest lver: the largest mbal, the inp of the largest bal - the paper's blocksSeen has every copy of a block - and RELEASED, which is final, if a majority says so, or a copy with no claim beside it, of the latest generation that has written there: an earlier one cannot speak for it, and whoever acts on RELEASED must be able to see the claim that was written with it, and so must everybody after him |
 //! | its mode block | the latest stamp's; of copies without one (sanlock's), shared if any says so |
 //! | our own sector | the latest stamp's, or what we wrote last |
 //! | request record | the largest lver; it decides nothing |
@@ -231,10 +231,7 @@ fn seen(blocks: &[Block<'_>], at: SectorIndex, majority: usize) -> Vec<u8> {
     let lver = blocks.iter().map(|b| b.content.dblock.lver).max().unwrap_or_default();
     let of_it = || blocks.iter().map(|b| &b.content.dblock).filter(|b| b.lver == lver);
     let proposed = of_it().max_by_key(|b| b.bal).copied().unwrap_or_default();
-    let released: Vec<&Block<'_>> =
-        blocks.iter().filter(|b| b.content.dblock.lver == lver && b.content.dblock.is_released()).collect();
-    let word = released.len() >= majority || released.iter().any(|b| !b.content.mode.is_shared());
-    let flags = if word { RELEASED } else { 0 };
+    let flags = if is_word(blocks, lver, majority) { RELEASED } else { 0 };
     let dblock = Dblock { mbal: of_it().filter_map(|b| b.mbal).max(), flags, ..proposed };
     // sanlock does not stamp: a claim of its host is not overlooked because the host was once one of ours.
     let unstamped = blocks.iter().find(|b| b.stamp == Stamp::default() && b.content.mode.is_shared());
@@ -243,6 +240,17 @@ fn seen(blocks: &[Block<'_>], at: SectorIndex, majority: usize) -> Vec<u8> {
         return last.bytes.to_vec();
     }
     assembled(last, &dblock, &whole.mode, at)
+}
+
+/// Whether another host's RELEASED at `lver`, its latest, is to be acted upon. Of its generations the latest that has written there
+/// alone can say so: what an earlier one said may be on so few disks that the later one never saw it, and holds this very lver. If it
+/// does, its block is on a majority, so that whoever reads one sees that there is a later generation.
+fn is_word(blocks: &[Block<'_>], lver: Lver, majority: usize) -> bool {
+    let of_it = || blocks.iter().filter(|b| b.content.dblock.lver == lver);
+    let last = of_it().map(|b| b.stamp.generation).max();
+    let says = |b: &&Block<'_>| b.content.dblock.is_released() && Some(b.stamp.generation) == last;
+    let released = || of_it().filter(says);
+    released().count() >= majority || released().any(|b| !b.content.mode.is_shared())
 }
 
 /// The sector of `base` with another dblock and mode block, sealed as it was.

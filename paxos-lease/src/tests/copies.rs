@@ -209,6 +209,41 @@ fn a_claim_that_was_taken_back_stands_in_nobodys_way_on_a_disk_that_was_away() {
     }
 }
 
+/// The disks of generation `generation` of host `n`.
+fn devices_of(n: u64, generation: u64, media: &[Medium], clock: &ManualClock) -> Copies<TestDevice, ManualClock> {
+    all(media.iter().map(|medium| device(n, medium, clock)).collect(), clock, term(n, generation))
+}
+
+fn acquired_by<D: Disk>(disks: &D, clock: &ManualClock, who: HostTerm) -> Result<Acquired, AcquireFailed> {
+    let me = Me { term: who, ..me(who.host_id.get()) };
+    driven(clock, acquire(disks, clock, &Said::nothing(), &lease(), &me, &Options::default(), &Stop::new()))
+}
+
+/// Generation 7 proposes itself, takes that back, and gets neither onto more than one disk before it dies. Generation 8, which does not
+/// see that disk, holds the same lver.
+#[test]
+fn s1_released_of_an_earlier_generation_does_not_end_what_a_later_one_holds_at_the_same_lver() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let seventh = devices_of(1, 7, &media, &clock);
+    for other in &seventh.list()[1..] {
+        // Phase 2 of its ballot, and its RELEASED.
+        [3, 6].into_iter().for_each(|step| other.disk.engine().fate(step, Fate::Fails));
+    }
+    let undo = acquired_by(&seventh, &clock, term(1, 7)).err().and_then(|failed| failed.undo);
+    let duty = undo.expect("its proposal is on one disk");
+    let me = Me { term: term(1, 7), ..me(1) };
+    assert!(driven(&clock, retract(&seventh, &clock, duty, &me)).is_err());
+    let said = |medium: &Medium| (medium.dblock(1).bal.is_some(), medium.dblock(1).is_released());
+    assert_eq!(media.iter().map(said).collect::<Vec<_>>(), [(true, true), (false, false), (false, false)]);
+
+    let eighth = devices_of(1, 8, &media, &clock);
+    (0..50).for_each(|step| eighth.list()[0].disk.engine().fate(step, Fate::Fails));
+    let held = held(acquired_by(&eighth, &clock, term(1, 8)));
+    assert_eq!(held.lver(), Lver(1));
+    let refused = acquired(&devices(2, &media, &clock), &clock, 2, Mode::Exclusive);
+    assert!(matches!(&refused, Ok(Acquired::Theirs(r)) if r.kind == RefusalKind::Alive), "{refused:?}");
+}
+
 /// A seed's choices.
 #[derive(Clone)]
 struct Dice(Rc<Cell<u64>>);

@@ -33,8 +33,8 @@ pub(super) struct State {
 struct Said {
     /// The highest lver.
     lver: u64,
-    /// The highest lver with RELEASED.
-    released: Option<u64>,
+    /// The highest lver with RELEASED, and the latest generation that said so there.
+    released: Option<(u64, u64)>,
 }
 
 impl State {
@@ -64,10 +64,12 @@ impl State {
         self.said.iter().filter(|((a, _), _)| *a == area).map(|(_, said)| said.lver).max().unwrap_or(0)
     }
 
-    /// Whether a host has ever said of itself that it is done with a version: RELEASED, or a ballot for a later one.
-    /// Final, whoever publishes what afterwards.
-    pub(super) fn gave_up(&self, area: Area, host_id: u64, lver: u64) -> bool {
-        self.said.get(&(area, host_id)).is_some_and(|said| said.lver > lver || said.released >= Some(lver))
+    /// Whether an owner (host_id, generation) has ever said of itself that it is done with a version: RELEASED, or a ballot for a
+    /// later one. Final, whoever publishes what afterwards. Of an earlier generation's word a later one may know nothing, where it
+    /// did not get onto more than a few of several disks.
+    pub(super) fn gave_up(&self, area: Area, [host_id, generation]: [u64; 2], lver: u64) -> bool {
+        let word = |said: &Said| said.lver > lver || said.released >= Some((lver, generation));
+        self.said.get(&(area, host_id)).is_some_and(word)
     }
 
     pub(super) fn flights(&self) -> impl Iterator<Item = (usize, Writer, u64)> {
@@ -186,9 +188,11 @@ impl Checkers {
             }
         }
         let mut state = self.state.borrow_mut();
+        // A peer's terms are not followed: its word is its own host_id's for good, on the one disk that it uses.
+        let generation = state.time.term_of(io.writer).map_or(u64::MAX, |term| term.generation.0);
         let said = state.disk.said.entry((area, p)).or_default();
         said.lver = said.lver.max(lver);
-        said.released = said.released.max(is.released.then_some(lver));
+        said.released = said.released.max(is.released.then_some((lver, generation)));
         state.disk.dblocks.insert((area, p), is);
         state.disk.by.insert((area, p), host);
     }

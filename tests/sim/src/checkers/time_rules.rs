@@ -450,7 +450,7 @@ impl Checkers {
             {
                 return;
             }
-            let given_up = copies.iter().any(|copy| state.disk.gave_up(*copy, leader.owner[0], leader.lver));
+            let given_up = copies.iter().any(|copy| state.disk.gave_up(*copy, leader.owner, leader.lver));
             let slot = leader.owner[0] - 1;
             let space = state.areas.iter().find(|a| matches!(a, Area::Delta(..)));
             let delta = space.map(|a| state.disk.leader(*a, slot)).unwrap_or_default();
