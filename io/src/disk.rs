@@ -111,6 +111,9 @@ pub enum IoErrorKind {
         /// Of how many.
         disks: usize,
     },
+    /// On several disks: what stands there is a lease, but by its own word no copy of one on several disks.
+    #[error("it is no copy of a lease on several disks: {0}")]
+    NoCopy(&'static str),
     /// The lockspace's lease is past D2's instant. Nothing was issued.
     #[error("refused: the lockspace's own lease is no longer renewed, so nothing may be written under it (D2)")]
     Refused,
@@ -136,6 +139,6 @@ impl IoError {
     /// Whether a write that ended so may still reach the medium, now or later, in part or whole.
     #[must_use]
     pub const fn may_have_landed(&self) -> bool {
-        !matches!(self.kind, IoErrorKind::NotIssued | IoErrorKind::Refused)
+        !matches!(self.kind, IoErrorKind::NotIssued | IoErrorKind::NoCopy(_) | IoErrorKind::Refused)
     }
 }

@@ -171,8 +171,17 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         match LeaderRecord::decode(&record, LeaderKind::Paxos, &expected).map_err(|e| self.leader_error(e))? {
             Decoded::Blank => Err(AreaError::Blank { path, offset }),
             Decoded::Cleared(_) => Err(AreaError::Cleared { path, offset }),
-            Decoded::Record(record) => Ok(record),
+            Decoded::Record(record) => self.room_for_us(record),
         }
+    }
+
+    /// Whether there is a sector for us at all: a lease of smaller sectors or areas may have fewer than its lockspace.
+    fn room_for_us(&self, leader: LeaderRecord) -> Result<LeaderRecord, AreaError> {
+        let (found, expected) = (leader.max_hosts, self.me.term.host_id);
+        if expected.get() > found {
+            return Err(self.leader_error(LeaderError::NumHosts { found, expected }));
+        }
+        Ok(leader)
     }
 
     /// The leader record of sector 0, its seal included.
@@ -206,10 +215,10 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         let sector = &area[at.at(size)..at.at(size) + size.bytes()];
         match seal::read(sector, SealedKind::Plain, at) {
             // Whoever took a part of its disks for all of them could have a majority that meets no other.
-            Ok(Some(_)) if self.is_part(sector) => Err(AreaError::Copies {
+            Ok(seal) if self.is_part(seal.and_then(|_| Place::of_sealed(sector))) => Err(AreaError::Copies {
                 path: self.disk.path().clone(),
                 offset: self.offset(at),
-                found: Place::of_sealed(sector),
+                found: seal.and_then(|_| Place::of_sealed(sector)),
                 expected: self.disk.copies(),
             }),
             Ok(seal) => Ok(seal.map_or(AreaUuid::NONE, |s| s.area)),
@@ -222,9 +231,9 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         }
     }
 
-    /// Whether a UUID sector is of a lease with another number of copies.
-    fn is_part(&self, sector: &[u8]) -> bool {
-        Place::of_sealed(sector).map_or(1, |place| usize::from(place.copies)) != self.disk.copies()
+    /// Whether an area in this place is of a lease with another number of copies.
+    fn is_part(&self, place: Option<Place>) -> bool {
+        place.map_or(1, |place| usize::from(place.copies)) != self.disk.copies()
     }
 
     /// Which dblocks matter: those of hosts 1 to num_hosts - if this leader record's num_hosts can be relied on. Where

@@ -6,8 +6,9 @@
 //! - **A read** asks all, and needs a majority. What they say together stands in `merge.rs`. A sector is no atomic register
 //!   any more: what one read has seen of a write that does not count yet, the next may not see. The rules of this crate bear that,
 //!   since they conclude only from what is final once true; Disk Paxos itself asks for no more of its disks.
-//! - **A copy** is what was formatted as one: the same UUID, lockspace and sizes as the others, by its own word one of as many. A
-//!   disk that was replaced holds none, and is never written to. One that was away for a while is a copy, and older than the others.
+//! - **A copy** is what was formatted as one: the same UUID, lockspace and sizes as the others, by its own word one of as many. An
+//!   area that does not say so is none, sanlock's above all: several of those may be named as one lease, and others by
+//!   another host. A disk that was replaced holds none, and is never written to. One that was away for a while is a copy, and older than the others.
 //!   It counts all the same: what was written meanwhile is on a majority, of which every other majority has a part. We
 //!   bring our own sector and the leader record up to date by writing them, as always; not the sectors of others, for
 //!   they may be writing them at this moment, and an old block of ours over a new one of theirs would be the end of I2.
@@ -30,7 +31,7 @@ use holdfast_io::clock::{Clock, LocalInstant, first_of};
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
 use holdfast_io::ids::HostTerm;
 use holdfast_io::planted::{Bug, planted};
-use holdfast_io::seal::{self, AreaUuid, SealedKind};
+use holdfast_io::seal::{self, SealedKind};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::{LeaseOffset, SectorIndex};
 use tracing::warn;
@@ -226,7 +227,7 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let found: Vec<Option<Found>> =
             answers.iter().map(|a| a.as_ref().and_then(|a| a.as_ref().ok()).map(|bytes| classify(bytes))).collect();
         let bytes = |i: usize| answers[i].as_ref().and_then(|a| a.as_ref().ok());
-        for kind in found.iter().flatten() {
+        for kind in found.iter().flatten().filter(|kind| !matches!(kind, Found::Alone(_))) {
             let standing: Vec<Standing> = (0..found.len()).map(|i| self.standing_of(i, kind, &found)).collect();
             let members: Vec<&AlignedBuf> =
                 (0..found.len()).filter(|i| standing[*i] == Standing::Copy).filter_map(bytes).collect();
@@ -250,28 +251,18 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         match (kind, its) {
             (Found::Lease(shape, _), Found::Lease(other, place)) => {
                 let copies = u8::try_from(self.list.len()).unwrap_or(u8::MAX);
-                match place {
-                    Some(place) if place.copies != copies => {
-                        Standing::None(format!("it is one of {} copies, not of {copies}", place.copies))
-                    }
-                    // Areas that sanlock formatted do not say.
-                    None if other.uuid != AreaUuid::NONE => {
-                        Standing::None("it is the only copy of its lease".to_owned())
-                    }
-                    _ if shape != other => {
-                        Standing::None(format!("it is another lease: {other:?}, expected {shape:?}"))
-                    }
-                    Some(place)
-                        if found[..i]
-                            .iter()
-                            .flatten()
-                            .any(|f| matches!(f, Found::Lease(s, Some(p)) if (s, p) == (shape, place))) =>
-                    {
-                        Standing::None(format!("copy {} is named twice", place.copy))
-                    }
-                    _ => Standing::Copy,
+                let named = |f: &Found| *f == Found::Lease(*shape, *place);
+                if place.copies != copies {
+                    Standing::None(format!("it is one of {} copies, not of {copies}", place.copies))
+                } else if shape != other {
+                    Standing::None(format!("it is another lease: {other:?}, expected {shape:?}"))
+                } else if found[..i].iter().flatten().any(named) {
+                    Standing::None(format!("copy {} is named twice", place.copy))
+                } else {
+                    Standing::Copy
                 }
             }
+            (_, Found::Alone(why)) => Standing::None((*why).to_owned()),
             (Found::Damaged(_), Found::Damaged(_)) => Standing::Copy,
             (a, b) if a == b => Standing::Copy,
             (_, other) => Standing::None(format!("it is none: {other:?}")),
@@ -291,14 +282,21 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         }
     }
 
-    /// Why a majority does not agree: the first failure, or that there is none.
+    /// Why a majority does not agree: an area that is no copy by its own word, the first failure, or that there is none.
     fn why_not(&self, answers: &[Option<Answer>], at: u64, len: usize) -> IoError {
+        let alone = |(copy, answer): (&Copy<D>, &Option<Answer>)| {
+            let Found::Alone(why) = classify(answer.as_ref()?.as_ref().ok()?) else { return None };
+            let (path, kind) = (Arc::clone(copy.disk.path()), IoErrorKind::NoCopy(why));
+            Some(IoError { path, op: Op::Read, offset: copy.at.0, len, kind })
+        };
+        let no_copy = self.list.iter().zip(answers).filter(|_| at == self.list[0].at.0).find_map(alone);
         let done = answers.iter().flatten().filter(|a| a.is_ok()).count();
         let failed = answers.iter().flatten().find_map(|a| a.as_ref().err()).cloned();
         // One that ends too early tells its reader to ask for less.
         let short = |e: &&IoError| matches!(e.kind, IoErrorKind::Short { .. });
         let short = answers.iter().flatten().filter_map(|a| a.as_ref().err()).find(short).cloned();
-        short.or(failed.filter(|_| done < self.majority())).unwrap_or_else(|| self.too_few(Op::Read, at, len, done))
+        let failed = failed.filter(|_| done < self.majority());
+        short.or(no_copy).or(failed).unwrap_or_else(|| self.too_few(Op::Read, at, len, done))
     }
 
     fn merged(&self, shape: &Shape, from: SectorIndex, copies: &[&AlignedBuf]) -> Merged {

@@ -180,8 +180,13 @@ impl Medium {
 
     /// With one of several copies of a lease on it.
     pub(crate) fn formatted_as(num_hosts: u32, place: Option<Place>) -> Self {
+        Self::formatted_with(lease().geometry_hint, num_hosts, place)
+    }
+
+    /// The same, of these sizes.
+    pub(crate) fn formatted_with(geometry: Geometry, num_hosts: u32, place: Option<Place>) -> Self {
         let medium = Medium::default();
-        let LeaseAt { space, resource, geometry_hint: geometry, .. } = lease();
+        let LeaseAt { space, resource, .. } = lease();
         let new = NewLease { geometry, space, resource, num_hosts: Some(num_hosts), uuid: uuid(), place };
         for write in plan(&new, &Writer { machine: machine(9), fire: SealedFire::NoWatchdog }).unwrap() {
             medium.write(lease().at.0 + write.offset_in_area, &write.bytes);

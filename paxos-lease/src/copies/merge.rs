@@ -17,7 +17,7 @@
 //! so that whoever looks at it says what is wrong with it.
 
 use holdfast_io::bytes::{array_at, put};
-use holdfast_io::ids::{HostId, HostTerm, Lver, ResourceName, SpaceName};
+use holdfast_io::ids::{HostId, HostTerm, Lver, SpaceName};
 use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::{self, AreaUuid, Seal, SealedKind};
@@ -36,15 +36,16 @@ pub(super) struct Shape {
     pub(super) geometry: Geometry,
     pub(super) uuid: AreaUuid,
     pub(super) space: SpaceName,
-    /// Where there is no UUID: nothing else tells the leases of a lockspace apart.
-    pub(super) resource: Option<ResourceName>,
 }
 
 /// What stands where a copy should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// A lease, as far as its leader record and its UUID tell.
-    Lease(Shape, Option<Place>),
+    /// A copy of a lease, as far as its leader record and its UUID tell.
+    Lease(Shape, Place),
+    /// A lease that is none on several disks, and why. Of such areas nobody can tell whether they belong together, and how many
+    /// there are: another host may be told of others, and have a majority that meets no majority of these.
+    Alone(&'static str),
     /// A leader record of an area that is longer than what was read.
     Longer(Geometry),
     /// None any more.
@@ -71,12 +72,14 @@ pub(super) fn classify(bytes: &[u8]) -> Found {
     let at = uuid_sector(geometry);
     let sector = &bytes[at.at(geometry.sector())..][..geometry.sector().bytes()];
     let (uuid, place) = match seal::read(sector, SealedKind::Plain, at) {
-        Ok(Some(seal)) => (seal.area, Place::of_sealed(sector)),
-        Ok(None) => (AreaUuid::NONE, None),
+        Ok(Some(seal)) => match Place::of_sealed(sector) {
+            Some(place) => (seal.area, place),
+            None => return Found::Alone("it was formatted as the only copy of its lease"),
+        },
+        Ok(None) => return Found::Alone("sanlock formatted it: it does not say which copy of how many it is"),
         Err(e) => return Found::Damaged(format!("its UUID: {e}")),
     };
-    let resource = (uuid == AreaUuid::NONE).then_some(leader.resource_name);
-    let shape = Shape { geometry, uuid, space: leader.space_name, resource };
+    let shape = Shape { geometry, uuid, space: leader.space_name };
     match leader_of(&bytes[..geometry.sector().bytes()], &shape) {
         Some(_) => Found::Lease(shape, place),
         None => Found::Damaged("its leader record is sealed for another area, or wrongly".to_owned()),
@@ -85,7 +88,7 @@ pub(super) fn classify(bytes: &[u8]) -> Found {
 
 /// The leader record of a copy of this lease.
 fn leader_of(sector: &[u8], shape: &Shape) -> Option<LeaderRecord> {
-    let expected = Expected { space: Some(shape.space), resource: shape.resource, host_id: None };
+    let expected = Expected { space: Some(shape.space), resource: None, host_id: None };
     let record: [u8; leader::LEN] = array_at(sector, 0);
     let Ok(Decoded::Record(leader)) = LeaderRecord::decode(&record, LeaderKind::Paxos, &expected) else { return None };
     let seal = seal::read(sector, SealedKind::Plain, LEADER).ok()?;

@@ -12,8 +12,10 @@ use std::time::Duration;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
 use holdfast_io::ids::{Generation, HostTerm, Lver};
+use holdfast_io::leader::LeaderError;
 use holdfast_io::stop::Stop;
 use holdfast_io::sys::aligned::AlignedBuf;
+use holdfast_io::units::Geometry;
 use nix::errno::Errno;
 
 use super::held;
@@ -174,6 +176,49 @@ fn a_part_of_the_disks_is_not_taken_for_all_of_them() {
         "{alone}"
     );
     assert!(acquired(&devices(1, &media[..2], &clock), &clock, 1, Mode::Exclusive).is_err());
+}
+
+#[test]
+fn s1_areas_that_do_not_say_that_they_are_copies_are_none_together() {
+    let clock = ManualClock::waiting();
+    let unsealed = || {
+        let medium = Medium::formatted(3);
+        medium.put_leader(&medium.leader());
+        medium.write(lease().at.sector(uuid_sector(SMALL), SMALL.sector()), &[0; 512]);
+        medium
+    };
+    let alone = || Medium::formatted(3);
+    for (copies, word) in
+        [([unsealed(), unsealed(), unsealed()], "sanlock"), ([alone(), alone(), alone()], "only copy")]
+    {
+        let error = area_error(acquired(&devices(1, &copies, &clock), &clock, 1, Mode::Exclusive));
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(matches!(error, AreaError::Io(IoError { kind: IoErrorKind::NoCopy(_), .. })), "{error:?}");
+        assert!(copies.iter().all(|medium| medium.dblock(1).mbal.is_none()), "nothing was written");
+    }
+    // One that was formatted anew by sanlock is none beside two that are copies, and does not stop them.
+    let again = [media(3), vec![unsealed()]].concat();
+    held(acquired(&devices(1, &again[1..], &clock), &clock, 1, Mode::Exclusive));
+    assert!(again[3].dblock(1).mbal.is_none());
+}
+
+#[test]
+fn a_host_id_beyond_the_sectors_of_a_lease_is_refused_on_several_disks_as_on_one() {
+    let clock = ManualClock::waiting();
+    let few = |copies: u8| -> Vec<Medium> {
+        let place = |copy| (copies > 1).then_some(Place { copy, copies });
+        (1..=copies).map(|copy| Medium::formatted_with(Geometry::ALL[2], 3, place(copy))).collect()
+    };
+    let most = Geometry::ALL[2].max_hosts();
+    let beyond = u64::from(most) + 1;
+    assert!(beyond <= 2000, "{most}");
+    let (alone, together) = (few(1), few(3));
+    let one = area_error(acquired(&device(beyond, &alone[0], &clock), &clock, beyond, Mode::Exclusive));
+    let three = area_error(acquired(&devices(beyond, &together, &clock), &clock, beyond, Mode::Exclusive));
+    for error in [one, three] {
+        let AreaError::Leader { source, .. } = error else { panic!("{error:?}") };
+        assert!(matches!(*source, LeaderError::NumHosts { .. }), "{source:?}");
+    }
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub fn of_io(e: &IoError) -> ResultCode {
         IoErrorKind::Short { .. } => ResultCode::EMSGSIZE,
         IoErrorKind::OutcomeUnknown | IoErrorKind::NotIssued => ResultCode::IO_TIMEOUT,
         IoErrorKind::Minority { .. } => ResultCode::EIO,
+        IoErrorKind::NoCopy(_) => ResultCode::EOPNOTSUPP,
         IoErrorKind::Refused => ResultCode::ENOSPC,
     }
 }

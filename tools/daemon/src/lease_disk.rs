@@ -6,9 +6,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use delta_lease::HostTable;
+use delta_lease::liveness::HostState;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
-use holdfast_io::ids::HostTerm;
+use holdfast_io::ids::{HostId, HostTerm};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::sys::linux::NodeId;
 use holdfast_io::units::LeaseOffset;
@@ -17,6 +19,45 @@ use nix::errno::Errno;
 use paxos_lease::{Copies, Copy};
 
 use crate::platform::{Platform, SharedDisk};
+
+/// Whether a lease on several disks may be taken, or changed, in a lockspace with these hosts; `value`: with a value block.
+///
+/// A real sanlock takes a lease on several disks, too, but by rules of its own: it does not stamp what it writes, counts a disk that holds
+/// no copy, and frees a leader record on one disk alone. Beside one that lives, or may, nothing that the copies say together can be
+/// relied on. It is known by its sector, which has no seal.
+///
+/// # Errors
+/// The answer and the reason.
+pub fn may_be_served(
+    copies: usize,
+    value: bool,
+    hosts: &HostTable,
+    now: LocalInstant,
+) -> Result<(), (ResultCode, String)> {
+    if copies == 1 {
+        return Ok(());
+    }
+    if value {
+        return Err((ResultCode::EOPNOTSUPP, "a lease on several disks has no value".to_owned()));
+    }
+    match real_sanlock(hosts, now) {
+        None => Ok(()),
+        Some(host) => {
+            let why = format!(
+                "host_id {host} of the lockspace is a real sanlock's: beside one no lease on several disks is served"
+            );
+            Err((ResultCode::EOPNOTSUPP, why))
+        }
+    }
+}
+
+fn real_sanlock(hosts: &HostTable, now: LocalInstant) -> Option<HostId> {
+    let theirs = |id: HostId| hosts.state(id, now) != Some(HostState::Dead);
+    let unsealed = hosts
+        .hosts()
+        .filter(|(_, seen)| seen.sector().is_some_and(|sector| sector.holder().is_some() && sector.seal.is_none()));
+    unsealed.map(|(id, _)| id).find(|id| theirs(*id))
+}
 
 /// One of the disks, which may not be there.
 pub enum LeaseCopy<P: Platform> {
@@ -131,5 +172,68 @@ impl<P: Platform> LeaseDisk<P> {
         for (_, disk, _) in self.open() {
             disk.reaped().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use delta_lease::{DeltaArea, DeltaSector, HostBitmap, SectorView};
+    use holdfast_io::identity::{BootHash, MachineHash};
+    use holdfast_io::ids::{Generation, RemoteTimestamp, SpaceName};
+    use holdfast_io::leader::{LeaderKind, LeaderRecord};
+    use holdfast_io::seal::{AreaUuid, Seal, SealedFire};
+    use holdfast_io::timing::IoTimeout;
+    use holdfast_io::units::{Geometry, SectorIndex};
+
+    use super::*;
+
+    const NOW: LocalInstant = LocalInstant::from_nanos(1_000_000_000_000);
+
+    fn area() -> DeltaArea {
+        let space = SpaceName::new(b"LS").unwrap();
+        DeltaArea { at: LeaseOffset(0), space, geometry: Geometry::ALL[0], uuid: AreaUuid::NONE }
+    }
+
+    /// A look at the sector of host 3, which holds its host_id.
+    fn look(sealed: bool, at: LocalInstant) -> SectorView {
+        let DeltaArea { geometry, space, uuid: area, .. } = area();
+        let (host_id, sector) = (HostId::new(3).unwrap(), SectorIndex(2));
+        let leader = LeaderRecord {
+            owner_id: 3,
+            owner_generation: Generation(1),
+            timestamp: RemoteTimestamp(77),
+            io_timeout: 10,
+            ..LeaderRecord::formatted(LeaderKind::Delta, geometry, space)
+        };
+        let (machine, boot, fire) = (MachineHash(1), BootHash(2), SealedFire::NoWatchdog);
+        let seal = sealed.then_some(Seal { fire, machine, boot, area, millis: 0, sector });
+        let bytes = DeltaSector { leader, bitmap: HostBitmap::default(), seal }.encode(geometry.sector());
+        SectorView { host_id, bytes, read_started: at, read_ended: at }
+    }
+
+    fn seen(sealed: bool) -> HostTable {
+        let mut table = HostTable::new(area(), IoTimeout::DEFAULT);
+        table.observe_sector(&look(sealed, NOW));
+        assert!(table.hosts().all(|(_, seen)| seen.damage.is_none()));
+        table
+    }
+
+    #[test]
+    fn s1_beside_a_real_sanlock_that_may_live_no_lease_on_several_disks_is_served() {
+        assert!(may_be_served(3, false, &seen(true), NOW).is_ok());
+        let mut table = seen(false);
+        let (code, why) = may_be_served(3, false, &table, NOW).unwrap_err();
+        assert!(code == ResultCode::EOPNOTSUPP && why.contains("host_id 3"), "{why}");
+        assert!(may_be_served(1, true, &table, NOW).is_ok(), "on one disk both keep the same rules");
+        let later = NOW.after(Duration::from_secs(600));
+        table.observe_sector(&look(false, later));
+        assert!(may_be_served(3, false, &table, later).is_ok(), "it has been silent for D1's time");
+    }
+
+    #[test]
+    fn a_value_on_several_disks_is_refused_before_anything_is_acquired() {
+        assert_eq!(may_be_served(2, true, &seen(true), NOW).unwrap_err().0, ResultCode::EOPNOTSUPP);
     }
 }

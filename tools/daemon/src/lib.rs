@@ -13,6 +13,7 @@ pub mod lockspace;
 pub mod log_ring;
 pub mod nodes;
 pub mod note;
+pub mod panicked;
 pub mod platform;
 pub mod procfs;
 pub mod queries;

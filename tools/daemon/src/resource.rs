@@ -5,7 +5,7 @@
 //! acquires of the same lease.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ mod index;
 pub use index::{Surroundings, prepare_index, run_index};
 
 use crate::codes;
-use crate::lease_disk::{LeaseCopy, LeaseDisk};
+use crate::lease_disk::{self, LeaseCopy, LeaseDisk};
 use crate::linux::Linux;
 use crate::note::Notes;
 use crate::platform::{LeaseFile, Platform, SharedDisk};
@@ -80,6 +80,8 @@ pub struct SpaceShared<P: Platform = Linux> {
     disks: RefCell<BTreeMap<LeaseKey, Rc<LeaseDisk<P>>>>,
     /// The leases of `disks` that an acquire has begun on: length of the area, whether they are over.
     places: RefCell<BTreeMap<LeaseKey, (u64, bool)>>,
+    /// Leases whose task has panicked: it may have left a write on its way.
+    panicked: RefCell<BTreeSet<LeaseKey>>,
     /// Replaced because their lease is on another device now, until their last write is reaped.
     retired: RefCell<Vec<Retired<P>>>,
     /// Further devices that have their fence. Each stays open for it, whether or not a lease still uses it.
@@ -102,6 +104,7 @@ impl<P: Platform> SpaceShared<P> {
         let hosts = RefCell::new(HostTable::new(area, me.io_timeout));
         SpaceShared {
             engines: RefCell::new(BTreeMap::from([(file.node(), engine)])),
+            panicked: RefCell::default(),
             retired: RefCell::default(),
             fenced: RefCell::default(),
             area,
@@ -164,6 +167,22 @@ impl<P: Platform> SpaceShared<P> {
         } else if let Some((_, over)) = self.places.borrow_mut().get_mut(&key) {
             *over = true;
         }
+    }
+
+    /// A task of this lease has panicked.
+    pub fn panicked(&self, key: LeaseKey) {
+        self.panicked.borrow_mut().insert(key);
+    }
+
+    /// Whether a write of a task that has panicked is on its way to this lease: nobody waits for it before the lease is judged
+    /// anew, as whoever undoes something does (I6).
+    fn has_lost_writes(&self, key: LeaseKey) -> bool {
+        let mut panicked = self.panicked.borrow_mut();
+        let open = panicked.contains(&key) && self.disk_of(key).is_some_and(|disk| disk.writes_in_flight() > 0);
+        if !open {
+            panicked.remove(&key);
+        }
+        open
     }
 
     /// Ends the I/O threads of devices that no lease uses any more. Their fences stay.
@@ -399,6 +418,11 @@ pub async fn run_acquire<P: Platform>(
         let end = AcquireEnd::Refused { code: ResultCode::EBADF, why, may_change: false, undoing: false };
         return notes.event(Event::Acquired { task, end });
     };
+    if let Err((code, why)) = may_serve(&shared, &disk, request.value) {
+        shared.forget_disk(key);
+        let end = AcquireEnd::Refused { code, why, may_change: false, undoing: false };
+        return notes.event(Event::Acquired { task, end });
+    }
     let place = |length| shared.places.borrow_mut().insert(key, (length, false));
     let first = request.places.first().map_or(0, |place| place.offset);
     place(shared.area.geometry.align().bytes());
@@ -417,12 +441,8 @@ pub async fn run_acquire<P: Platform>(
     };
     let ended = acquire(&disk.copies, &clock, &*shared, &lease, &shared.me, &options, &stop).await;
     let (code, why, may_change, undo) = match ended {
-        Ok(Acquired::Ours(held)) if request.value && !(disk.copies.copies() == 1 && value::has_room(&held)) => {
-            let why = if disk.copies.copies() > 1 {
-                "a lease on several disks has no value".to_owned()
-            } else {
-                format!("an area of {} has no room for a value", held.geometry)
-            };
+        Ok(Acquired::Ours(held)) if request.value && !value::has_room(&held) => {
+            let why = format!("an area of {} has no room for a value", held.geometry);
             let undo = release(&disk.copies, &clock, held, &shared.me).await.err().and_then(|failed| failed.undo);
             (ResultCode::EOPNOTSUPP, why, false, undo)
         }
@@ -448,6 +468,15 @@ pub async fn run_acquire<P: Platform>(
         shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
+}
+
+/// See [`lease_disk::may_be_served`].
+fn may_serve<P: Platform>(
+    shared: &SpaceShared<P>,
+    disk: &LeaseDisk<P>,
+    value: bool,
+) -> Result<(), (ResultCode, String)> {
+    lease_disk::may_be_served(disk.copies.copies(), value, &shared.hosts.borrow(), shared.clock().now())
 }
 
 /// The value of a lease just acquired. One that cannot be read is zeros, as in sanlock: the lease is what matters.
@@ -606,14 +635,18 @@ pub async fn run_convert<P: Platform>(
     notes: Notes<P>,
 ) {
     let ConvertRequest { key, held, mode, value, nowait } = request;
-    let end = match shared.disk_of(key) {
-        Some(disk) if mode == Mode::Shared => convert_to_shared(&shared, &disk.copies, held, value).await,
-        Some(disk) => convert_to_exclusive(&shared, &disk.copies, held, nowait, &stop).await,
-        None => {
-            let why = Some("its device was closed".to_owned());
-            let held = Some((held.clone(), held.mode, held.lver()));
-            Converted { held, code: ResultCode::EBADF, why }
-        }
+    let unchanged = |code, why| {
+        let held = Some((held.clone(), held.mode, held.lver()));
+        Converted { held, code, why: Some(why) }
+    };
+    let disk = match shared.disk_of(key) {
+        Some(disk) => may_serve(&shared, &disk, false).map(|()| disk),
+        None => Err((ResultCode::EBADF, "its device was closed".to_owned())),
+    };
+    let end = match disk {
+        Err((code, why)) => unchanged(code, why),
+        Ok(disk) if mode == Mode::Shared => convert_to_shared(&shared, &disk.copies, held, value).await,
+        Ok(disk) => convert_to_exclusive(&shared, &disk.copies, held, nowait, &stop).await,
     };
     notes.event(Event::Converted { task, end });
 }

@@ -5,6 +5,7 @@
 //! the run directory, which is memory), the watchdog's ioctls, and wdmd for a second or two.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,13 +22,14 @@ use tokio::sync::mpsc;
 use crate::codes;
 use crate::lockspace::{Control, Lockspace};
 use crate::note::{Note, Notes};
+use crate::panicked::{self, Task};
 use crate::platform::{LeaseFile, Platform};
 use crate::queries::format::{Formats, InUse};
 use crate::resource::{self, SpaceShared, Surroundings};
 use crate::state_file::StateFileError;
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{
-    AcquireEnd, AskRequest, Effect, Event, JoinRequest, LeaseRequest, Prepared, ReplyTo, SetEvent, TaskId,
+    AcquireEnd, AskRequest, Effect, Event, JoinRequest, LeaseKey, LeaseRequest, Prepared, ReplyTo, SetEvent, TaskId,
 };
 use crate::supervisor::index::IndexRequest;
 use crate::watchdog::Watchdog;
@@ -241,7 +243,10 @@ impl<P: Platform> Works<P> {
                 if let Some(shared) = self.shared(request.key.space) {
                     match shared.begin_acquire(&request, &self.formats) {
                         Ok(()) => {
-                            self.platform.spawn(resource::run_acquire(shared, task, request, stop, self.notes.clone()));
+                            let key = request.key;
+                            let run =
+                                resource::run_acquire(Rc::clone(&shared), task, request, stop, self.notes.clone());
+                            self.run(Task::Acquire, task, (shared, key), run);
                         }
                         Err(why) => {
                             let (code, may_change, undoing) = (ResultCode::EAGAIN, true, false);
@@ -254,20 +259,24 @@ impl<P: Platform> Works<P> {
             Effect::StartRelease { task, key, held, rename, value, .. } => {
                 if let Some(shared) = self.shared(key.space) {
                     let release = resource::Release { key, held, rename, value };
-                    self.platform.spawn(resource::run_release(shared, task, release, self.notes.clone()));
+                    let run = resource::run_release(Rc::clone(&shared), task, release, self.notes.clone());
+                    self.run(Task::Release, task, (shared, key), run);
                 }
             }
             Effect::StartConvert { task, request, stop } => {
                 if let Some(shared) = self.shared(request.key.space) {
-                    self.platform.spawn(resource::run_convert(shared, task, request, stop, self.notes.clone()));
+                    let key = request.key;
+                    let run = resource::run_convert(Rc::clone(&shared), task, request, stop, self.notes.clone());
+                    self.run(Task::Convert, task, (shared, key), run);
                 }
             }
             Effect::OpenIndex { task, request } => self.open_index(task, request),
             Effect::StartIndex { task, request, stop } => {
                 if let Some(shared) = self.shared(request.space) {
                     let surroundings = Surroundings { used: self.in_use(), formats: self.formats.clone() };
-                    let notes = self.notes.clone();
-                    self.platform.spawn(resource::run_index(shared, task, request, stop, surroundings, notes));
+                    let (key, notes) = (request.key(), self.notes.clone());
+                    let run = resource::run_index(Rc::clone(&shared), task, request, stop, surroundings, notes);
+                    self.run(Task::Index, task, (shared, key), run);
                 }
             }
             Effect::Ask(request) => self.ask(request),
@@ -298,6 +307,17 @@ impl<P: Platform> Works<P> {
             | Effect::Exit) => return Ok(front.perform(self, of_clients)),
         }
         Ok(None)
+    }
+
+    /// Runs a task of a lease, whose end is reported even if it panics.
+    fn run(
+        &self,
+        what: Task,
+        task: TaskId,
+        (shared, key): (Rc<SpaceShared<P>>, LeaseKey),
+        work: impl Future<Output = ()> + 'static,
+    ) {
+        self.platform.spawn(panicked::reported(work, what, task, self.notes.clone(), move || shared.panicked(key)));
     }
 
     fn with_space(&self, space: SpaceName, act: impl FnOnce(&Joined<P>)) {
@@ -436,11 +456,12 @@ impl<P: Platform> Works<P> {
             let prepared = Prepared::refused(ResultCode::ENOSPC, "the lockspace is not joined".to_owned());
             return self.notes.event(Event::DeviceReady { task, prepared });
         };
-        let notes = self.notes.clone();
-        self.platform.spawn(async move {
+        let (notes, key, its) = (self.notes.clone(), request.key, Rc::clone(&shared));
+        let work = async move {
             let opened = resource::open_all(&shared, &request.places).await;
             let prepared = resource::prepare(&shared, opened, &request).await;
             notes.event(Event::DeviceReady { task, prepared });
-        });
+        };
+        self.run(Task::Open, task, (its, key), work);
     }
 }

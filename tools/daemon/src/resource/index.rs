@@ -37,6 +37,9 @@ impl<P: Platform> SpaceShared<P> {
     /// Its area is being formatted.
     pub fn begin_acquire(&self, request: &LeaseRequest, formats: &Formats) -> Result<(), String> {
         let Some(disk) = self.disk_of(request.key) else { return Ok(()) };
+        if self.has_lost_writes(request.key) {
+            return Err(format!("a write of an earlier task of {}, which panicked, may still land", request.key));
+        }
         let len = self.area.geometry.align().bytes();
         let formatted = disk.areas().find_map(|(node, at)| formats.touching(&Bytes::of(node, at, len)));
         if let Some(other) = formatted {
