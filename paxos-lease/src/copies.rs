@@ -12,8 +12,9 @@
 //!   It counts all the same: what was written meanwhile is on a majority, of which every other majority has a part. We
 //!   bring our own sector and the leader record up to date by writing them, as always; not the sectors of others, for
 //!   they may be writing them at this moment, and an old block of ours over a new one of theirs would be the end of I2.
-//! - **Nobody waits for the slow**: once a majority has answered the others get [`PATIENCE`]; whoever exceeds it is not waited
-//!   for again before it has answered in time.
+//! - **Nobody waits for the slow**: once a majority has answered the others get [`PATIENCE`]; whoever exceeds it is waited for again
+//!   once it has answered in time, or once in every [`CHANCE`] I/Os.
+//! - **A disk that fails** is written to all the same, but not read before it was looked at anew.
 //! - **Our own sector** has a stamp (`stamp.rs`), from which everybody sees which of its copies is the latest.
 //! - **No sector of another host's is written** on several disks, not even under I1's exception: such a write could land on
 //!   one of them long after the lease was given back, on what the host's next generation has written.
@@ -31,7 +32,7 @@ use holdfast_io::clock::{Clock, LocalInstant, first_of};
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
 use holdfast_io::ids::HostTerm;
 use holdfast_io::planted::{Bug, planted};
-use holdfast_io::seal::{self, SealedKind};
+use holdfast_io::seal::{self, AreaUuid, SealedKind};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::{LeaseOffset, SectorIndex};
 use tracing::warn;
@@ -43,12 +44,15 @@ mod place;
 mod stamp;
 
 pub use place::{MOST, Place};
-pub use stamp::Stamp;
 
 use merge::{Found, Merged, Own, Shape, classify, merge, newest};
+use stamp::{Lockspace, Stamp};
 
 /// How long the slower disks are waited for once a majority has answered.
 pub const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How many I/Os a disk that was late once is not waited for, before it is again.
+const CHANCE: u32 = 16;
 
 /// One copy: a disk, and where on it.
 pub struct Copy<D> {
@@ -64,21 +68,23 @@ pub struct Copies<D, C> {
     path: Arc<str>,
     clock: C,
     me: Option<HostTerm>,
+    lockspace: Option<Lockspace>,
     state: RefCell<State>,
 }
 
 struct State {
     shape: Option<Shape>,
     standing: Vec<Standing>,
-    /// Did not answer in time when it was asked last.
-    late: Vec<bool>,
+    /// For so many I/Os it has not answered in time; 0: it did when it was asked last.
+    late: Vec<u32>,
     /// Our own sector as we wrote it last, whatever became of it.
     own: Option<OwnSector>,
+    /// The latest of our own stamps that was written, or seen on any disk: the next is greater.
+    last: Stamp,
 }
 
 /// Our own sector as we wrote it last, or found it at first.
 struct OwnSector {
-    stamp: Stamp,
     bytes: Vec<u8>,
     /// It is on a majority.
     counts: bool,
@@ -87,10 +93,13 @@ struct OwnSector {
 /// What is known of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
-    /// Nothing yet, or its disk has failed since.
+    /// Nothing yet.
     Unknown,
     /// It is one.
     Copy,
+    /// It was one when it answered last, and nothing else has been found there since. It is written, so that it misses nothing if it is
+    /// still there, and read no more before all of it has been looked at again.
+    Failed,
     /// It is none.
     None(String),
 }
@@ -98,18 +107,20 @@ enum Standing {
 type Answer = Result<AlignedBuf, IoError>;
 
 impl<D: Disk, C: Clock> Copies<D, C> {
-    /// The copies of a lease as `me` uses them: the same disks for every host. `None`: to be read only.
+    /// The copies of a lease as `me` uses them, in a lockspace with this UUID: the same disks for every host. `None`: to be read
+    /// only.
     ///
     /// # Panics
     /// Without any, or with more than [`MOST`].
     #[must_use]
-    pub fn new(list: Vec<Copy<D>>, clock: C, me: Option<HostTerm>) -> Self {
+    pub fn new(list: Vec<Copy<D>>, clock: C, me: Option<(HostTerm, AreaUuid)>) -> Self {
         assert!((1..=MOST).contains(&list.len()), "1 to {MOST} copies");
         let names: Vec<&str> = list.iter().map(|copy| &**copy.disk.path()).collect();
         let path = Arc::from(names.join(" + "));
-        let (standing, late) = (vec![Standing::Unknown; list.len()], vec![false; list.len()]);
-        let state = State { shape: None, standing, late, own: None };
-        Copies { list, path, clock, me, state: RefCell::new(state) }
+        let (standing, late) = (vec![Standing::Unknown; list.len()], vec![0; list.len()]);
+        let state = State { shape: None, standing, late, own: None, last: Stamp::default() };
+        let (me, lockspace) = me.map(|(me, lockspace)| (me, Lockspace::of(lockspace))).unzip();
+        Copies { list, path, clock, me, lockspace, state: RefCell::new(state) }
     }
 
     /// Each of them.
@@ -164,7 +175,8 @@ impl<D: Disk, C: Clock> Copies<D, C> {
             if gathered.all_over() || (moved && enough(&gathered.results)) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        let late = self.state.borrow().late.clone();
+        // Late for good only as long as each further chance is missed, too: it may have been slow once.
+        let late: Vec<bool> = self.state.borrow().late.iter().map(|n| *n > 0 && n % CHANCE != 0).collect();
         if gathered.waits_for_prompt(&late) {
             let prompt = poll_fn(|cx| {
                 gathered.poll(cx);
@@ -179,12 +191,13 @@ impl<D: Disk, C: Clock> Copies<D, C> {
     fn note<T>(&self, asked: &[bool], answers: &[Option<Result<T, IoError>>], op: Op) {
         let mut state = self.state.borrow_mut();
         for (i, answer) in answers.iter().enumerate().filter(|(i, _)| asked[*i]) {
-            let was = std::mem::replace(&mut state.late[i], answer.is_none());
+            let was = state.late[i] > 0;
+            state.late[i] = if answer.is_none() { state.late[i].saturating_add(1) } else { 0 };
             match answer {
                 Some(Err(error)) => {
                     warn!(disk = %self.list[i].disk.path(), %error, "a disk of several failed");
                     if state.standing[i] == Standing::Copy {
-                        state.standing[i] = Standing::Unknown;
+                        state.standing[i] = Standing::Failed;
                     }
                 }
                 None if !was => {
@@ -236,6 +249,7 @@ impl<D: Disk, C: Clock> Copies<D, C> {
             }
             return Some(match kind {
                 Found::Lease(shape, _) => {
+                    self.note_stamps(shape, SectorIndex(0), &members);
                     let Merged { bytes, complete } = self.merged(shape, SectorIndex(0), &members);
                     Beginning { shape: Some(*shape), standing, bytes, complete }
                 }
@@ -276,9 +290,15 @@ impl<D: Disk, C: Clock> Copies<D, C> {
                 warn!(disk = %self.list[i].disk.path(), offset = self.list[i].at.0, why, "not a copy of this lease: not used");
             }
         }
-        if found.shape.is_some() {
-            state.shape = found.shape;
-            state.standing.clone_from(&found.standing);
+        let Some(shape) = found.shape else { return };
+        // Whoever did not answer this time is what it was, if it was a copy of this very lease.
+        let same = state.shape.replace(shape) == Some(shape);
+        for (stands, found) in state.standing.iter_mut().zip(&found.standing) {
+            let was = matches!(stands, Standing::Copy | Standing::Failed);
+            *stands = match found {
+                Standing::Unknown if same && was => Standing::Failed,
+                found => found.clone(),
+            };
         }
     }
 
@@ -303,7 +323,7 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let state = self.state.borrow();
         let own = state.own.as_ref();
         let written = own.map(|own| own.bytes.as_slice());
-        let own = Own { me: self.me, written, counts: own.is_some_and(|own| own.counts) };
+        let own = Own { me: self.me, lockspace: self.lockspace, written, counts: own.is_some_and(|own| own.counts) };
         merge(shape, from, copies, self.majority(), own)
     }
 
@@ -314,6 +334,7 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let from = SectorIndex(u32::try_from(offset / size).unwrap_or(u32::MAX));
         let read = |answers: &[Option<Answer>]| {
             let good: Vec<&AlignedBuf> = answers.iter().flatten().filter_map(|a| a.as_ref().ok()).collect();
+            self.note_stamps(shape, from, &good);
             (good.len() >= self.majority()).then(|| self.merged(shape, from, &good))
         };
         let enough = |answers: &[Option<Answer>]| read(answers).is_some_and(|m| m.complete);
@@ -344,7 +365,9 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let now = self.state.borrow().shape;
         match (known, now) {
             (Some(known), Some(now)) if known != now => {
-                self.state.borrow_mut().shape = Some(known);
+                let mut state = self.state.borrow_mut();
+                // And what was found of each disk is said of the other lease.
+                (state.shape, state.standing) = (Some(known), vec![Standing::Unknown; self.list.len()]);
                 Err(self.too_few(Op::Read, at, len, 0))
             }
             (_, Some(now)) => Ok(now),
@@ -364,29 +387,41 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         }
         let seal = seal::read(&sector, SealedKind::Dblock, index).ok()??;
         let mut state = self.state.borrow_mut();
-        let last = state.own.as_ref().map_or_else(Stamp::default, |own| own.stamp);
-        let stamp = last.next(me.generation);
+        let stamp = state.last.next(self.lockspace?, me.generation);
         stamp.put_into(&mut sector);
         seal::write(&mut sector, SealedKind::Dblock, &seal);
-        state.own = Some(OwnSector { stamp, bytes: sector.to_vec(), counts: false });
+        state.last = stamp;
+        state.own = Some(OwnSector { bytes: sector.to_vec(), counts: false });
         Some(sector)
     }
 
-    /// The stamp of our own sector as it was found: the next one is greater. Whether it is of a later generation than ours.
-    fn is_superseded(&self, shape: &Shape, area: &[u8]) -> bool {
-        let Some(me) = self.me else { return false };
-        let (size, own) = (shape.geometry.sector(), dblock_of(me.host_id));
-        let Some(sector) = area.get(own.at(size)..own.at(size) + size.bytes()) else { return false };
-        if !matches!(seal::read(sector, SealedKind::Dblock, own), Ok(Some(_))) {
-            return false;
-        }
-        let found = Stamp::of_sealed(sector);
+    /// Our own sector in sectors that were read from `from` on.
+    fn own_in<'b>(&self, shape: &Shape, from: SectorIndex, bytes: &'b [u8]) -> Option<(Stamp, &'b [u8])> {
+        let (size, own) = (shape.geometry.sector(), dblock_of(self.me?.host_id));
+        let begin = SectorIndex(own.0.checked_sub(from.0)?).at(size);
+        let sector = bytes.get(begin..begin + size.bytes())?;
+        let sealed = seal::read(sector, SealedKind::Dblock, own).ok()??;
+        (sealed.area == shape.uuid).then(|| (Stamp::of_sealed(sector), sector))
+    }
+
+    /// What stands of ours on any disk: a write that did not count, before this was opened anew, has used its stamp up.
+    fn note_stamps(&self, shape: &Shape, from: SectorIndex, copies: &[&AlignedBuf]) {
+        let found = copies.iter().filter_map(|bytes| self.own_in(shape, from, bytes)).map(|(stamp, _)| stamp);
         let mut state = self.state.borrow_mut();
+        let last = std::iter::once(state.last).chain(found).max_by_key(|stamp| stamp.rank(self.lockspace));
+        state.last = last.unwrap_or_default();
+    }
+
+    /// Takes our own sector as it was found for what we wrote last, if we have written nothing yet. Whether it is of a later
+    /// generation than ours.
+    fn is_superseded(&self, shape: &Shape, area: &[u8]) -> bool {
+        let (Some(me), Some((found, sector))) = (self.me, self.own_in(shape, SectorIndex(0), area)) else {
+            return false;
+        };
         // What was found may be on this disk alone: it does not count yet.
-        if state.own.is_none() {
-            state.own = Some(OwnSector { stamp: found, bytes: sector.to_vec(), counts: false });
-        }
-        found.generation > me.generation
+        let bytes = || OwnSector { bytes: sector.to_vec(), counts: false };
+        self.state.borrow_mut().own.get_or_insert_with(bytes);
+        found.rank(self.lockspace) >= (true, me.generation.next(), 0)
     }
 
     /// Whether so many writes are enough, or can never be.
@@ -448,7 +483,8 @@ impl<D: Disk, C: Clock> Disk for Copies<D, C> {
         let index = u32::try_from(offset / shape.geometry.sector().bytes() as u64).unwrap_or(u32::MAX);
         let data = self.stamped(&shape, SectorIndex(index), data).ok_or_else(|| self.too_few(Op::Write, at, len, 0))?;
         let own = self.me.is_some_and(|me| SectorIndex(index) == dblock_of(me.host_id));
-        let members: Vec<bool> = self.state.borrow().standing.iter().map(|s| *s == Standing::Copy).collect();
+        let members: Vec<bool> =
+            self.state.borrow().standing.iter().map(|s| matches!(s, Standing::Copy | Standing::Failed)).collect();
         let writes = self.list.iter().zip(&members).map(|(copy, member)| {
             let write = || {
                 Box::pin(copy.disk.write(copy.at.0 + offset, data.clone(), deadline))

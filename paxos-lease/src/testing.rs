@@ -199,6 +199,12 @@ impl Medium {
         Medium(Rc::new(RefCell::new(other.0.borrow().clone())))
     }
 
+    /// Its content is replaced by that of another.
+    pub(crate) fn become_copy_of(&self, other: &Medium) {
+        let content = other.0.borrow().clone();
+        *self.0.borrow_mut() = content;
+    }
+
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) {
         let mut sectors = self.0.borrow_mut();
         for (i, sector) in (0u64..).zip(bytes.chunks(512)) {

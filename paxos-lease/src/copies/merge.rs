@@ -8,9 +8,9 @@
 //! | --- | --- |
 //! | leader record | the largest lver; of one lver, free beats owned (only its owner frees it, for good), and published by another beats published by the owner (then its dblock is asked as well) |
 //! | a host's dblock | of the largest lver: the largest mbal, the inp of the largest bal - the paper's blocksSeen has every copy of a block - and RELEASED, which is final, if a majority says so, or a copy with no claim beside it, of the latest generation that has written there: an earlier one cannot speak for it, and whoever acts on RELEASED must be able to see the claim that was written with it, and so must everybody after him |
-//! | its mode block | the latest stamp's; of copies without one (sanlock's), shared if any says so |
+//! | its mode block | the latest stamp's, any of this lockspace being later than one of an earlier format of it; of copies without one (sanlock's), shared if any says so |
 //! | our own sector | the latest stamp's, or what we wrote last |
-//! | request record | the largest lver; it decides nothing |
+//! | request record | what a majority says; else, of this format of the area, the latest version, term and force; it decides nothing |
 //! | UUID | any: the copies agree on it, or they are no copies |
 //!
 //! A copy that does not verify does not count for its sector. Where less than a majority does, what is handed on is a damaged one,
@@ -25,10 +25,10 @@ use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::{Geometry, SectorIndex};
 
 use super::place::Place;
-use super::stamp::Stamp;
+use super::stamp::{Lockspace, Rank, Stamp};
 use crate::dblock::{Dblock, HostSector, ModeBlock, RELEASED};
 use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
-use crate::request::RequestRecord;
+use crate::request::{Addressee, RequestRecord};
 
 /// What copies of one lease have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,8 @@ pub(super) fn newest<'a>(copies: &[&'a AlignedBuf]) -> Option<&'a AlignedBuf> {
 #[derive(Clone, Copy)]
 pub(super) struct Own<'a> {
     pub(super) me: Option<HostTerm>,
+    /// In which lockspace, as far as that is known.
+    pub(super) lockspace: Option<Lockspace>,
     /// Or found there at first.
     pub(super) written: Option<&'a [u8]>,
     /// It is on a majority: whoever reads one finds it there, unless somebody has written over it.
@@ -154,12 +156,13 @@ fn sector<'a>(
     let first = || (copies[0].to_vec(), copies.len());
     match index {
         LEADER => leader(shape, copies),
-        REQUEST => best(copies, |s| RequestRecord::decode(s).ok().map(|_| RequestRecord::parse(&array_at(s, 0)).lver)),
+        REQUEST => request(shape, copies, majority),
         SectorIndex(n) if n < most => {
             let Some(host_id) = HostId::from_slot(n - FIRST_DBLOCK.0) else { return first() };
-            let blocks: Vec<Block<'_>> = copies.iter().filter_map(|s| Block::read(s, index, shape)).collect();
+            let blocks: Vec<Block<'_>> =
+                copies.iter().filter_map(|s| Block::read(s, index, shape, own.lockspace)).collect();
             let counting = blocks.len();
-            if let Some(damaged) = copies.iter().find(|s| Block::read(s, index, shape).is_none())
+            if let Some(damaged) = copies.iter().find(|s| Block::read(s, index, shape, own.lockspace).is_none())
                 && counting < majority
             {
                 return (damaged.to_vec(), counting);
@@ -173,6 +176,23 @@ fn sector<'a>(
         }
         _ => first(),
     }
+}
+
+/// What a majority says counts. Where they say different things some have not arrived, or were written long ago: of those of this
+/// format of the area the one that asks for the latest version, of the latest term, and the most of it. To be heard twice, or by
+/// nobody, is what a request must bear; it is never for anybody else than the term in it.
+fn request(shape: &Shape, copies: &[&[u8]], majority: usize) -> (Vec<u8>, usize) {
+    let agreed = copies.iter().find(|s| copies.iter().filter(|other| other == s).count() >= majority);
+    if let Some(agreed) = agreed {
+        return (agreed.to_vec(), copies.len());
+    }
+    best(copies, |s| {
+        let (_, seal) = RequestRecord::decode(s).ok()?;
+        seal.filter(|seal| seal.area == shape.uuid)?;
+        let record = RequestRecord::parse(&array_at(s, 0));
+        let to = Addressee::read(s).map(|to| (to.lver, to.owner.generation));
+        Some((record.lver, to, record.force_mode))
+    })
 }
 
 fn leader(shape: &Shape, copies: &[&[u8]]) -> (Vec<u8>, usize) {
@@ -197,17 +217,18 @@ struct Block<'a> {
     bytes: &'a [u8],
     content: HostSector,
     stamp: Stamp,
+    rank: Rank,
 }
 
 impl<'a> Block<'a> {
-    fn read(bytes: &'a [u8], at: SectorIndex, shape: &Shape) -> Option<Self> {
+    fn read(bytes: &'a [u8], at: SectorIndex, shape: &Shape, now: Option<Lockspace>) -> Option<Self> {
         let content = match HostSector::decode(bytes, at).ok()? {
             Decoded::Record(content) | Decoded::Cleared(content) => content,
             Decoded::Blank => HostSector::default(),
         };
         content.check_area(shape.uuid).ok()?;
         let stamp = content.seal.map_or_else(Stamp::default, |_| Stamp::of_sealed(bytes));
-        Some(Block { bytes, content, stamp })
+        Some(Block { bytes, content, stamp, rank: stamp.rank(now) })
     }
 }
 
@@ -215,21 +236,21 @@ impl<'a> Block<'a> {
 /// on a few disks, and was not seen at first, is none of it: it had its phase 1 on a majority if it proposed anything, and that
 /// was seen. Where nothing that counted is found any more, somebody else has written there: that is what stands.
 fn latest<'a>(mut blocks: Vec<Block<'a>>, own: Own<'a>, at: SectorIndex, shape: &Shape) -> Vec<u8> {
-    if let Some(written) = own.written.and_then(|bytes| Block::read(bytes, at, shape)) {
-        let stands = blocks.iter().any(|block| block.stamp >= written.stamp);
-        let ours = |block: &Block<'_>| own.me.is_some_and(|me| block.stamp.generation >= me.generation);
+    if let Some(written) = own.written.and_then(|bytes| Block::read(bytes, at, shape, own.lockspace)) {
+        let stands = blocks.iter().any(|block| block.rank >= written.rank);
+        let ours = |block: &Block<'_>| own.me.is_some_and(|me| block.rank >= (true, me.generation, 0));
         if stands || !own.counts {
             blocks.retain(ours);
             blocks.push(written);
         }
     }
-    let last = |b: &Block<'_>| (b.stamp, b.content.dblock.lver, b.content.dblock.mbal, b.content.dblock.bal);
+    let last = |b: &Block<'_>| (b.rank, b.content.dblock.lver, b.content.dblock.mbal, b.content.dblock.bal);
     blocks.iter().max_by_key(|b| last(b)).map_or_else(Vec::new, |b| b.bytes.to_vec())
 }
 
 /// Another host's.
 fn seen(blocks: &[Block<'_>], at: SectorIndex, majority: usize) -> Vec<u8> {
-    let latest = blocks.iter().max_by_key(|b| (b.stamp, b.content.mode.is_shared()));
+    let latest = blocks.iter().max_by_key(|b| (b.rank, b.content.mode.is_shared()));
     let Some(last) = (if planted(Bug::StampIgnored) { blocks.first() } else { latest }) else { return Vec::new() };
     let lver = blocks.iter().map(|b| b.content.dblock.lver).max().unwrap_or_default();
     let of_it = || blocks.iter().map(|b| &b.content.dblock).filter(|b| b.lver == lver);
@@ -250,8 +271,9 @@ fn seen(blocks: &[Block<'_>], at: SectorIndex, majority: usize) -> Vec<u8> {
 /// does, its block is on a majority, so that whoever reads one sees that there is a later generation.
 fn is_word(blocks: &[Block<'_>], lver: Lver, majority: usize) -> bool {
     let of_it = || blocks.iter().filter(|b| b.content.dblock.lver == lver);
-    let last = of_it().map(|b| b.stamp.generation).max();
-    let says = |b: &&Block<'_>| b.content.dblock.is_released() && Some(b.stamp.generation) == last;
+    let term = |b: &Block<'_>| (b.rank.0, b.rank.1);
+    let last = of_it().map(term).max();
+    let says = |b: &&Block<'_>| b.content.dblock.is_released() && Some(term(b)) == last;
     let released = || of_it().filter(says);
     released().count() >= majority || released().any(|b| !b.content.mode.is_shared())
 }

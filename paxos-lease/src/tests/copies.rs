@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use holdfast_io::bytes::u64_at;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
 use holdfast_io::ids::{Generation, HostTerm, Lver};
 use holdfast_io::leader::LeaderError;
+use holdfast_io::seal::{self, AreaUuid, Seal, SealedKind};
 use holdfast_io::stop::Stop;
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::Geometry;
@@ -21,14 +23,16 @@ use nix::errno::Errno;
 use super::held;
 use crate::acquire::{Acquired, Options, RefusalKind, acquire};
 use crate::area::Me;
+use crate::ask::{Ask, ask, asked_of};
 use crate::convert::{AfterShare, ShareFailed, Sharing, exclude, share};
 use crate::copies::{Copies, Copy, Place};
 use crate::error::{AcquireError, AcquireFailed, AreaError};
-use crate::layout::{LEADER, dblock_of, uuid_sector};
+use crate::layout::{LEADER, REQUEST, dblock_of, uuid_sector};
 use crate::liveness::{Gone, HostLiveness, LivenessError, Verdict};
 use crate::release::{Held, Mode, Retract, release, retract};
+use crate::request::Force;
 use crate::testing::{
-    Fate, ManualClock, Medium, SMALL, Said, TestDevice, device, host, lease, let_others_run, me, term,
+    Fate, ManualClock, Medium, SMALL, Said, TestDevice, device, host, lease, let_others_run, me, term, uuid,
 };
 
 /// The disks of a lease, as they were formatted.
@@ -38,7 +42,7 @@ fn media(copies: u8) -> Vec<Medium> {
 
 fn all<D: Disk>(disks: Vec<D>, clock: &ManualClock, who: HostTerm) -> Copies<D, ManualClock> {
     let list = disks.into_iter().map(|disk| Copy { disk, at: lease().at }).collect();
-    Copies::new(list, clock.clone(), Some(who))
+    Copies::new(list, clock.clone(), Some((who, uuid())))
 }
 
 fn devices(n: u64, media: &[Medium], clock: &ManualClock) -> Copies<TestDevice, ManualClock> {
@@ -287,6 +291,118 @@ fn s1_released_of_an_earlier_generation_does_not_end_what_a_later_one_holds_at_t
     assert_eq!(held.lver(), Lver(1));
     let refused = acquired(&devices(2, &media, &clock), &clock, 2, Mode::Exclusive);
     assert!(matches!(&refused, Ok(Acquired::Theirs(r)) if r.kind == RefusalKind::Alive), "{refused:?}");
+}
+
+/// The lockspace is made anew while the lease is kept: generation 1 follows 50.
+#[test]
+fn what_was_written_before_a_lockspace_was_made_anew_is_older_than_what_is_written_since() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let before = devices_of(1, 50, &media, &clock);
+    let held = held(acquired_by(&before, &clock, term(1, 50)));
+    driven(&clock, release(&before, &clock, held, &Me { term: term(1, 50), ..me(1) })).unwrap();
+
+    let anew = |n| {
+        let list = media.iter().map(|medium| Copy { disk: device(n, medium, &clock), at: lease().at }).collect();
+        Copies::new(list, clock.clone(), Some((term(n, 1), AreaUuid(uuid::Uuid::from_u128(77)))))
+    };
+    let disks = anew(1);
+    let away = disks.list()[0].disk.engine();
+    (0..50).for_each(|step| away.fate(step, Fate::Fails));
+    let shared = super::held(acquired(&disks, &clock, 1, Mode::Shared));
+    assert!(!media[0].host(1).mode.is_shared(), "the first disk has what was written before");
+    // Its claim is of a smaller generation than what stands there, and the later of the two.
+    let refused = acquired(&anew(2), &clock, 2, Mode::Exclusive);
+    assert!(
+        matches!(&refused, Ok(Acquired::Theirs(r)) if matches!(r.kind, RefusalKind::SharedHolders(_))),
+        "{refused:?}"
+    );
+    given_back(&disks, &clock, 1, shared);
+}
+
+#[test]
+fn a_request_that_was_taken_back_is_not_heard_from_a_disk_that_was_away() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let held = owned(&devices(1, &media, &clock), &clock, 1);
+    let asks = |lver, force, away: Option<usize>| {
+        let other = devices(2, &media, &clock);
+        if let Some(away) = away {
+            (0..50).for_each(|step| other.list()[away].disk.engine().fate(step, Fate::Fails));
+        }
+        driven(&clock, ask(&other, &clock, &lease(), &me(2), Ask { lver, force })).unwrap();
+    };
+    let found = || driven(&clock, asked_of(&devices(1, &media, &clock), &clock, &held, &me(1))).unwrap();
+    asks(None, Some(Force::Graceful), None);
+    assert_eq!(found(), Some(Force::Graceful));
+    asks(Some(Lver(0)), None, Some(2));
+    assert_eq!(found(), None);
+    // Nor does one of an earlier format of the area count, where there is no majority: the third disk is away, and has the word.
+    let mut stranger = media[2].sector(REQUEST);
+    let seal = seal::read(&stranger, SealedKind::Plain, REQUEST).unwrap().unwrap();
+    let other = AreaUuid(uuid::Uuid::from_u128(5));
+    seal::write(&mut stranger, SealedKind::Plain, &Seal { area: other, ..seal });
+    media[0].write(lease().at.sector(REQUEST, SMALL.sector()), &stranger);
+    assert_eq!(found(), Some(Force::Graceful), "the third is of this format, and asks for more than the second");
+}
+
+/// The third disk fails in one read and is back at once: what is written next is on it, too.
+#[test]
+fn a_disk_that_failed_once_is_written_all_the_same() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    let engine = disks.list()[2].disk.engine();
+    // The read of the blocks in phase 1.
+    engine.fate(2, Fate::Fails);
+    let held = owned(&disks, &clock, 1);
+    assert_eq!(media[2].leader().owner(), Some(term(1, 1)));
+    given_back(&disks, &clock, 1, held);
+    assert!(media[2].leader().is_free() && media[2].dblock(1).is_released());
+}
+
+/// Its disk fails, and there is another lease in its place when it is looked at again: that one is not written.
+#[test]
+fn a_disk_that_failed_and_was_replaced_is_not_written() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    let held = owned(&disks, &clock, 1);
+    given_back(&disks, &clock, 1, held);
+    let strange = Medium::formatted(3);
+    media[2].become_copy_of(&strange);
+    let held = owned(&disks, &clock, 1);
+    assert_eq!((held.lver(), media[2].leader().lver), (Lver(2), Lver(0)));
+}
+
+/// A write of ours that did not count has used its stamp up, even for whoever opens the disks anew.
+#[test]
+fn no_two_writes_of_ours_have_one_stamp() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let first = devices(1, &media, &clock);
+    // Phase 2 lands on the first disk alone.
+    first.list()[1..].iter().for_each(|other| other.disk.engine().fate(3, Fate::Fails));
+    assert!(acquired(&first, &clock, 1, Mode::Exclusive).is_err());
+    let stamp = |medium: &Medium| {
+        let sector = medium.sector(dblock_of(host(1)));
+        (u64_at(&sector, 144), u64_at(&sector, 152))
+    };
+    assert_eq!([stamp(&media[0]), stamp(&media[1])], [(1, 2), (1, 1)]);
+    let second = devices(1, &media, &clock);
+    // It sees its own sector by the other two, and hears of the first too late to read it, but not too late to count on.
+    let held = owned(&second, &clock, 1);
+    assert!(media.iter().all(|medium| stamp(medium) > (1, 2)), "{:?}", stamp(&media[0]));
+    given_back(&second, &clock, 1, held);
+}
+
+/// A disk that was slow once is waited for again after a while, though it never was the first to answer.
+#[test]
+fn a_disk_that_was_late_once_gets_another_chance() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    let engine = disks.list()[2].disk.engine();
+    engine.fate(0, Fate::Held);
+    for _ in 0..4 {
+        let held = owned(&disks, &clock, 1);
+        given_back(&disks, &clock, 1, held);
+    }
+    assert_eq!(media[2].leader().lver, Lver(4));
 }
 
 /// A seed's choices.

@@ -11,6 +11,7 @@ use delta_lease::liveness::HostState;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
 use holdfast_io::ids::{HostId, HostTerm};
+use holdfast_io::seal::AreaUuid;
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::sys::linux::NodeId;
 use holdfast_io::units::LeaseOffset;
@@ -133,9 +134,9 @@ pub struct LeaseDisk<P: Platform> {
 }
 
 impl<P: Platform> LeaseDisk<P> {
-    /// Of disks, each with the place of its copy; `me`: who writes, if anybody.
+    /// Of disks, each with the place of its copy; `me`: who writes, if anybody, and the UUID of its lockspace's area.
     #[must_use]
-    pub fn new(list: Vec<(LeaseCopy<P>, LeaseOffset)>, clock: &P::Clock, me: Option<HostTerm>) -> Self {
+    pub fn new(list: Vec<(LeaseCopy<P>, LeaseOffset)>, clock: &P::Clock, me: Option<(HostTerm, AreaUuid)>) -> Self {
         let list = list.into_iter().map(|(disk, at)| Copy { disk, at }).collect();
         LeaseDisk { copies: Copies::new(list, clock.clone(), me) }
     }
@@ -183,7 +184,7 @@ mod tests {
     use holdfast_io::identity::{BootHash, MachineHash};
     use holdfast_io::ids::{Generation, RemoteTimestamp, SpaceName};
     use holdfast_io::leader::{LeaderKind, LeaderRecord};
-    use holdfast_io::seal::{AreaUuid, Seal, SealedFire};
+    use holdfast_io::seal::{Seal, SealedFire};
     use holdfast_io::timing::IoTimeout;
     use holdfast_io::units::{Geometry, SectorIndex};
 

@@ -137,7 +137,7 @@ impl<P: Platform> SpaceShared<P> {
             return;
         }
         let list = files.iter().map(|f| (self.copy_on(f), LeaseOffset(f.place.offset))).collect();
-        let disk = Rc::new(LeaseDisk::new(list, self.clock(), Some(self.me.term)));
+        let disk = Rc::new(LeaseDisk::new(list, self.clock(), Some((self.me.term, self.area.uuid))));
         if let Some(old) = self.disks.borrow_mut().insert(key, disk) {
             let len = self.places.borrow_mut().remove(&key).map_or(0, |(len, _)| len);
             self.retired.borrow_mut().push((old, len));
@@ -590,7 +590,7 @@ pub async fn ask_on<P: Platform>(
     }
     // No write after D2, of whatever kind.
     let list = opened.iter().map(|one| (shared.copy_on(one), LeaseOffset(one.place.offset))).collect();
-    let disk = LeaseDisk::new(list, shared.clock(), Some(shared.me.term)).copies;
+    let disk = LeaseDisk::new(list, shared.clock(), Some((shared.me.term, shared.area.uuid))).copies;
     let lease = LeaseAt {
         at: LeaseOffset(request.places.first().map_or(0, |place| place.offset)),
         space: request.key.space,
