@@ -52,7 +52,7 @@ use stamp::{Lockspace, Stamp};
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How many I/Os a disk that was late once is not waited for, before it is again.
-const CHANCE: u32 = 16;
+const CHANCE: u32 = 8;
 
 /// One copy: a disk, and where on it.
 pub struct Copy<D> {

@@ -16,14 +16,21 @@ pub struct Owners {
     pub shared: Vec<HostTerm>,
 }
 
-/// The owners that `area` names: all bytes of a lease area with this leader record and these sizes.
+/// The owners that `area` names: all bytes of a lease area with this leader record and these sizes, of a lease on `copies` disks. On
+/// several the record may be an older one, whose num_hosts leaves out hosts that share the lease: then all that fit are looked at.
 ///
 /// # Errors
 /// The first host whose sector is damaged: it may hide an owner.
-pub fn read(leader: &LeaderRecord, geometry: Geometry, area: &[u8]) -> Result<Owners, (HostId, DblockError)> {
+pub fn read(
+    leader: &LeaderRecord,
+    geometry: Geometry,
+    area: &[u8],
+    copies: usize,
+) -> Result<Owners, (HostId, DblockError)> {
     let size = geometry.sector();
     let most = u64::from(geometry.max_hosts());
-    let hosts = (0..).map_while(HostId::from_slot).take_while(|id| id.get() <= leader.num_hosts.min(most));
+    let used = if copies > 1 { most } else { leader.num_hosts.min(most) };
+    let hosts = (0..).map_while(HostId::from_slot).take_while(|id| id.get() <= used);
     let sectors = area.get(FIRST_DBLOCK.at(size)..).unwrap_or_default().chunks_exact(size.bytes());
     let decode = |(id, sector): (HostId, &[u8])| match HostSector::decode(sector, dblock_of(id)) {
         Ok(Decoded::Record(found) | Decoded::Cleared(found)) => Ok(found),
@@ -34,4 +41,25 @@ pub fn read(leader: &LeaderRecord, geometry: Geometry, area: &[u8]) -> Result<Ow
     let sharing = hosts.zip(&found).filter(|(_, sector)| sector.mode.is_shared());
     let shared = sharing.map(|(host_id, sector)| HostTerm { host_id, generation: sector.mode.generation }).collect();
     Ok(Owners { exclusive: leader.owner().filter(|_| !leader.is_free()), shared })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dblock::ModeBlock;
+    use crate::testing::{SMALL, announced, host, leader_at, seal_of, term};
+    use holdfast_io::ids::Generation;
+
+    #[test]
+    fn on_several_disks_no_num_hosts_hides_a_host_that_shares() {
+        let (at, mut area) = (dblock_of(host(9)), vec![0; SMALL.area_len()]);
+        let (dblock, mode) = (announced(3, 9).released(), ModeBlock::shared(Generation(1)));
+        let sharing = HostSector { dblock, mode, seal: None };
+        let place = at.at(SMALL.sector());
+        area[place..place + 512].copy_from_slice(&sharing.sector(SMALL.sector(), &seal_of(at)));
+        let leader = leader_at(3, term(1, 1), 1);
+        assert!(leader.num_hosts < 9);
+        assert_eq!(read(&leader, SMALL, &area, 1).unwrap().shared, []);
+        assert_eq!(read(&leader, SMALL, &area, 3).unwrap().shared, [term(9, 1)]);
+    }
 }

@@ -42,13 +42,51 @@ pub enum Access {
     ReadWrite,
 }
 
-/// The device and inode of an opened node: what a fence is bound to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What was opened. Two are equal if they are the same device, by whatever nodes; a fence is bound to the one node, `dev` and
+/// `ino`, through which it was taken.
+#[derive(Clone, Copy, Debug)]
 pub struct NodeId {
     /// `st_dev`.
     pub dev: u64,
     /// `st_ino`.
     pub ino: u64,
+    /// `st_rdev` of a block device, which may have any number of nodes; `None`: a file.
+    pub device: Option<u64>,
+}
+
+impl NodeId {
+    /// Of a file.
+    #[must_use]
+    pub const fn file(dev: u64, ino: u64) -> Self {
+        NodeId { dev, ino, device: None }
+    }
+
+    const fn key(&self) -> (Option<u64>, u64, u64) {
+        match self.device {
+            Some(_) => (self.device, 0, 0),
+            None => (None, self.dev, self.ino),
+        }
+    }
+}
+
+impl PartialEq for NodeId {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for NodeId {}
+
+impl PartialOrd for NodeId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for NodeId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
 }
 
 /// An open device or file, and the one open file description through which this daemon reads, writes and locks it.
@@ -138,7 +176,8 @@ impl BlockFile {
         let file = options.open(path).map_err(open)?;
         let examine = |source| OpenError::Examine { path: name.clone(), source };
         let meta = file.metadata().map_err(examine)?;
-        let node = NodeId { dev: meta.dev(), ino: meta.ino() };
+        let device = meta.file_type().is_block_device().then(|| meta.rdev());
+        let node = NodeId { dev: meta.dev(), ino: meta.ino(), device };
         let (kind, sector, len) = if meta.file_type().is_block_device() {
             let (sector, len) = block_device_shape(&file).map_err(|e| examine(e.into()))?;
             (FileKind::Block, sector, len)

@@ -17,7 +17,8 @@ use holdfast_io::clock::Clock;
 use holdfast_io::disk::{Disk, IoError, IoErrorKind};
 use holdfast_io::ids::{ResourceName, SpaceName};
 use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
-use holdfast_io::units::{LeaseOffset, SectorSize};
+use holdfast_io::seal::{self, SealedKind};
+use holdfast_io::units::{Geometry, LeaseOffset, SectorSize};
 
 use super::change::{Change, Reserve};
 use super::codec::{HEADER_LEN, MAGIC, geometry, rx_offset};
@@ -25,6 +26,9 @@ use super::error::IndexError;
 use super::lease_name;
 use crate::acquire::{Acquired, Options, RefusalKind, acquire};
 use crate::area::LeaseAt;
+use crate::copies::Place;
+use crate::error::{AcquireError, AcquireFailed, AreaError};
+use crate::layout::uuid_sector;
 use crate::liveness::HostLiveness;
 use crate::owners;
 use crate::release::Held;
@@ -124,6 +128,12 @@ impl<D: Disk, C: Clock, H: HostLiveness, R: Reserve> Change<'_, D, C, H, R> {
             let refusal = match ended {
                 Ok(Acquired::Ours(held)) => return Ok(Seized::Ours(Box::new(held))),
                 Ok(Acquired::Theirs(refusal)) => refusal,
+                Err(AcquireFailed {
+                    error: AcquireError::Area(AreaError::Copies { found: Some(_), .. }),
+                    undo: None,
+                }) => {
+                    return Ok(Seized::Stays(format!("a copy of resource {resource}, on several disks, stands there")));
+                }
                 Err(failed) => {
                     self.left.undo.extend(failed.undo);
                     return Err(IndexError::Acquire(Box::new(failed.error)));
@@ -150,11 +160,25 @@ impl<D: Disk, C: Clock, H: HostLiveness, R: Reserve> Change<'_, D, C, H, R> {
         let record = LeaderRecord::parse(&array_at(&first, 0));
         let Some(geometry) = record.geometry() else { return stays("its sizes are none".to_owned()) };
         let area = reader.disk.read(at.0, geometry.area_len(), reader.deadline()).await?;
-        match owners::read(&LeaderRecord::parse(&array_at(&area, 0)), geometry, &area) {
+        // Who holds a lease on several disks one of them does not say.
+        if is_copy(&area, geometry) {
+            return stays(format!("of {}, one of several copies", record.space_name));
+        }
+        match owners::read(&LeaderRecord::parse(&array_at(&area, 0)), geometry, &area, 1) {
             Ok(owners) if owners.exclusive.is_none() && owners.shared.is_empty() => Ok(Seized::Free),
             Ok(owners) => stays(format!("of {}, held by {owners:?}", record.space_name)),
             Err((host, e)) => stays(format!("of {}, dblock of host_id {host}: {e}", record.space_name)),
         }
+    }
+}
+
+/// Whether an area of a lease is one of several copies, or may be: a damaged sector does not say.
+fn is_copy(area: &[u8], geometry: Geometry) -> bool {
+    let at = uuid_sector(geometry);
+    let sector = &area[at.at(geometry.sector())..][..geometry.sector().bytes()];
+    match seal::read(sector, SealedKind::Plain, at) {
+        Ok(sealed) => sealed.is_some() && Place::of_sealed(sector).is_some(),
+        Err(_) => true,
     }
 }
 

@@ -391,18 +391,50 @@ fn no_two_writes_of_ours_have_one_stamp() {
     given_back(&second, &clock, 1, held);
 }
 
-/// A disk that was slow once is waited for again after a while, though it never was the first to answer.
+/// A disk that answers after all others.
+struct Last {
+    disk: TestDevice,
+    last: bool,
+}
+
+impl ReadDisk for Last {
+    fn path(&self) -> &Arc<str> {
+        self.disk.path()
+    }
+
+    async fn read(&self, at: u64, len: usize, deadline: LocalInstant) -> Result<AlignedBuf, IoError> {
+        if self.last {
+            let_others_run().await;
+        }
+        self.disk.read(at, len, deadline).await
+    }
+}
+
+impl Disk for Last {
+    async fn write(&self, at: u64, data: AlignedBuf, deadline: LocalInstant) -> Result<(), IoError> {
+        if self.last {
+            let_others_run().await;
+        }
+        self.disk.write(at, data, deadline).await
+    }
+
+    async fn reaped(&self) {
+        self.disk.reaped().await;
+    }
+}
+
+/// A disk that did not answer once, and is the last to answer from then on, is waited for again after a while.
 #[test]
 fn a_disk_that_was_late_once_gets_another_chance() {
     let (media, clock) = (media(3), ManualClock::waiting());
-    let disks = devices(1, &media, &clock);
-    let engine = disks.list()[2].disk.engine();
-    engine.fate(0, Fate::Held);
-    for _ in 0..4 {
+    let last = |(i, medium)| Last { disk: device(1, medium, &clock), last: i == 2 };
+    let disks = all(media.iter().enumerate().map(last).collect(), &clock, term(1, 1));
+    disks.list()[2].disk.disk.engine().fate(0, Fate::Held);
+    for _ in 0..10 {
         let held = owned(&disks, &clock, 1);
         given_back(&disks, &clock, 1, held);
     }
-    assert_eq!(media[2].leader().lver, Lver(4));
+    assert_eq!(media[2].leader().lver, Lver(10));
 }
 
 /// A seed's choices.

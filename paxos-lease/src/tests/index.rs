@@ -22,6 +22,7 @@ use nix::errno::Errno;
 
 use crate::acquire::{Acquired, Options, RefusalKind, acquire};
 use crate::area::LeaseAt;
+use crate::copies::Place;
 use crate::format::{NewLease, Writer, plan};
 use crate::index::{
     Change, Header, Index, IndexAt, IndexError, Leftovers, NoSlot, Nobody, Reader, Reserve, add, format, rebuild,
@@ -61,7 +62,11 @@ fn writer() -> Writer {
 }
 
 fn put_lease(medium: &Medium, at: u64, space: SpaceName, resource: ResourceName) {
-    let new = NewLease { geometry: SMALL, space, resource, num_hosts: Some(5), uuid: uuid(), place: None };
+    put_copy(medium, at, space, resource, None);
+}
+
+fn put_copy(medium: &Medium, at: u64, space: SpaceName, resource: ResourceName, place: Option<Place>) {
+    let new = NewLease { geometry: SMALL, space, resource, num_hosts: Some(5), uuid: uuid(), place };
     for write in plan(&new, &writer()).unwrap() {
         medium.write(at + write.offset_in_area, &write.bytes);
     }
@@ -320,6 +325,16 @@ fn a_place_with_anything_that_may_be_somebodys_is_passed_over() {
     medium.write(area(1), &[0xA5; 512]);
     assert_eq!(run(&medium, Op::Create("b")), Ok(area(0)));
     assert_eq!(run(&medium, Op::Create("c")), Ok(area(1)));
+}
+
+/// Whether anybody holds it one copy does not say.
+#[test]
+fn a_place_with_a_copy_of_a_lease_on_several_disks_is_passed_over() {
+    let medium = indexed(&[]);
+    let place = Some(Place { copy: 2, copies: 3 });
+    put_copy(&medium, area(0), SpaceName::new(b"OTHER").unwrap(), name("x"), place);
+    put_copy(&medium, area(1), space(), name("y"), place);
+    assert_eq!(run(&medium, Op::Create("a")), Ok(area(2)));
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl LeaseFile for SimFile {
         self.disk.path()
     }
     fn node(&self) -> NodeId {
-        NodeId { dev: 7, ino: 100 + self.disk.index() as u64 }
+        NodeId::file(7, 100 + self.disk.index() as u64)
     }
     fn sector(&self) -> SectorSize {
         self.disk.sector()

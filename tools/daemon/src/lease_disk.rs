@@ -52,6 +52,13 @@ pub fn may_be_served(
     }
 }
 
+/// Whether a lease's disks are fewer than it names: two copies on one device are lost together, and one device under two names
+/// is not even two copies.
+#[must_use]
+pub fn names_one_twice(nodes: &[NodeId]) -> bool {
+    nodes.iter().enumerate().any(|(i, node)| nodes[..i].contains(node))
+}
+
 fn real_sanlock(hosts: &HostTable, now: LocalInstant) -> Option<HostId> {
     let theirs = |id: HostId| hosts.state(id, now) != Some(HostState::Dead);
     let unsealed = hosts
@@ -231,6 +238,13 @@ mod tests {
         let later = NOW.after(Duration::from_secs(600));
         table.observe_sector(&look(false, later));
         assert!(may_be_served(3, false, &table, later).is_ok(), "it has been silent for D1's time");
+    }
+
+    #[test]
+    fn one_device_under_two_nodes_is_one_disk() {
+        let node = |ino, device| NodeId { dev: 5, ino, device };
+        assert!(names_one_twice(&[node(1, Some(0xfd00)), NodeId::file(1, 1), node(2, Some(0xfd00))]));
+        assert!(!names_one_twice(&[node(1, Some(0xfd00)), node(1, Some(0xfd01)), node(1, None), node(2, None)]));
     }
 
     #[test]

@@ -159,7 +159,8 @@ impl<P: Platform> Lockspace<P> {
         let host_id = self.request.host_id;
         let (start, len) = (area.offset_of(host_id), area.geometry.sector().bytes() as u64);
         let record = |locked| FenceRecord {
-            path: self.request.place.path.clone(),
+            // By the name and the node through which it was opened first: the lock lies there.
+            path: std::path::PathBuf::from(&**file.path()),
             dev: file.node().dev,
             ino: file.node().ino,
             start,

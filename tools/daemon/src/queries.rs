@@ -34,7 +34,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::codes;
-use crate::lease_disk::{LeaseCopy, LeaseDisk};
+use crate::lease_disk::{LeaseCopy, LeaseDisk, names_one_twice};
 use crate::linux::Linux;
 use crate::log_ring::LogRing;
 use crate::nodes::Nodes;
@@ -44,7 +44,7 @@ use crate::resource::SpaceShared;
 pub mod format;
 mod index;
 
-use format::{Bytes, Formats, InUse};
+use format::{Bytes, Formats, Formatting, InUse};
 pub use index::wire_entry;
 
 /// How long a read on behalf of a client may take.
@@ -88,6 +88,22 @@ struct ToFormat {
     file: Arc<BlockFile>,
     device: Disk<Linux>,
     offset: u64,
+}
+
+impl ToFormat {
+    /// Whether the device takes an area of these sizes, as far as that can be said before anything is written.
+    fn has_room_for(&self, geometry: Geometry) -> Result<(), Refused> {
+        let path = self.file.path();
+        if self.file.sector() > geometry.sector() {
+            let why = format!("{path} has larger sectors than {geometry}");
+            return Err((ResultCode::EINVAL, why));
+        }
+        let end = self.offset.checked_add(geometry.align().bytes());
+        if self.file.kind() == FileKind::Block && end.is_none_or(|end| end > self.file.len()) {
+            return Err((ResultCode::EINVAL, format!("{path} ends before the area at {} does", self.offset)));
+        }
+        Ok(())
+    }
 }
 
 /// What a query needs of the daemon.
@@ -240,7 +256,7 @@ impl Context {
             Ok(_) => return Err((ResultCode::LEADER_MAGIC, at("there is none, or no more"))),
             Err(e) => return Err((codes::of_leader(&e), at(&e.to_string()))),
         };
-        let owners = paxos_lease::owners::read(&leader, geometry, &area)
+        let owners = paxos_lease::owners::read(&leader, geometry, &area, asked.disks.len())
             .map_err(|(host, e)| (ResultCode::DBLOCK_CHECKSUM, at(&format!("dblock of host_id {host}: {e}"))))?;
         asked.head.lver = leader.lver.0;
         let sizes = LeaseFlags::from_bits(asked.head.flags.bits() & size_flag_bits());
@@ -292,8 +308,13 @@ impl Context {
 
     async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, Disk<Linux>), Refused> {
         let file = self.open_file(path).await?;
-        let engine = ThreadsEngine::new(Arc::clone(&file), 1, "query-io");
-        Ok((file, Device::new(engine, self.clock.clone(), WriteLimit::none())))
+        let device = self.device(&file);
+        Ok((file, device))
+    }
+
+    fn device(&self, file: &Arc<BlockFile>) -> Disk<Linux> {
+        let engine = ThreadsEngine::new(Arc::clone(file), 1, "query-io");
+        Device::new(engine, self.clock.clone(), WriteLimit::none())
     }
 
     fn read_by(&self) -> LocalInstant {
@@ -401,7 +422,7 @@ impl Context {
         let space = SpaceName::new(&name(&asked.head.lockspace_name)?).map_err(invalid)?;
         let resource = ResourceName::new(&name(&asked.head.name)?).map_err(invalid)?;
         let disks = self.disks_to_format(asked).await?;
-        let geometry = geometry_of(asked.head.flags.bits(), &disks[0].file)?;
+        let geometry = geometry_of_all(asked.head.flags.bits(), &disks)?;
         let fits = (1..=geometry.max_hosts()).contains(&num_hosts);
         let (uuid, copies) = (AreaUuid::random(), u8::try_from(disks.len()).unwrap_or(u8::MAX));
         let writer = paxos_lease::format::Writer { machine: self.machine, fire: SealedFire::NoWatchdog };
@@ -437,7 +458,8 @@ impl Context {
     }
 
     /// The writes of a format, each on all disks before the next begins: a crash in between leaves no disk with a lease beside
-    /// one that has none yet, but in the last step; then a majority may have it, and it is whole.
+    /// one that has none yet, but in the last step; then a majority may have it, and it is whole. Nothing is written before every
+    /// area was found to be free for it and reserved, until all is done.
     async fn perform_on_all(
         &self,
         mut disks: Vec<ToFormat>,
@@ -449,17 +471,22 @@ impl Context {
             let ToFormat { device, offset, .. } = disks.remove(0);
             return self.perform(device, (offset, 1), geometry, plan.iter().cloned().map(pairs).collect()).await;
         }
-        let places: Vec<_> =
-            disks.iter().map(|d| Bytes::of(d.file.node(), d.offset, geometry.align().bytes())).collect();
-        if places.iter().enumerate().any(|(i, place)| places[..i].iter().any(|other| other.touches(place))) {
-            return Err((ResultCode::EINVAL, "one place under two names is no two copies".to_owned()));
+        let nodes: Vec<NodeId> = disks.iter().map(|disk| disk.file.node()).collect();
+        if names_one_twice(&nodes) {
+            return Err((ResultCode::EINVAL, "one disk under two names is no two copies".to_owned()));
         }
+        for disk in &disks {
+            disk.has_room_for(geometry)?;
+        }
+        let opening = self.opening().await;
+        let reserved = disks.iter().map(|disk| self.reserve(&opening, &disk.file, (disk.offset, 1), geometry));
+        let reserved = reserved.collect::<Result<Vec<_>, Refused>>()?;
         let steps = plans.iter().map(Vec::len).max().unwrap_or(0);
         for step in 0..steps {
-            for (disk, plan) in disks.iter().zip(&plans) {
-                let (_, device) = self.open(PathBuf::from(&**disk.device.path())).await?;
+            for ((disk, plan), formatting) in disks.iter().zip(&plans).zip(&reserved) {
                 let writes = plan.get(step).cloned().map(pairs).into_iter().collect();
-                self.perform(device, (disk.offset, 1), geometry, writes).await?;
+                let device = self.device(&disk.file);
+                format::carry_out(device, &self.clock, Rc::clone(formatting), writes, format::DEADLINE).await?;
             }
         }
         Ok(())
@@ -475,22 +502,34 @@ impl Context {
         geometry: Geometry,
         writes: Vec<(u64, AlignedBuf)>,
     ) -> Result<(), Refused> {
+        let opening = self.opening().await;
+        // No await from here to the first write's submission: what is looked at is what counts.
+        let formatting = self.reserve(&opening, disk.engine().file(), (offset, areas), geometry)?;
+        format::carry_out(disk, &self.clock, formatting, writes, format::DEADLINE).await
+    }
+
+    /// Reserves so many areas from an offset on, unless that could hit what is in use; `opening`: [`Query::opening`], just now.
+    fn reserve(
+        &self,
+        opening: &[(Bytes, String)],
+        file: &BlockFile,
+        (offset, areas): (u64, u64),
+        geometry: Geometry,
+    ) -> Result<Rc<Formatting>, Refused> {
         let size = geometry.sector().bytes() as u64;
         if !offset.is_multiple_of(size) {
             return Err((ResultCode::EINVAL, format!("offset {offset} is no multiple of the sector size {size}")));
         }
-        let area = Bytes::of(disk.engine().file().node(), offset, areas * geometry.align().bytes());
-        let opening = self.opening().await;
-        // No await from here to the first write's submission: what is looked at is what counts.
+        let area = Bytes::of(file.node(), offset, areas * geometry.align().bytes());
         let in_the_way = opening.iter().find(|(other, _)| other.touches(&area)).map(|(_, what)| what.clone());
         if let Some(what) = in_the_way.or_else(|| self.used.iter().find_map(|used| used.in_the_way_of(&area))) {
-            return Err((ResultCode::EBUSY, format!("{}:{offset} reaches into {what}", disk.path())));
+            return Err((ResultCode::EBUSY, format!("{}:{offset} reaches into {what}", file.path())));
         }
         let formatting = self.formats.begin(area).map_err(|other| {
-            let why = format!("a format of bytes {other} of {} is not over: its writes may still land", disk.path());
+            let why = format!("a format of bytes {other} of {} is not over: its writes may still land", file.path());
             (ResultCode::EAGAIN, why)
         })?;
-        format::carry_out(disk, &self.clock, formatting, writes, format::DEADLINE).await
+        Ok(Rc::new(formatting))
     }
 
     /// Where lockspaces are whose join has not found its area yet: their sizes are not known, so the largest counts.
@@ -642,6 +681,12 @@ fn asked_sizes(flags: u32) -> Result<Option<Geometry>, Refused> {
 
 fn default_geometry(file: &BlockFile) -> Geometry {
     Geometry::default_for(if file.kind() == FileKind::Block { file.sector() } else { SectorSize::B512 })
+}
+
+/// The sizes that a lease on several disks is to have: none of them may have larger sectors.
+fn geometry_of_all(flags: u32, disks: &[ToFormat]) -> Result<Geometry, Refused> {
+    let largest = disks.iter().max_by_key(|disk| default_geometry(&disk.file).sector());
+    largest.map_or(Err((ResultCode::ENOENT, "no path".to_owned())), |disk| geometry_of(flags, &disk.file))
 }
 
 /// The sizes that a format is to have. sanlock answers sizes that do not go together with -1.

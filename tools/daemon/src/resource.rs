@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -327,13 +328,13 @@ fn use_disks<P: Platform>(
     opened: &[Opened<P::File>],
     key: LeaseKey,
 ) -> Result<(), (ResultCode, String)> {
-    let places: Vec<_> = opened.iter().filter_map(|o| Some((o.file.as_ref().ok()?.node(), o.place.offset))).collect();
-    if places.iter().enumerate().any(|(i, place)| places[..i].contains(place)) {
+    let nodes: Vec<NodeId> = opened.iter().filter_map(|o| Some(o.file.as_ref().ok()?.node())).collect();
+    if lease_disk::names_one_twice(&nodes) {
         return Err((ResultCode::EINVAL, "one disk under two names is no majority of two".to_owned()));
     }
     let (majority, failed) = (opened.len() / 2 + 1, opened.iter().find_map(|one| one.file.as_ref().err()));
     if let Some((code, why)) = failed {
-        if places.len() < majority {
+        if nodes.len() < majority {
             return Err((*code, why.clone()));
         }
         tracing::warn!(lease = %key, why, "a lease is used without one of its disks");
@@ -354,7 +355,9 @@ async fn fence<P: Platform>(
         return Ok(None);
     }
     let (start, len) = own_dblock(shared, file, place).await?;
-    let record = |locked| FenceRecord { path: place.path.clone(), dev: node.dev, ino: node.ino, start, len, locked };
+    // By the name and the node through which it was opened first: the lock lies there.
+    let path = PathBuf::from(&**file.path());
+    let record = |locked| FenceRecord { path: path.clone(), dev: node.dev, ino: node.ino, start, len, locked };
     let (clock, nodes, until) = (shared.clock(), shared.platform.nodes(), shared.deadline());
     loop {
         let locked = match nodes.try_fence(file, start, len) {

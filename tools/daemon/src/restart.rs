@@ -22,7 +22,7 @@ use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::ReadDisk;
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::sys::aligned::AlignedBuf;
-use holdfast_io::sys::linux::{FenceOutcome, NodeId};
+use holdfast_io::sys::linux::FenceOutcome;
 use holdfast_io::timing::FireTimeout;
 use nix::sys::signal::Signal;
 
@@ -147,7 +147,8 @@ impl<P: Platform> Succession<'_, P> {
                 return Err(format!("no lock can stand for the end of I/O on {}", fence.path.display()));
             }
             let file = self.platform.open(&fence.path).map_err(|e| codes::chain(&e))?;
-            if file.node() != (NodeId { dev: fence.dev, ino: fence.ino }) {
+            // The same device under another node would not do: the lock lies on the node.
+            if (file.node().dev, file.node().ino) != (fence.dev, fence.ino) {
                 return Err(format!("{} is another node now than the one that was fenced", fence.path.display()));
             }
             self.take_fence(&file, fence, space).await?;

@@ -153,7 +153,7 @@ impl Formats {
     }
 }
 
-/// A format that is not over. Dropped, it is.
+/// A format that is not over. Dropped - by all who have it - it is.
 pub struct Formatting {
     of: Formats,
     id: u64,
@@ -175,7 +175,7 @@ impl Drop for Formatting {
 pub async fn carry_out<E: Engine + 'static, C: Clock + 'static>(
     disk: Device<E, C>,
     clock: &C,
-    formatting: Formatting,
+    formatting: Rc<Formatting>,
     writes: Vec<(u64, AlignedBuf)>,
     patience: Duration,
 ) -> Result<(), Refused> {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn node(ino: u64) -> NodeId {
-        NodeId { dev: 1, ino }
+        NodeId::file(1, ino)
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
             let area = Bytes::of(node(1), 0, 4096);
             let formatting = formats.begin(area).unwrap();
             let writes = vec![(0, AlignedBuf::from_slice(&[7; 512])), (512, AlignedBuf::from_slice(&[7; 512]))];
-            let ended = carry_out(disk, &clock, formatting, writes, Duration::from_millis(20)).await;
+            let ended = carry_out(disk, &clock, Rc::new(formatting), writes, Duration::from_millis(20)).await;
             assert_eq!(ended.unwrap_err().0, ResultCode::IO_TIMEOUT);
             tokio::task::yield_now().await;
             assert_eq!(formats.begin(Bytes::of(node(1), 512, 512)).err(), Some(area));
@@ -279,7 +279,7 @@ mod tests {
             let area = Bytes::of(node(1), 0, 4096);
             let formatting = formats.begin(area).unwrap();
             assert!(formats.begin(area).is_err(), "one format at a time");
-            carry_out(disk, &clock, formatting, vec![(0, AlignedBuf::zeroed(512))], DEADLINE).await.unwrap();
+            carry_out(disk, &clock, Rc::new(formatting), vec![(0, AlignedBuf::zeroed(512))], DEADLINE).await.unwrap();
             assert!(formats.begin(area).is_ok());
         });
     }
@@ -350,8 +350,19 @@ mod tests {
         }
 
         async fn write_resource(&self, offset: u64) -> Answer {
+            self.write_resource_on(vec![self.disk(offset)]).await
+        }
+
+        /// Another disk.
+        fn another(&self, name: &str) -> (PathBuf, WireDisk) {
+            let path = self.link.with_file_name(name);
+            std::fs::File::create(&path).unwrap().set_len(8 * MIB).unwrap();
+            (path.clone(), WireDisk::new(DiskPath::new(path.to_str().unwrap()).unwrap(), MIB))
+        }
+
+        async fn write_resource_on(&self, disks: Vec<WireDisk>) -> Answer {
             let head = ResourceHead::named(Name48::new("LS").unwrap(), Name48::new("new").unwrap());
-            let resource = Resource::new(head, vec![self.disk(offset)]);
+            let resource = Resource::new(head, disks);
             let request = Request::WriteResource { flags: WriteResourceFlags::NONE, num_hosts: 0, unused: 0, resource };
             answer(self.context.clone(), request).await
         }
@@ -464,6 +475,30 @@ mod tests {
             assert!(refused.why.unwrap().contains("bytes 2097152 to 3145728"));
             drop(older);
             assert_eq!(rig.write_lockspace(3 * MIB - 512).await.code, ResultCode::OK);
+        });
+    }
+
+    #[test]
+    fn of_several_disks_none_is_formatted_unless_all_can_be() {
+        local(async {
+            let rig = Rig::new();
+            let held = rig.acquire().await;
+            let ((path, first), (_, third)) = (rig.another("first"), rig.another("third"));
+            let untouched = || std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0);
+            // The second has a lease that is held; then another format, that is not over.
+            let all = || vec![first.clone(), rig.disk(MIB), third.clone()];
+            assert_busy(&rig.write_resource_on(all()).await, "a lease of lockspace LS that is in use here");
+            assert!(untouched());
+            rig.release(held).await;
+            let older = rig.context.formats.begin(Bytes::of(rig.shared.file.node(), MIB, MIB)).unwrap();
+            assert_eq!(rig.write_resource_on(all()).await.code, ResultCode::EAGAIN);
+            assert!(untouched());
+            drop(older);
+            let twice = vec![first.clone(), rig.disk(4 * MIB), rig.disk(6 * MIB)];
+            assert_eq!(rig.write_resource_on(twice).await.code, ResultCode::EINVAL, "two copies on one device");
+            assert!(untouched());
+            assert_eq!(rig.write_resource_on(all()).await.code, ResultCode::OK);
+            assert!(!untouched());
         });
     }
 }
