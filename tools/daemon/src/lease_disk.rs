@@ -2,13 +2,15 @@
 //!
 //! Each open device has one table of what is in flight on it (I6), however often the lease is opened anew while that goes on.
 
+use std::future::{Future, poll_fn};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use delta_lease::HostTable;
 use delta_lease::liveness::HostState;
-use holdfast_io::clock::LocalInstant;
+use holdfast_io::clock::{Clock, First, LocalInstant, first_of};
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
 use holdfast_io::ids::{HostId, HostTerm};
 use holdfast_io::seal::AreaUuid;
@@ -17,6 +19,7 @@ use holdfast_io::sys::linux::NodeId;
 use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::codes::ResultCode;
 use nix::errno::Errno;
+use paxos_lease::copies::PATIENCE;
 use paxos_lease::{Copies, Copy};
 
 use crate::platform::{Platform, SharedDisk};
@@ -50,6 +53,32 @@ pub fn may_be_served(
             Err((ResultCode::EOPNOTSUPP, why))
         }
     }
+}
+
+/// Runs opens side by side until all are over, or `until`. Once `enough` have succeeded nobody waits for the others much longer.
+pub async fn side_by_side<T, E, C: Clock>(
+    opens: Vec<impl Future<Output = Result<T, E>>>,
+    enough: usize,
+    clock: &C,
+    until: LocalInstant,
+) -> Vec<Option<Result<T, E>>> {
+    let mut opens: Vec<_> = opens.into_iter().map(|open| Some(Box::pin(open))).collect();
+    let mut ends: Vec<Option<Result<T, E>>> = opens.iter().map(|_| None).collect();
+    let mut go_on = |cx: &mut Context<'_>, enough: usize| {
+        for (open, end) in opens.iter_mut().zip(&mut ends) {
+            if let Some(Poll::Ready(ended)) = open.as_mut().map(|open| open.as_mut().poll(cx)) {
+                (*open, *end) = (None, Some(ended));
+            }
+        }
+        let good = ends.iter().flatten().filter(|end| end.is_ok()).count();
+        let over = opens.iter().all(Option::is_none);
+        if over || good >= enough { Poll::Ready(over) } else { Poll::Pending }
+    };
+    let first = first_of(poll_fn(|cx| go_on(cx, enough)), clock.sleep_until(until)).await;
+    if matches!(first, First::A(false)) {
+        first_of(poll_fn(|cx| go_on(cx, usize::MAX)), clock.sleep(PATIENCE)).await;
+    }
+    ends
 }
 
 /// Whether a lease's disks are fewer than it names: two copies on one device are lost together, and one device under two names
@@ -188,6 +217,7 @@ mod tests {
     use std::time::Duration;
 
     use delta_lease::{DeltaArea, DeltaSector, HostBitmap, SectorView};
+    use holdfast_io::clock::BootClock;
     use holdfast_io::identity::{BootHash, MachineHash};
     use holdfast_io::ids::{Generation, RemoteTimestamp, SpaceName};
     use holdfast_io::leader::{LeaderKind, LeaderRecord};
@@ -238,6 +268,17 @@ mod tests {
         let later = NOW.after(Duration::from_secs(600));
         table.observe_sector(&look(false, later));
         assert!(may_be_served(3, false, &table, later).is_ok(), "it has been silent for D1's time");
+    }
+
+    #[test]
+    fn a_disk_that_hangs_in_open_is_not_waited_for_once_a_majority_is_open() {
+        let clock = BootClock::new().unwrap();
+        let open = |n: u32| async move { if n == 1 { std::future::pending().await } else { Ok::<_, ()>(n) } };
+        let begun = clock.now();
+        let opens = (0..3).map(open).collect();
+        let ends = pollster::block_on(side_by_side(opens, 2, &clock, begun.after(Duration::from_secs(60))));
+        assert_eq!(ends, [Some(Ok(0)), None, Some(Ok(2))]);
+        assert!(clock.now().since(begun) < Duration::from_secs(20));
     }
 
     #[test]

@@ -106,8 +106,7 @@ impl Platform for Linux {
 
     /// On a thread of its own: a path on a dead server may hang in open(2).
     async fn open_apart(&self, path: &Path) -> Result<Result<Arc<BlockFile>, OpenError>, String> {
-        let (nodes, path) = (Arc::clone(&self.nodes), path.to_owned());
-        tokio::task::spawn_blocking(move || nodes.open(&path)).await.map_err(|e| e.to_string())
+        self.nodes.open_apart(path).await
     }
 
     fn engine(&self, file: &Arc<BlockFile>, at_once: usize, name: &'static str) -> ThreadsEngine {

@@ -6,24 +6,66 @@
 //!
 //! For the same reason two lockspaces with a fence over the same bytes have one lock between them. So fences are counted
 //! here: one that is given back goes only where nobody else's lies over it (I6: whoever still relies on it keeps it).
+//!
+//! open(2) may hang for as long as a server is dead. So each has a thread of its own, and of each path one is under way: whoever
+//! asks meanwhile waits for its end, and then opens anew. However often a hung path is tried, it costs one thread.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use holdfast_io::sys::linux::{Access, BlockFile, FenceOutcome, NodeId, OpenError};
+use tokio::sync::oneshot;
 
 use crate::platform::LeaseFile;
 
 /// The devices this daemon has open.
 pub struct Nodes<F = BlockFile> {
     inner: Mutex<Inner<F>>,
+    turns: Arc<Turns>,
+}
+
+/// The paths that are being opened, each with those who wait for the end of that.
+#[derive(Default)]
+struct Turns(Mutex<BTreeMap<PathBuf, Vec<oneshot::Sender<()>>>>);
+
+/// The right to open a path.
+struct Turn {
+    of: Arc<Turns>,
+    path: PathBuf,
+}
+
+impl Turns {
+    async fn take(self: &Arc<Self>, path: &Path) -> Turn {
+        loop {
+            let ended = {
+                let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(waiting) = open.get_mut(path) else {
+                    open.insert(path.to_owned(), Vec::new());
+                    return Turn { of: Arc::clone(self), path: path.to_owned() };
+                };
+                let (tell, told) = oneshot::channel();
+                // Many have given up by then.
+                waiting.retain(|other| !other.is_closed());
+                waiting.push(tell);
+                told
+            };
+            // Nothing is told: they are dropped with the turn.
+            let _ = ended.await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.of.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
+    }
 }
 
 impl<F> Default for Nodes<F> {
     fn default() -> Self {
         let inner = Inner { open: BTreeMap::new(), pinned: Vec::new(), fences: Vec::new(), given_back: Vec::new() };
-        Nodes { inner: Mutex::new(inner) }
+        Nodes { inner: Mutex::new(inner), turns: Arc::default() }
     }
 }
 
@@ -60,6 +102,34 @@ impl Nodes {
     pub fn open(&self, path: &Path) -> Result<Arc<BlockFile>, OpenError> {
         // Opened outside the lock: a path on a dead server may hang here.
         Ok(self.known(BlockFile::open(path, Access::ReadWrite)?))
+    }
+
+    /// The same, on a thread of its own.
+    ///
+    /// # Errors
+    /// The outer: no thread was to be had.
+    pub async fn open_apart(self: &Arc<Self>, path: &Path) -> Result<Result<Arc<BlockFile>, OpenError>, String> {
+        let nodes = Arc::clone(self);
+        self.turns.apart(path, move |path| nodes.open(path)).await
+    }
+}
+
+impl Turns {
+    async fn apart<T: Send + 'static>(
+        self: &Arc<Self>,
+        path: &Path,
+        open: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let turn = self.take(path).await;
+        let (tell, told) = oneshot::channel();
+        let work = move || {
+            let opened = open(&turn.path);
+            drop(turn);
+            // Nobody may wait for it any more.
+            let _ = tell.send(opened);
+        };
+        std::thread::Builder::new().name("open".into()).spawn(work).map_err(|e| e.to_string())?;
+        told.await.map_err(|e| e.to_string())
     }
 }
 
@@ -131,6 +201,35 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, vec![0; 8192]).unwrap();
         assert!(!Arc::ptr_eq(&first, &nodes.open(&path).unwrap()));
+    }
+
+    #[test]
+    fn a_path_that_hangs_in_open_costs_one_thread_however_often_it_is_tried() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let (turns, begun) = (Arc::<Turns>::default(), Arc::new(AtomicUsize::new(0)));
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let held = Arc::new(Mutex::new(held));
+            let hangs = || {
+                let (begun, held) = (Arc::clone(&begun), Arc::clone(&held));
+                turns.apart(Path::new("/dead"), move |_| {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    held.lock().unwrap().recv()
+                })
+            };
+            let soon = std::time::Duration::from_millis(20);
+            for _ in 0..5 {
+                assert!(tokio::time::timeout(soon, hangs()).await.is_err());
+            }
+            assert_eq!(begun.load(Ordering::SeqCst), 1);
+            assert_eq!(turns.apart(Path::new("/alive"), |path| path.to_owned()).await.unwrap(), Path::new("/alive"));
+            // Once it is over, whoever waits opens anew.
+            release.send(()).unwrap();
+            release.send(()).unwrap();
+            hangs().await.unwrap().unwrap();
+            assert_eq!(begun.load(Ordering::SeqCst), 2);
+        });
     }
 
     #[test]

@@ -300,9 +300,7 @@ impl Context {
 
     /// A device that cannot be opened is refused with the kernel's reason; who asks for a lockspace hears ENODEV (spec A 6).
     async fn open_file(&self, path: PathBuf) -> Result<Arc<BlockFile>, Refused> {
-        let nodes = Arc::clone(&self.nodes);
-        let opened = tokio::task::spawn_blocking(move || nodes.open(&path)).await;
-        let opened = opened.map_err(|e| (ResultCode::EIO, e.to_string()))?;
+        let opened = self.nodes.open_apart(&path).await.map_err(|e| (ResultCode::EIO, e))?;
         opened.map_err(|e| (codes::of_open(&e), codes::chain(&e)))
     }
 

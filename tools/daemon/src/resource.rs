@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use delta_lease::liveness::GoneReason;
 use delta_lease::{DeltaArea, HostTable, OwnerVerdict, read_host};
-use holdfast_io::clock::{Clock, First, LocalInstant, first_of};
+use holdfast_io::clock::{Clock, LocalInstant, first_of};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::{Disk, ReadDisk};
 use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, RemoteTimestamp, ResourceName};
@@ -288,20 +288,27 @@ impl<P: Platform> HostLiveness for SpaceShared<P> {
     }
 }
 
-/// Opens the devices of a lease. Of several none is waited for longer than an I/O may take.
+/// Opens the devices of a lease, side by side. Of several none is waited for longer than an I/O may take, or, once a majority is
+/// open, much longer.
 pub async fn open_all<P: Platform>(shared: &SpaceShared<P>, places: &[Place]) -> Vec<Opened<P::File>> {
-    let mut opened = Vec::new();
-    for place in places {
-        let until = if places.len() > 1 { shared.deadline() } else { LocalInstant::NEVER };
-        let file = match first_of(shared.platform.open_apart(&place.path), shared.clock().sleep_until(until)).await {
-            First::A(Ok(Ok(file))) => Ok(file),
-            First::A(Ok(Err(e))) => Err((codes::of_open(&e), codes::chain(&e))),
-            First::A(Err(e)) => Err((ResultCode::EIO, e)),
-            First::B(()) => Err((ResultCode::IO_TIMEOUT, format!("{} does not open in time", place.path.display()))),
-        };
-        opened.push(Opened { place: place.clone(), file });
-    }
-    opened
+    let until = if places.len() > 1 { shared.deadline() } else { LocalInstant::NEVER };
+    let open = |place: &Place| {
+        let path = place.path.clone();
+        async move {
+            match shared.platform.open_apart(&path).await {
+                Ok(Ok(file)) => Ok(file),
+                Ok(Err(e)) => Err((codes::of_open(&e), codes::chain(&e))),
+                Err(e) => Err((ResultCode::EIO, e)),
+            }
+        }
+    };
+    let opens = places.iter().map(open).collect();
+    let ends = lease_disk::side_by_side(opens, places.len() / 2 + 1, shared.clock(), until).await;
+    let opened = |(place, end): (&Place, Option<_>)| {
+        let late = || Err((ResultCode::IO_TIMEOUT, format!("{} does not open in time", place.path.display())));
+        Opened { place: place.clone(), file: end.unwrap_or_else(late) }
+    };
+    places.iter().zip(ends).map(opened).collect()
 }
 
 /// Prepares a lease's devices: a disk of its own over them, and the fence where one has none yet. Of several a majority is enough:

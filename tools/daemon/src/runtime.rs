@@ -341,19 +341,22 @@ impl Guests {
     }
 }
 
-/// Runs a program beside the daemon, and says how it ended. It has nothing of ours but standard error.
+/// Runs a program beside the daemon, and says how it ended. It has nothing of ours but standard error, and its thread is its own:
+/// nothing that hangs elsewhere keeps it from being run.
 fn run_program(program: Program) {
-    spawn_local(async move {
-        let Program { path, arguments, .. } = program;
+    let Program { path, arguments, .. } = program;
+    let name = path.display().to_string();
+    let run = move || {
         let mut command = std::process::Command::new(&path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        let ended = tokio::task::spawn_blocking(move || command.status()).await;
-        match ended {
-            Ok(Ok(status)) => tracing::info!(program = %path.display(), %status, "killpath ended"),
-            Ok(Err(error)) => tracing::error!(program = %path.display(), %error, "killpath cannot be run"),
-            Err(error) => tracing::error!(program = %path.display(), %error, "killpath is lost"),
+        match command.status() {
+            Ok(status) => tracing::info!(program = %path.display(), %status, "killpath ended"),
+            Err(error) => tracing::error!(program = %path.display(), %error, "killpath cannot be run"),
         }
-    });
+    };
+    if let Err(error) = std::thread::Builder::new().name("killpath".into()).spawn(run) {
+        tracing::error!(program = name, %error, "no thread for a killpath");
+    }
 }
 
 fn hosts_of(shared: &SpaceShared, now: holdfast_io::clock::LocalInstant) -> serde_json::Value {
