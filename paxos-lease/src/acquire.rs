@@ -7,8 +7,8 @@
 //!
 //! I/O of a free lease: R area, W dblock, R dblocks, W dblock, R dblocks, R leader, W leader. Refused by a living owner:
 //! R area. Owner gone: one R leader more, and while waiting for it one R leader a look. Each lost ballot: R leader and up
-//! to 2 W dblock, 2 R dblocks. Each other host's mode block: R its sector, and W it if that host is dead. To share it: W
-//! dblock, R leader, W leader.
+//! to 2 W dblock, 2 R dblocks. Each other host's mode block: R its sector, and W it if that host is dead; on several disks W dblock
+//! for all of those instead. To share it: W dblock, R leader, W leader.
 //!
 //! Nothing here needs to be timely. The lver that ends is over for good before the first write; a pause of any length
 //! after that finds either its ballot outrun or, at the worst, lets an outdated leader record land, which the dblocks
@@ -529,7 +529,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         }
         let standing = settle_shared(area, self.hosts, &sharing).await?;
         let Some(first) = standing.hosts.first().copied() else {
-            if let Err(e) = self.unclaim(area, mine).await {
+            if let Err(e) = self.unclaim(area, mine, &standing.passed_over).await {
                 return Err(self.in_doubt(mine, e.into()));
             }
             return Ok(Next::Done(Done::Held(Box::new(held))));
@@ -541,9 +541,13 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         Ok(refused(kind, Some(first), standing.earliest))
     }
 
-    /// A conversion has won the lease: its claim to share it goes. Our dblock says that we hold this lver before and after
-    /// it, so a crash, or a write that lands late, changes nothing but what others must look at once we are gone.
-    async fn unclaim(&self, area: &Area<'a, D, C>, mine: &Mine) -> Result<(), AreaError> {
+    /// A conversion has won the lease: its claim to share it goes. And whoever was found dead, and has a claim that stays where it is, is
+    /// to be told: a host that was paused as a whole goes on with it (`standing.rs`). Our dblock says that we hold this lver before and
+    /// after it, so a crash, or a write that lands late, changes nothing but what others must look at once we are gone.
+    async fn unclaim(&self, area: &Area<'a, D, C>, mine: &Mine, passed_over: &[HostTerm]) -> Result<(), AreaError> {
+        if !passed_over.is_empty() {
+            return area.write_own_over(mine.dblock(), passed_over).await;
+        }
         if !mine.mode().is_shared() {
             return Ok(());
         }

@@ -16,7 +16,7 @@ use holdfast_io::units::{Geometry, LeaseOffset, SectorIndex};
 
 use crate::choose::newest_lver;
 use crate::copies::Place;
-use crate::dblock::{Dblock, HostSector, Inp, ModeBlock};
+use crate::dblock::{Dblock, HostSector, Inp, ModeBlock, is_passed_over, pass_over};
 use crate::error::AreaError;
 use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
 use crate::request::{Address, Addressee, RequestError, RequestRecord};
@@ -340,6 +340,23 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
     /// Writes our own dblock and mode block: the only sector of the area that is ours alone (I1).
     pub(crate) async fn write_own(&self, dblock: &Dblock, mode: &ModeBlock) -> Result<(), AreaError> {
         self.write_host(self.me.term.host_id, dblock, mode).await
+    }
+
+    /// Writes our own sector as an exclusive owner on several disks, with the hosts whose claims it has passed over.
+    pub(crate) async fn write_own_over(&self, dblock: &Dblock, over: &[HostTerm]) -> Result<(), AreaError> {
+        let (at, size) = (dblock_of(self.me.term.host_id), self.geometry.sector());
+        let seal = self.me.seal(self.uuid, at, self.clock.now());
+        let mut sector = HostSector { dblock: *dblock, mode: ModeBlock::NONE, seal: None }.sector(size, &seal);
+        over.iter().for_each(|of| pass_over(&mut sector, of.host_id));
+        seal::write(&mut sector, SealedKind::Dblock, &seal);
+        self.write(at, sector).await
+    }
+
+    /// Whether the sector of `owner` says that it has passed our claim over.
+    pub(crate) async fn is_passed_over_by(&self, owner: HostId) -> Result<bool, AreaError> {
+        let sector = self.read(dblock_of(owner), self.geometry.sector().bytes()).await?;
+        let found = self.decode_host(owner, &sector)?;
+        Ok(found.seal.is_some() && is_passed_over(&sector, self.me.term.host_id))
     }
 
     /// Clears another host's mode block, and nothing else of it. Only under I1's exception, see shared.rs.

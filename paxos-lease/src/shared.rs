@@ -20,6 +20,8 @@ pub(crate) struct Standing {
     pub(crate) hosts: Vec<HostTerm>,
     /// When all of them could be gone.
     pub(crate) earliest: Option<LocalInstant>,
+    /// On several disks: dead hosts whose claims are not cleared. Each is to be told, should it not be dead after all (A7).
+    pub(crate) passed_over: Vec<HostTerm>,
 }
 
 /// Looks at each host of `sharing` and clears the mode blocks of those that are dead.
@@ -46,6 +48,12 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
         }
         let holder = HostTerm { generation: sector.mode.generation, ..*holder };
         let earliest = match liveness.verdict(holder).await? {
+            Verdict::Gone(Gone::Free | Gone::Silent) if area.disk.copies() > 1 => {
+                // A write of ours to its sector could land on one of them after we have given the lease back. Uncleared, the claim is
+                // looked into again by the next owner: a host that is gone stays so.
+                standing.passed_over.push(holder);
+                continue;
+            }
             Verdict::Gone(Gone::Free | Gone::Silent) => {
                 clear(area, holder).await?;
                 continue;
@@ -68,11 +76,6 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
 /// it takes its claim back, begins another ballot perhaps, and leaves. Its next generation claims nothing while we hold the
 /// lease exclusively.
 async fn clear<D: Disk, C: Clock>(area: &Area<'_, D, C>, holder: HostTerm) -> Result<(), AcquireError> {
-    if area.disk.copies() > 1 {
-        // The write could land on one of them after we have given the lease back. Uncleared, the claim is looked into again by
-        // the next owner: a host that is gone stays so.
-        return Ok(());
-    }
     let sector = area.read_host(holder.host_id).await?;
     if sector.mode.is_shared() && sector.mode.generation == holder.generation {
         info!(%holder, "clearing the mode block of a dead shared holder");

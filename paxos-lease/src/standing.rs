@@ -8,7 +8,8 @@
 //! nobody before it is repaired or formatted. An *outdated* leader record - a write that landed late, over ours - says nothing: the
 //! dblocks are the truth, and ours keeps everybody away (`entry.rs`).
 //!
-//! I/O: R leader; R own sector where that record is an older one; of a shared lease R own sector.
+//! I/O: R leader; R own sector where that record is an older one; of a shared lease R own sector, and on several disks R leader, and R
+//! the sector of the owner that it names, if any.
 
 use holdfast_io::clock::Clock;
 use holdfast_io::disk::Disk;
@@ -100,10 +101,26 @@ async fn shared<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Result
     // Not the leader record: between its own commit and its look at the sharers an exclusive taker stands there by right.
     let Some(own) = own_block(area).await? else { return Ok(Standing::Lost(Loss::Formatted)) };
     if own.mode.is_shared() && own.mode.generation == area.me.term.generation {
-        return Ok(Standing::Ours);
+        let over = area.disk.copies() > 1 && is_passed_over(area, held).await?;
+        return Ok(if over { Standing::Lost(Loss::ClaimCleared) } else { Standing::Ours });
     }
     let formatted = own.dblock.lver < held.lver();
     Ok(Standing::Lost(if formatted { Loss::Formatted } else { Loss::ClaimCleared }))
+}
+
+/// On several disks nobody clears a claim. An exclusive owner that found us dead says so in its own sector before it is one.
+async fn is_passed_over<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Result<bool, AreaError> {
+    let leader = match area.read_leader().await {
+        Ok(leader) => leader,
+        // Our own sector is of this format: what stands there is a late write.
+        Err(AreaError::OtherArea { .. } | AreaError::Shape { .. }) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    let owner = leader.owner().filter(|owner| owner.host_id != area.me.term.host_id);
+    match owner.filter(|_| leader.lver > held.lver() && !leader.is_free()) {
+        Some(owner) => area.is_passed_over_by(owner.host_id).await,
+        None => Ok(false),
+    }
 }
 
 /// Our own sector; `None`: it is of another format of the area.

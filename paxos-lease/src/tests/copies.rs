@@ -31,6 +31,7 @@ use crate::layout::{LEADER, REQUEST, dblock_of, uuid_sector};
 use crate::liveness::{Gone, HostLiveness, LivenessError, Verdict};
 use crate::release::{Held, Mode, Retract, release, retract};
 use crate::request::Force;
+use crate::standing::{Loss, Standing, standing};
 use crate::testing::{
     Fate, ManualClock, Medium, SMALL, Said, TestDevice, device, host, lease, let_others_run, me, term, uuid,
 };
@@ -435,6 +436,33 @@ fn a_disk_that_was_late_once_gets_another_chance() {
         given_back(&disks, &clock, 1, held);
     }
     assert_eq!(media[2].leader().lver, Lver(10));
+}
+
+/// A7: it was paused as a whole, and others have found it dead. Nobody clears its claim here, and it finds out all the same.
+#[test]
+fn a7_a_sharer_whose_claim_was_passed_over_finds_that_it_has_lost_the_lease() {
+    for away in [None, Some(0), Some(1), Some(2)] {
+        let (media, clock) = (media(3), ManualClock::waiting());
+        let paused = devices(1, &media, &clock);
+        let shared = held(acquired(&paused, &clock, 1, Mode::Shared));
+        let stands = || driven(&clock, standing(&paused, &clock, &shared, &me(1))).unwrap();
+        assert_eq!(stands(), Standing::Ours);
+
+        let others = devices(2, &media, &clock);
+        if let Some(away) = away {
+            (0..80).for_each(|step| others.list()[away].disk.engine().fate(step, Fate::Fails));
+        }
+        let dead = Said::of(term(1, 1), &[Verdict::Gone(Gone::Silent)]);
+        let options = Options::default();
+        let taken = driven(&clock, acquire(&others, &clock, &dead, &lease(), &me(2), &options, &Stop::new()));
+        let taken = held(taken);
+        assert_eq!(stands(), Standing::Lost(Loss::ClaimCleared), "{away:?}");
+        // Whoever shares it after that owner is not meant.
+        given_back(&others, &clock, 2, taken);
+        let third = devices(3, &media, &clock);
+        let again = held(acquired(&third, &clock, 3, Mode::Shared));
+        assert_eq!(driven(&clock, standing(&third, &clock, &again, &me(3))).unwrap(), Standing::Ours);
+    }
 }
 
 /// A seed's choices.
