@@ -104,6 +104,21 @@ enum Standing {
     None(String),
 }
 
+/// How one of the disks stands, for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyState {
+    /// It was not read yet, or did not answer.
+    Unknown,
+    /// It is used.
+    Member,
+    /// It is a copy that did not answer in time when it was asked last.
+    Late,
+    /// It was a copy, and has failed.
+    Failed,
+    /// What stands there is none, and why.
+    None(String),
+}
+
 type Answer = Result<AlignedBuf, IoError>;
 
 impl<D: Disk, C: Clock> Copies<D, C> {
@@ -127,6 +142,20 @@ impl<D: Disk, C: Clock> Copies<D, C> {
     #[must_use]
     pub fn list(&self) -> &[Copy<D>] {
         &self.list
+    }
+
+    /// How each of them stands.
+    #[must_use]
+    pub fn states(&self) -> Vec<CopyState> {
+        let state = self.state.borrow();
+        let each = state.standing.iter().zip(&state.late).map(|(standing, late)| match standing {
+            Standing::Unknown => CopyState::Unknown,
+            Standing::Copy if *late > 0 => CopyState::Late,
+            Standing::Copy => CopyState::Member,
+            Standing::Failed => CopyState::Failed,
+            Standing::None(why) => CopyState::None(why.clone()),
+        });
+        each.collect()
     }
 
     /// More than half of them.

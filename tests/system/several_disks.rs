@@ -44,6 +44,13 @@ fn lver(daemon: &Daemon) -> u64 {
     leases[0]["lver"].as_u64().unwrap()
 }
 
+/// What each of the disks is to the one lease that is held.
+fn copies(daemon: &Daemon) -> Vec<String> {
+    let status = daemon.status();
+    let copies = status["leases"][0]["copies"].as_array().unwrap();
+    copies.iter().map(|copy| copy["state"].as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn a_lease_on_three_disks_lives_through_the_loss_of_any_one_and_is_lost_with_two() {
     let directory = tempfile::tempdir().unwrap();
@@ -61,6 +68,7 @@ fn a_lease_on_three_disks_lives_through_the_loss_of_any_one_and_is_lost_with_two
     assert!(takes(&mut one, &lease));
     assert!(!takes(&mut two, &lease), "it is held");
     assert_eq!(lver(&first), 1);
+    assert_eq!(copies(&first), ["member", "member", "member"]);
 
     // Its writes to the third hang; it is given back all the same, and taken, and given back.
     let (freeze, _) = frozen.freeze();
@@ -82,6 +90,7 @@ fn a_lease_on_three_disks_lives_through_the_loss_of_any_one_and_is_lost_with_two
     std::fs::rename(&b.path, &hidden).unwrap();
     assert!(takes(&mut one, &lease));
     assert_eq!(lver(&first), 3);
+    assert_eq!(copies(&first), ["member", "unknown", "member"]);
     gives_back(&mut one, &lease);
     std::fs::rename(&hidden, &b.path).unwrap();
 

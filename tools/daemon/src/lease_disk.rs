@@ -19,7 +19,7 @@ use holdfast_io::sys::linux::NodeId;
 use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::codes::ResultCode;
 use nix::errno::Errno;
-use paxos_lease::copies::PATIENCE;
+use paxos_lease::copies::{CopyState, PATIENCE};
 use paxos_lease::{Copies, Copy};
 
 use crate::platform::{Platform, SharedDisk};
@@ -180,6 +180,22 @@ impl<P: Platform> LeaseDisk<P> {
     /// Whether it is made of these nodes, with the area at these offsets, in this order.
     pub fn is_of(&self, places: &[(Option<NodeId>, LeaseOffset)]) -> bool {
         self.copies.list().iter().map(|copy| (copy.disk.node(), copy.at)).eq(places.iter().copied())
+    }
+
+    /// Of several disks, how each of them stands, for a person.
+    pub fn states(&self) -> Option<serde_json::Value> {
+        let list = self.copies.list();
+        let each = list.iter().zip(self.copies.states()).map(|(copy, state)| {
+            let (state, why) = match state {
+                CopyState::Unknown => ("unknown", None),
+                CopyState::Member => ("member", None),
+                CopyState::Late => ("late", None),
+                CopyState::Failed => ("failed", None),
+                CopyState::None(why) => ("none", Some(why)),
+            };
+            serde_json::json!({ "path": &**copy.disk.path(), "offset": copy.at.0, "state": state, "why": why })
+        });
+        (list.len() > 1).then(|| each.collect())
     }
 
     fn open(&self) -> impl Iterator<Item = (NodeId, &Rc<SharedDisk<P>>, LeaseOffset)> {

@@ -226,6 +226,12 @@ impl<P: Platform> SpaceShared<P> {
         self.disks.borrow().get(&key).cloned()
     }
 
+    /// How the disks of its leases on several stand, by resource, for a person.
+    pub fn copies(&self) -> BTreeMap<String, serde_json::Value> {
+        let disks = self.disks.borrow();
+        disks.iter().filter_map(|(key, disk)| Some((key.resource.to_string(), disk.states()?))).collect()
+    }
+
     /// Resolves once no lease write of this lockspace is in flight any more.
     pub async fn reaped(&self) {
         let disks: Vec<Rc<LeaseDisk<P>>> =

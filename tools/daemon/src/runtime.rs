@@ -331,6 +331,7 @@ impl Guests {
             .filter_map(|(name, joined)| Some((name.to_string(), hosts_of(joined.shared.as_ref()?, now))))
             .collect();
         document["hosts"] = serde_json::Value::Object(hosts);
+        add_copies(works, &mut document["leases"]);
         let payload = document.to_string().into_bytes();
         let mut bytes = to.header.answer(ResultCode::OK, 0, payload.len()).encode().to_vec();
         bytes.extend_from_slice(&payload);
@@ -356,6 +357,19 @@ fn run_program(program: Program) {
     };
     if let Err(error) = std::thread::Builder::new().name("killpath".into()).spawn(run) {
         tracing::error!(program = name, %error, "no thread for a killpath");
+    }
+}
+
+/// To each lease on several disks, how they stand.
+fn add_copies(works: &Works<Linux>, leases: &mut serde_json::Value) {
+    let spaces =
+        works.spaces.iter().filter_map(|(name, joined)| Some((name.to_string(), joined.shared.as_ref()?.copies())));
+    let copies: BTreeMap<_, _> = spaces.collect();
+    for lease in leases.as_array_mut().into_iter().flatten() {
+        let of = |field: &str| lease[field].as_str().unwrap_or_default();
+        if let Some(disks) = copies.get(of("lockspace")).and_then(|space| space.get(of("resource"))) {
+            lease["copies"] = disks.clone();
+        }
     }
 }
 
