@@ -150,7 +150,7 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let state = self.state.borrow();
         let each = state.standing.iter().zip(&state.late).map(|(standing, late)| match standing {
             Standing::Unknown => CopyState::Unknown,
-            Standing::Copy if *late > 0 => CopyState::Late,
+            Standing::Copy | Standing::Failed if *late > 0 => CopyState::Late,
             Standing::Copy => CopyState::Member,
             Standing::Failed => CopyState::Failed,
             Standing::None(why) => CopyState::None(why.clone()),
