@@ -175,15 +175,17 @@ impl<P: Platform> SpaceShared<P> {
         self.panicked.borrow_mut().insert(key);
     }
 
-    /// Whether a write of a task that has panicked is on its way to this lease: nobody waits for it before the lease is judged
-    /// anew, as whoever undoes something does (I6).
-    fn has_lost_writes(&self, key: LeaseKey) -> bool {
+    /// Whether a task of this lease has panicked, and what it wrote stands in the way: a write that is on its way, for which nobody waits
+    /// before the lease is judged anew, as whoever undoes something does (I6); on several disks for as long as the lockspace is joined,
+    /// for what it said on a few of them alone - RELEASED, above all - whoever opens them anew may not see, and others may.
+    fn is_spoilt(&self, key: LeaseKey) -> bool {
         let mut panicked = self.panicked.borrow_mut();
-        let open = panicked.contains(&key) && self.disk_of(key).is_some_and(|disk| disk.writes_in_flight() > 0);
-        if !open {
+        let stays = |disk: &LeaseDisk<P>| disk.writes_in_flight() > 0 || disk.copies.copies() > 1;
+        let spoilt = panicked.contains(&key) && self.disk_of(key).is_some_and(|disk| stays(&disk));
+        if !spoilt {
             panicked.remove(&key);
         }
-        open
+        spoilt
     }
 
     /// Ends the I/O threads of devices that no lease uses any more. Their fences stay.

@@ -37,8 +37,11 @@ impl<P: Platform> SpaceShared<P> {
     /// Its area is being formatted.
     pub fn begin_acquire(&self, request: &LeaseRequest, formats: &Formats) -> Result<(), String> {
         let Some(disk) = self.disk_of(request.key) else { return Ok(()) };
-        if self.has_lost_writes(request.key) {
-            return Err(format!("a write of an earlier task of {}, which panicked, may still land", request.key));
+        if self.is_spoilt(request.key) {
+            return Err(format!(
+                "an earlier task of {} panicked: what it wrote may still land, or be on a few disks",
+                request.key
+            ));
         }
         let len = self.area.geometry.align().bytes();
         let formatted = disk.areas().find_map(|(node, at)| formats.touching(&Bytes::of(node, at, len)));
