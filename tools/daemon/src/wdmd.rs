@@ -31,7 +31,7 @@
 //! (docs/sanlock-observations.md). A STATUS behind each message is the proof that it was taken.
 //!
 //! Units: whole seconds of CLOCK_MONOTONIC on the wire, [`LocalInstant`] elsewhere. Errors: [`WatchdogError`]; no call waits
-//! longer than [`PATIENCE`]. Source: spec B 9.3 to 9.5.
+//! longer than `PATIENCE`. Source: spec B 9.3 to 9.5.
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
