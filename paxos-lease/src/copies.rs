@@ -13,7 +13,7 @@
 //!   bring our own sector and the leader record up to date by writing them, as always; not the sectors of others, for
 //!   they may be writing them at this moment, and an old block of ours over a new one of theirs would be the end of I2.
 //! - **Nobody waits for the slow**: once a majority has answered the others get [`PATIENCE`]; whoever exceeds it is waited for again
-//!   once it has answered in time, or once in every [`CHANCE`] I/Os.
+//!   once it has answered in time, or once in every `CHANCE` I/Os.
 //! - **A disk that fails** is written to all the same, but not read before it was looked at anew.
 //! - **Our own sector** has a stamp (`stamp.rs`), from which everybody sees which of its copies is the latest.
 //! - **No sector of another host's is written** on several disks, not even under I1's exception: such a write could land on
