@@ -178,12 +178,13 @@ pub fn wdmd_answers(data: &[u8]) {
     let path = dir.path().join("wdmd.sock");
     let Ok(listener) = UnixListener::bind(&path) else { return };
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for answers in [first, second] {
-                let Ok((mut stream, _)) = listener.accept() else { return };
+        // It reads nothing, and closes nothing before the end: a daemon may leave a connection open.
+        let server = scope.spawn(|| {
+            [first, second].map(|answers| {
+                let (mut stream, _) = listener.accept().ok()?;
                 let _ = stream.write_all(answers).and_then(|()| stream.shutdown(Shutdown::Write));
-                let _ = stream.read_to_end(&mut Vec::new());
-            }
+                Some(stream)
+            })
         });
         match Choice::Wdmd(path.clone()).open(FireTimeout::SANLOCK, "x") {
             Err(error) => one_line(&error),
@@ -193,6 +194,7 @@ pub fn wdmd_answers(data: &[u8]) {
         for _ in 0..2 {
             let _ = UnixStream::connect(&path);
         }
+        let _ = server.join();
     });
 }
 

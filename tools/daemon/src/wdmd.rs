@@ -43,6 +43,7 @@ use byteorder::{ByteOrder as _, LittleEndian};
 use holdfast_io::clock::{LocalInstant, boot_now, monotonic_nanos};
 use holdfast_io::sys::watchdog::Seconds;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing, Wdmd};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 
@@ -248,6 +249,8 @@ struct Connection {
     owed: u32,
     /// A part of a message was taken: what follows would be read as its rest.
     torn: bool,
+    /// wdmd has closed it.
+    closed: bool,
 }
 
 impl Connection {
@@ -259,7 +262,7 @@ impl Connection {
         let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(|e| failed(e.into()))?;
         connect(socket.as_raw_fd(), &address).map_err(|e| failed(e.into()))?;
         let (path, inbox) = (path.to_owned(), Vec::new());
-        Ok(Connection { stream: UnixStream::from(socket), path, inbox, owed: 0, torn: false })
+        Ok(Connection { stream: UnixStream::from(socket), path, inbox, owed: 0, torn: false, closed: false })
     }
 
     /// Sends messages, in one piece, and waits for the answer to a STATUS behind them: then they were taken, in this order.
@@ -307,7 +310,10 @@ impl Connection {
                 self.torn = written % LEN != 0;
                 Err(io::Error::other(format!("{written} of {} bytes were taken", bytes.len())))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                self.closed |= matches!(error, Errno::EPIPE | Errno::ECONNRESET);
+                Err(error.into())
+            }
         }
     }
 
@@ -338,7 +344,10 @@ impl Connection {
             }
             let mut bytes = [0; 4096];
             match self.stream.read(&mut bytes) {
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has closed the connection")),
+                Ok(0) => {
+                    self.closed = true;
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has closed the connection"));
+                }
                 Ok(read) => self.inbox.extend_from_slice(bytes.get(..read).unwrap_or_default()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(until)?,
@@ -355,7 +364,7 @@ impl Connection {
         }
         let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).saturating_add(1);
         match poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::from(millis)) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }
@@ -478,7 +487,7 @@ impl<Clocks: FnMut() -> Reading> Watchdog for WdmdWatchdog<Clocks> {
         let Some(mut connection) = self.connection.take() else { return Ok(()) };
         let messages = [Message::test_live(0, 0), Message::plain(Command::RefcountClear)];
         let cleared = connection.tell_at_last("clearing the entry", &messages);
-        if cleared.is_err() {
+        if cleared.is_err() && !connection.closed {
             // A wdmd that hangs reads on when it is back only as long as it can deliver its answers: were this closed, it would take
             // the entry for a dead daemon's before it came to these words. So it stays open until this daemon ends.
             std::mem::forget(connection);
