@@ -75,6 +75,8 @@ class Walk:
         # Of each resource: the client that has it exclusively, or those that share it, as often as they do.
         self.exclusive = [None] * RESOURCES
         self.shared = [[] for _ in range(RESOURCES)]
+        # Which of those that have one exclusively have shared it before.
+        self.converted = set()
         # What its value is where it is held, and whether that is not yet on the disk.
         self.value, self.unwritten = [b""] * RESOURCES, [False] * RESOURCES
         self.leases = [shadow.Lease() for _ in range(RESOURCES)]
@@ -136,6 +138,7 @@ class Walk:
             self.shared[at].append(client)
         elif expected == 0:
             self.exclusive[at] = client
+            self.converted.discard(at)
         return expected
 
     def release(self, client, at):
@@ -163,6 +166,7 @@ class Walk:
         must(client.ask("convert", self.named(at, flags=wire.SHARED if mode == "SH" else 0)), expected)
         if mode == "EX" and expected in (0, EAGAIN):
             self.leases[at].lver += 1
+            self.converted.add(at)
         if expected == 0 and mode == "EX":
             self.shared[at].remove(client)
             self.exclusive[at] = client
@@ -187,6 +191,8 @@ class Walk:
     def request(self, client, at, mode):
         """Whoever has it exclusively at another host is ended, and what it had is given back; nobody else is."""
         holder, force = self.exclusive[at], getattr(wire, mode)
+        if holder and at in self.converted:
+            return None  # sanlock knows no pid of it, and sends the signal to pid 0: docs/compatibility.md
         speaker = self.speakers[client.host]
         must(speaker.ask("request", self.lease(at), flags=wire.NEXT_LVER, data=force, data2=0), 0)
         if holder is None:
