@@ -55,7 +55,7 @@ fn seeds_that_break_no_rule_are_counted() {
 #[test]
 fn wrong_options_name_what_is_allowed() {
     for (options, allowed) in [
-        (&["--disks", "3"][..], "1..=2"),
+        (&["--disks", "4"][..], "1..=3"),
         (&["--hosts", "1"], "2..=16"),
         (&["--seeds", "9..3"], "FROM..TO"),
         (&["--minutes", "0"], "a number of minutes above 0"),
@@ -72,7 +72,7 @@ fn wrong_options_name_what_is_allowed() {
 
 #[test]
 fn hosts_and_disks_are_as_wished() {
-    for (hosts, disks) in [(2, 1), (5, 2), (16, 2)] {
+    for (hosts, disks) in [(2, 1), (5, 2), (16, 3)] {
         let output = sim(&["--seed", "3", "--hosts", &hosts.to_string(), "--disks", &disks.to_string(), "--json"]);
         let told = document(&output);
         assert_eq!((&told["hosts"], &told["disks"]), (&hosts.into(), &disks.into()));
