@@ -9,8 +9,8 @@
 //! 5. Read again: every byte must be ours.
 //! 6. Where that generation is not above every one that this machine had, raise it one by one: see [`Past::used`].
 //!
-//! I/O: free or proven: 2 reads and 1 write of one sector. Raised: 1 read and 1 write more for each step. Watched: one more read for each quarter of the holder's
-//! io_timeout. Joined with an io_timeout of a third of the stored one or less: 1 more write (the first has aged).
+//! I/O: free or proven: 2 reads and 1 write of one sector. Raised: 1 read and 1 write more for each step. Watched: one more
+//! read for each quarter of the holder's io_timeout. Joined with an io_timeout of a third of the stored one or less: 1 more write (the first has aged).
 //! Stopped after the write: the release's read and write.
 //!
 //! **Two takers at once.** Both read the same old sector, so both write the same generation; the later write stands.
@@ -252,12 +252,12 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
     /// D1: watches until the sector has been silent for `awake`, from the end of the look that showed it first to the
     /// start of the latest one. It is polled all the while, so that a living holder is found at its next renewal. A look
     /// that fails, or shows damage, ends the attempt: it cannot count as silence, and waiting on is the caller's choice.
-    /// Of a holder on this very machine that was not proven over: what it left goes on when we do after a suspend, and its
-    /// watchdog stood still like everything else. That time does not count (D3; seed 343360).
+    /// Of a holder that may be on this very machine and was not proven over: what it left goes on when we do after a suspend,
+    /// and its watchdog stood still like everything else. That time does not count (D3; seed 343360).
     async fn watch(&mut self, first: Seen, why: WatchReason, awake: Duration) -> Result<Watched, DeltaError> {
         let mut silence = Silence::from(first.view.read_ended);
         let relation = Relation::of(&first.sector, &self.host.name, self.host.machine);
-        let here = matches!(relation, Relation::OurNameHere | Relation::OtherNameHere);
+        let here = matches!(relation, Relation::OurNameHere | Relation::OtherNameHere | Relation::OurNameUnsealed);
         let (mut needed, suspended) = (awake, self.clock.suspended());
         let pause = first.sector.timing(self.host.io_timeout).io_deadline() / 4;
         loop {
@@ -773,7 +773,10 @@ mod tests {
     #[test]
     fn d3_a_holder_on_this_machine_is_not_waited_out_in_its_sleep() {
         let sleep = Duration::from_secs(100);
-        for (holder, more) in [(written_by(b"me", machine(1, 1), 4, 500), sleep), (stranger(4, 500), Duration::ZERO)] {
+        let here = written_by(b"me", machine(1, 1), 4, 500);
+        // Of a sanlock of our name, which says nothing of its machine.
+        let unsealed = DeltaSector { seal: None, ..here };
+        for (holder, more) in [(here, sleep), (unsealed, sleep), (stranger(4, 500), Duration::ZERO)] {
             let rig = rig();
             rig.put_sector(&holder);
             let clock = rig.clock.clone();

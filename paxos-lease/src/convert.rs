@@ -1,8 +1,8 @@
 //! Changing how a lease is held (spec D 4.9): [`share`] what is held exclusively, take what is shared exclusively
 //! ([`exclude`]).
 //!
-//! I/O of sharing: R leader, W dblock, R leader, W leader. Of excluding: an acquire's, each write of our sector with our claim beside the
-//! dblock; at its end W dblock without it, or, where other hosts share the lease and live, W dblock, R leader, W leader.
+//! I/O of sharing: R leader, W dblock, R leader, W leader. Of excluding: an acquire's, each write of our sector with our claim
+//! beside the dblock; at its end W dblock without it, or, where other hosts share the lease and live, W dblock, R leader, W leader.
 
 use holdfast_io::clock::Clock;
 use holdfast_io::disk::Disk;
@@ -91,7 +91,8 @@ pub async fn share<D: Disk, C: Clock>(disk: &D, clock: &C, sharing: Sharing, me:
 
 /// The lver that another host has come to, and ours: while this one stood still as a whole (A7), say. A claim that we wrote
 /// beside that host's exclusive lease would stand there as if it had been there before, and no later look could tell (S1).
-/// Only before our first write: from then on others go on by right. A record that cannot be read tells nothing.
+/// Only before our first write: from then on others go on by right. A record that cannot be read tells nothing. A pause
+/// between this look and that write is A7's, as before any write.
 async fn taken_since<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Option<(Lver, Lver)> {
     let leader = area.read_leader().await.ok()?;
     (leader.lver > held.lver()).then_some((leader.lver, held.lver()))

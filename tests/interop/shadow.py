@@ -8,19 +8,10 @@ import mmap
 import os
 import struct
 
+from puppet import SHARED, crc
+
 LEADER, REQUEST, DBLOCK = (0x06152010, 0x00060004), (0x08292011, 0x00010001), 128
 VALUE_SECTOR = 2002  # spec D 4.10
-SHARED = 1
-
-
-def crc(data):
-    """CRC-32C with sanlock's initial register and without a final inversion (spec D 2.1)."""
-    register = 0xFFFFFFFE
-    for byte in data:
-        register ^= byte
-        for _ in range(8):
-            register = (register >> 1) ^ (0x82F63B78 if register & 1 else 0)
-    return register
 
 
 class Lease:

@@ -11,6 +11,7 @@ use std::time::Duration;
 use harness::{AT_MOST, Area, Daemon, LATE, LocalInstant, Machine, Process, boot_now, wait_until};
 use holdfast_io::clock::monotonic_nanos;
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 /// The shortest io_timeout under wdmd, seconds.
 const IO_TIMEOUT: u32 = 2;
@@ -77,6 +78,17 @@ fn daemon(machine: &mut Machine) -> Daemon {
     daemon
 }
 
+/// A daemon that has joined an area on `disk`.
+fn member(disk: &TempDir) -> (Machine, Wdmd, Area, Daemon) {
+    let area = Area::file(disk.path(), "leases");
+    let mut machine = Machine::boot();
+    let wdmd = Wdmd::start(&mut machine);
+    let daemon = daemon(&mut machine);
+    daemon.format(&area);
+    daemon.try_join_with(&area, 1, IO_TIMEOUT).unwrap();
+    (machine, wdmd, area, daemon)
+}
+
 /// D2's instant of the lockspace, at the latest.
 fn fails_at(daemon: &Daemon) -> LocalInstant {
     let left = daemon.space().unwrap()["fails_in_ms"].as_u64().expect("an active lockspace");
@@ -135,12 +147,7 @@ fn wdmd_is_told_in_time_and_early_enough_and_a_clean_end_clears_its_entry() {
 #[test]
 fn a_killed_daemon_leaves_its_entry_which_ends_the_host_in_time_and_nothing_is_joined_beside_it() {
     let disk = tempfile::tempdir().unwrap();
-    let area = Area::file(disk.path(), "leases");
-    let mut machine = Machine::boot();
-    let wdmd = Wdmd::start(&mut machine);
-    let daemon = daemon(&mut machine);
-    daemon.format(&area);
-    daemon.try_join_with(&area, 1, IO_TIMEOUT).unwrap();
+    let (mut machine, wdmd, area, daemon) = member(&disk);
     let generation = area.generation(1);
     daemon.process.signal(Signal::SIGKILL);
     daemon.process.wait_over("the daemon", AT_MOST);
@@ -174,12 +181,7 @@ fn a_killed_daemon_leaves_its_entry_which_ends_the_host_in_time_and_nothing_is_j
 #[test]
 fn a_wdmd_that_hangs_or_ends_is_a_pet_that_was_missed_and_the_daemon_goes_on() {
     let disk = tempfile::tempdir().unwrap();
-    let area = Area::file(disk.path(), "leases");
-    let mut machine = Machine::boot();
-    let wdmd = Wdmd::start(&mut machine);
-    let daemon = daemon(&mut machine);
-    daemon.format(&area);
-    daemon.try_join_with(&area, 1, IO_TIMEOUT).unwrap();
+    let (_machine, wdmd, area, daemon) = member(&disk);
 
     wdmd.process.signal(Signal::SIGSTOP);
     daemon.wait_said("it does not answer. wdmd hangs", AT_MOST);
