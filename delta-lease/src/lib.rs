@@ -73,7 +73,7 @@ pub use error::{DeltaError, SectorError};
 pub use holder::{Evidence, HeldBy, Relation};
 pub use host::LocalHost;
 pub use layout::DeltaArea;
-pub use liveness::{HostState, HostTable, Observation, OwnerVerdict};
+pub use liveness::{HostState, HostTable, NotConfirmed, Observation, OwnerVerdict};
 pub use look::{AreaView, SectorView, read_area, read_host};
 pub use renew::{Held, HostEvent, Lost, Publication, ReleaseError, RenewError, Renewal};
 pub use sector::DeltaSector;

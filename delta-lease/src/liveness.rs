@@ -12,7 +12,7 @@
 //! | Unknown | within 8x of the first look, no change seen since |
 //! | Live | within 8x of the last change |
 //! | Fail | later: it must have ended what it guards, or its watchdog is about to |
-//! | Dead | silence *seen* for D1's time: its leases may be taken |
+//! | Dead | silence *seen* for D1's time, or the operator's word for it: its leases may be taken |
 //! | Damaged | its sector cannot be believed now |
 
 use std::time::Duration;
@@ -97,6 +97,8 @@ struct Good {
     /// D1's silence, the longest that any record of this generation called for: a holder that shortens its timeouts, or
     /// a late write of a rival with shorter ones, does not bring the instant forward.
     needed: Duration,
+    /// An operator has said that this very record is the last of its host ([`HostTable::confirm_dead`]).
+    confirmed_dead: bool,
 }
 
 impl Observation {
@@ -155,6 +157,12 @@ impl Observation {
         Some(held.silence.ends(held.needed))
     }
 
+    /// Whether an operator has said that this host is dead, and nothing has spoken against it since.
+    #[must_use]
+    pub fn is_confirmed_dead(&self) -> bool {
+        self.last_good.as_ref().is_some_and(|g| g.confirmed_dead)
+    }
+
     fn new(read_ended: LocalInstant) -> Self {
         Observation { last_good: None, first_check: read_ended, last_check: read_ended, damage: None, damaged_looks: 0 }
     }
@@ -192,7 +200,7 @@ impl Observation {
         let Some(good) = self.last_good.as_ref().filter(|_| self.damage.is_none()) else { return HostState::Damaged };
         if good.sector.leader.is_free() {
             HostState::Free
-        } else if good.is_dead() {
+        } else if good.confirmed_dead || good.is_dead() {
             HostState::Dead
         } else if now.since(good.silence.changed_at()) > good.timing.id_renewal_fail() {
             HostState::Fail
@@ -208,7 +216,7 @@ impl Good {
     fn first(sector: DeltaSector, look: Look, own: IoTimeout) -> Self {
         let timing = sector.timing(own);
         let needed = timing.silence_for_takeover();
-        Good { sector, silence: Silence::from(look.ended), stirred: false, timing, needed }
+        Good { sector, silence: Silence::from(look.ended), stirred: false, timing, needed, confirmed_dead: false }
     }
 
     fn look(&mut self, sector: DeltaSector, look: Look, own: IoTimeout) {
@@ -222,7 +230,23 @@ impl Good {
         // Looks may be reported out of order: one that ended earlier does not set the silence back.
         self.silence = Silence::from(look.ended.max(self.silence.changed_at()));
         self.stirred = true;
+        // The word was for one record: who writes another is not dead, or is a later generation.
+        if std::mem::take(&mut self.confirmed_dead) && !newer {
+            let (host_id, generation) = (self.sector.leader.owner_id, self.sector.generation());
+            let name = self.sector.host_name();
+            tracing::error!(
+                host_id, %generation, %name,
+                "this host was confirmed dead and has written since: it is alive, or a write of it came late. What it held may have \
+                 been taken meanwhile: stop its virtual machines at once"
+            );
+        }
         self.sector = sector;
+    }
+
+    /// From when on nobody can call this host alive: a renewal, and the little that it may be late, have passed without one.
+    fn missed_renewal(&self) -> LocalInstant {
+        let renewal = self.timing.renewal_interval() + self.timing.io_deadline() + RENEWAL_SLACK;
+        self.silence.changed_at().after(renewal)
     }
 
     /// A look that saw no change.
@@ -293,6 +317,8 @@ pub enum GoneReason {
         /// The silence seen.
         seen: Duration,
     },
+    /// An operator has said so ([`HostTable::confirm_dead`]).
+    Confirmed,
 }
 
 /// Why nothing can be said about an owner.
@@ -425,10 +451,86 @@ impl HostTable {
         if good.is_dead() {
             return Gone(GoneReason::Silent { seen: good.silence.seen() });
         }
+        if good.confirmed_dead {
+            return Gone(GoneReason::Confirmed);
+        }
         let earliest = good.silence.ends(good.needed);
-        let renewal = good.timing.renewal_interval() + good.timing.io_deadline() + RENEWAL_SLACK;
-        if now.since(good.silence.changed_at()) < renewal { Alive { earliest } } else { Silent { earliest } }
+        if now < good.missed_renewal() { Alive { earliest } } else { Silent { earliest } }
     }
+
+    /// Takes an operator's word that a host is over - its power is off, and nothing that it wrote is on its way - in place of
+    /// the silence that D1 asks for. The word is for one record, generation and last renewal: as soon as the sector shows another,
+    /// it counts for nothing, so a host that writes after all is refused its death, loudly. To be given right after a look.
+    ///
+    /// # Errors
+    /// [`NotConfirmed`]: nothing was changed.
+    pub fn confirm_dead(
+        &mut self,
+        host: HostTerm,
+        renewed_at: RemoteTimestamp,
+        now: LocalInstant,
+    ) -> Result<(), NotConfirmed> {
+        let slot = usize::try_from(host.host_id.slot()).unwrap_or(usize::MAX);
+        let seen = self.hosts.get_mut(slot).and_then(Option::as_mut).ok_or(NotConfirmed::NotSeen)?;
+        if let Some(damage) = &seen.damage {
+            return Err(NotConfirmed::Damaged { reason: damage.to_string() });
+        }
+        let good = seen.last_good.as_mut().ok_or(NotConfirmed::NotSeen)?;
+        let (generation, timestamp) = (good.sector.generation(), good.sector.leader.timestamp);
+        if good.sector.holder().is_none() {
+            return Err(NotConfirmed::Free);
+        }
+        if generation != host.generation {
+            return Err(NotConfirmed::OtherGeneration { found: generation, expected: host.generation });
+        }
+        if timestamp != renewed_at {
+            return Err(NotConfirmed::Renewed { found: timestamp, expected: renewed_at });
+        }
+        if now < good.missed_renewal() {
+            return Err(NotConfirmed::TooEarly { wait: good.missed_renewal().since(now) });
+        }
+        good.confirmed_dead = true;
+        Ok(())
+    }
+}
+
+/// Why an operator's word that a host is dead is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotConfirmed {
+    /// No look has shown its sector, or there is none.
+    #[error("nothing is known of this host_id")]
+    NotSeen,
+    /// Its sector cannot be believed: whose death it is cannot be told.
+    #[error("its delta sector is damaged: {reason}")]
+    Damaged {
+        /// Field, expected and found.
+        reason: String,
+    },
+    /// Nobody holds the host_id.
+    #[error("nobody holds this host_id: what its last holder had can be taken at once")]
+    Free,
+    /// Another generation than the one meant.
+    #[error("the host_id is held under generation {found}, expected {expected}")]
+    OtherGeneration {
+        /// On disk.
+        found: Generation,
+        /// As meant.
+        expected: Generation,
+    },
+    /// It has written since the operator looked.
+    #[error("the host is alive: it has renewed at {found} of its clock since it was looked at (then: {expected})")]
+    Renewed {
+        /// On disk.
+        found: RemoteTimestamp,
+        /// As meant.
+        expected: RemoteTimestamp,
+    },
+    /// It may be alive: not even a renewal has been missed.
+    #[error("its last renewal is too fresh: a host without power misses one within {:.1} s from now", wait.as_secs_f64())]
+    TooEarly {
+        /// Until it has missed one.
+        wait: Duration,
+    },
 }
 
 #[cfg(test)]
@@ -546,6 +648,46 @@ mod tests {
         assert_eq!(table.state(host_id(3), far), Some(HostState::Dead));
         table.observe_sector(&look(&bytes(5, 1400), at(500), at(500)));
         assert_eq!(table.state(host_id(3), at(500)), Some(HostState::Live), "it came back");
+    }
+
+    #[test]
+    fn a_word_that_a_host_is_dead_counts_for_one_record_once_a_renewal_was_missed_and_until_it_writes_again() {
+        let (held, renewed) = (bytes(5, 1000), RemoteTimestamp(1000));
+        let mut table = table();
+        assert_eq!(table.confirm_dead(term(5), renewed, at(200)), Err(NotConfirmed::NotSeen));
+        table.observe_sector(&look(&held, at(100), at(100)));
+        let missed = at(100 + 20 + 10 + 2);
+        let early = table.confirm_dead(term(5), renewed, missed.before(NANO));
+        assert_eq!(early, Err(NotConfirmed::TooEarly { wait: NANO }));
+        let other = NotConfirmed::OtherGeneration { found: Generation(5), expected: Generation(4) };
+        assert_eq!(table.confirm_dead(term(4), renewed, missed), Err(other));
+        let alive = NotConfirmed::Renewed { found: renewed, expected: RemoteTimestamp(980) };
+        assert_eq!(table.confirm_dead(term(5), RemoteTimestamp(980), missed), Err(alive));
+        assert!(
+            matches!(table.verdict(term(5), missed), OwnerVerdict::Silent { .. }),
+            "nothing refused has any effect"
+        );
+
+        assert_eq!(table.confirm_dead(term(5), renewed, missed), Ok(()));
+        assert_eq!(table.verdict(term(5), missed), OwnerVerdict::Gone(GoneReason::Confirmed));
+        assert_eq!(table.state(host_id(3), missed), Some(HostState::Dead));
+        // A look that shows the same changes nothing, one that cannot be believed takes it back for as long.
+        table.observe_sector(&look(&held, at(140), at(140)));
+        assert_eq!(table.verdict(term(5), at(140)), OwnerVerdict::Gone(GoneReason::Confirmed));
+        let mut damaged = held.clone();
+        damaged[0x30] ^= 1;
+        table.observe_sector(&look(&damaged, at(141), at(141)));
+        assert_eq!(table.verdict(term(5), at(141)), OwnerVerdict::Unknown(UnknownReason::Damaged));
+        assert!(matches!(table.confirm_dead(term(5), renewed, at(141)), Err(NotConfirmed::Damaged { .. })));
+        table.observe_sector(&look(&held, at(142), at(142)));
+        assert_eq!(table.verdict(term(5), at(142)), OwnerVerdict::Gone(GoneReason::Confirmed));
+        // Whoever writes is not dead, and the word does not come back with its old record.
+        table.observe_sector(&look(&bytes(5, 1020), at(150), at(150)));
+        assert!(matches!(table.verdict(term(5), at(150)), OwnerVerdict::Alive { .. }));
+        table.observe_sector(&look(&held, at(151), at(151)));
+        assert!(matches!(table.verdict(term(5), at(151)), OwnerVerdict::Alive { .. }));
+        table.observe_sector(&look(&bytes(5, 0), at(160), at(160)));
+        assert_eq!(table.confirm_dead(term(5), RemoteTimestamp(0), at(900)), Err(NotConfirmed::Free));
     }
 
     #[test]

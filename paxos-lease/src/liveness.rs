@@ -9,7 +9,7 @@ use holdfast_io::clock::LocalInstant;
 use holdfast_io::disk::IoError;
 use holdfast_io::ids::{HostTerm, SpaceName};
 
-/// Why a term of a host is over. Each of these is final: no later observation can take it back.
+/// Why a term of a host is over. Each of these is final: no later observation can take it back, unless an operator was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Gone {
     /// Its delta lease was given back: timestamp 0, or no host ever took the host_id.
@@ -20,6 +20,8 @@ pub enum Gone {
     OtherOwner,
     /// Silence longer than D1 asks for, seen by us.
     Silent,
+    /// An operator has said so (`holdfast confirm-dead`).
+    Confirmed,
 }
 
 /// What is known about one term of a host.
@@ -71,7 +73,7 @@ pub enum LivenessError {
 
 /// Whoever observes the lockspace.
 pub trait HostLiveness {
-    /// Whether `of` is over. `Gone` only as D1 and P1 allow: an exclusive lease changes hands on this word.
+    /// Whether `of` is over. `Gone` only as D1 and P1 allow, or an operator vouches for it: an exclusive lease changes hands on this word.
     ///
     /// # Errors
     /// [`LivenessError`]: then the lease is left alone.

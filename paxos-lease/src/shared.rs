@@ -48,13 +48,13 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
         }
         let holder = HostTerm { generation: sector.mode.generation, ..*holder };
         let earliest = match liveness.verdict(holder).await? {
-            Verdict::Gone(Gone::Free | Gone::Silent) if area.disk.copies() > 1 => {
+            Verdict::Gone(Gone::Free | Gone::Silent | Gone::Confirmed) if area.disk.copies() > 1 => {
                 // A write of ours to its sector could land on one of them after we have given the lease back. Uncleared, the claim is
                 // looked into again by the next owner: a host that is gone stays so.
                 standing.passed_over.push(holder);
                 continue;
             }
-            Verdict::Gone(Gone::Free | Gone::Silent) => {
+            Verdict::Gone(Gone::Free | Gone::Silent | Gone::Confirmed) => {
                 clear(area, holder).await?;
                 continue;
             }

@@ -6,9 +6,9 @@
 
 use crate::blocking::{connect, keep_on_exec, send_some};
 use crate::calls::{self, Call, Place, connection_calls, registered_calls};
-use crate::{ClientError, Endpoint, Hosts, InquireAnswer, LockspaceFound, LockspacePresence};
+use crate::{ClientError, Confirmation, Endpoint, Hosts, InquireAnswer, LockspaceFound, LockspacePresence};
 use holdfast_protocol::{
-    AcquireFlags, AddLockspaceFlags, HEADER_SIZE, Header, InqLockspaceFlags, KillPath, KillPathFlags, Lockspace,
+    AcquireFlags, AddLockspaceFlags, HEADER_SIZE, Header, Host, InqLockspaceFlags, KillPath, KillPathFlags, Lockspace,
     LockspaceUse, Name48, Options, ReleaseFlags, RemLockspaceFlags, ReplyPayload, Resource, ResourceHead,
     RestrictFlags, StateRecord, Target, WriteResourceFlags, reply::MAX_REPLY,
 };

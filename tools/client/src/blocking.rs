@@ -5,9 +5,9 @@
 //! does not accept fills its backlog). After an error other than a refusal the connection is out of step: drop it.
 
 use crate::calls::{self, Call, Place, connection_calls, registered_calls};
-use crate::{ClientError, Endpoint, Hosts, InquireAnswer, LockspaceFound, LockspacePresence};
+use crate::{ClientError, Confirmation, Endpoint, Hosts, InquireAnswer, LockspaceFound, LockspacePresence};
 use holdfast_protocol::{
-    AcquireFlags, AddLockspaceFlags, HEADER_SIZE, Header, InqLockspaceFlags, KillPath, KillPathFlags, Lockspace,
+    AcquireFlags, AddLockspaceFlags, HEADER_SIZE, Header, Host, InqLockspaceFlags, KillPath, KillPathFlags, Lockspace,
     LockspaceUse, Name48, Options, ReleaseFlags, RemLockspaceFlags, ReplyPayload, Resource, ResourceHead,
     RestrictFlags, StateRecord, Target, WriteResourceFlags, reply::MAX_REPLY,
 };

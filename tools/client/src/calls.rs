@@ -140,6 +140,20 @@ fn json(reply: Reply, _: &[u8]) -> Result<Vec<u8>, Fault> {
     }
 }
 
+/// What became of an operator's word that a host is dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmation {
+    /// It counts: what the host held can be taken.
+    Taken,
+    /// It does not, and nothing was changed.
+    Refused {
+        /// The result.
+        code: ResultCode,
+        /// In words.
+        why: String,
+    },
+}
+
 fn plain(request: Request) -> Call<()> {
     Call { request, meaning: nothing }
 }
@@ -303,6 +317,19 @@ pub(crate) fn explain(resource: Resource) -> Call<Vec<u8>> {
     Call { request: Request::Explain { resource }, meaning: json }
 }
 
+pub(crate) fn confirm_dead(lockspace: Lockspace, host: Host) -> Call<Confirmation> {
+    Call {
+        request: Request::ConfirmDead { lockspace, host },
+        meaning: |reply, _| match reply {
+            Reply::Json { result: ResultCode::OK, .. } => Ok(Confirmation::Taken),
+            Reply::Json { result, body } => {
+                Ok(Confirmation::Refused { code: result, why: String::from_utf8_lossy(&body).into_owned() })
+            }
+            _ => Err(Fault::Kind),
+        },
+    }
+}
+
 pub(crate) fn holdfast_status() -> Call<Vec<u8>> {
     Call { request: Request::HoldfastStatus, meaning: json }
 }
@@ -449,6 +476,16 @@ macro_rules! connection_calls {
         /// Who owns a lease, since when, and when it could expire: JSON. A sanlock daemon never answers; set a deadline.
         pub $($async)? fn explain(&mut self, resource: Resource) -> Result<Vec<u8>, ClientError> {
             self.call(calls::explain(resource))$($await)*
+        }
+
+        /// An operator's word that a silent host is dead: `host` names its last record by host_id, generation and timestamp.
+        /// A sanlock daemon never answers; set a deadline.
+        pub $($async)? fn confirm_dead(
+            &mut self,
+            lockspace: Lockspace,
+            host: Host,
+        ) -> Result<Confirmation, ClientError> {
+            self.call(calls::confirm_dead(lockspace, host))$($await)*
         }
 
         /// Everything the daemon knows: JSON. A sanlock daemon never answers; set a deadline.

@@ -24,7 +24,7 @@ mod calls;
 mod endpoint;
 mod error;
 
-pub use calls::{Hosts, InquireAnswer, LockspaceFound, LockspacePresence};
+pub use calls::{Confirmation, Hosts, InquireAnswer, LockspaceFound, LockspacePresence};
 pub use endpoint::{DEFAULT_RUN_DIR, Endpoint, RUN_DIR_VARIABLE};
 pub use error::ClientError;
 pub use holdfast_protocol as protocol;

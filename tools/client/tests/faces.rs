@@ -8,7 +8,9 @@ use holdfast_client::protocol::{
     Request, RequestReader, Resource, ResourceHead, RestrictFlags, ResultCode, StateRecord, StateText, Target,
     WriteResourceFlags,
 };
-use holdfast_client::{ClientError, Endpoint, Hosts, InquireAnswer, LockspacePresence, asynchronous, blocking};
+use holdfast_client::{
+    ClientError, Confirmation, Endpoint, Hosts, InquireAnswer, LockspacePresence, asynchronous, blocking,
+};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -120,6 +122,10 @@ fn willing(message: &Message) -> Act {
         Request::ShutdownWait { .. } => Reply::ShutdownDone,
         Request::Explain { .. } => Reply::Json { result, body: b"{\"owner\":1}".to_vec() },
         Request::HoldfastStatus => Reply::Json { result, body: b"{}".to_vec() },
+        Request::ConfirmDead { host, .. } => match host.generation {
+            1 => Reply::Json { result, body: Vec::new() },
+            _ => Reply::Json { result: ResultCode::ESTALE, body: b"it is alive".to_vec() },
+        },
         Request::Status { .. } => {
             let mut bytes = Reply::Stream { result }.encode(&message.header);
             records().iter().for_each(|record| record.encode(&mut bytes));
@@ -162,6 +168,11 @@ macro_rules! every_call {
         assert_eq!(c.write_resource(WriteResourceFlags::CLEAR, 0, resource())$($wait)*, Ok(()));
         assert_eq!(c.read_resource(resource())$($wait)*, Ok(resource().head));
         assert_eq!(c.explain(resource())$($wait)*, Ok(b"{\"owner\":1}".to_vec()));
+        let dead = |generation| Host { host_id: 3, generation, timestamp: 1000, ..Host::default() };
+        assert_eq!(c.confirm_dead(lockspace(), dead(1))$($wait)*, Ok(Confirmation::Taken));
+        let why = "it is alive".to_owned();
+        let refused = Confirmation::Refused { code: ResultCode::ESTALE, why };
+        assert_eq!(c.confirm_dead(lockspace(), dead(2))$($wait)*, Ok(refused));
         assert_eq!(c.holdfast_status()$($wait)*, Ok(b"{}".to_vec()));
         assert_eq!(c.restrict(RestrictFlags::SIGKILL)$($wait)*, Ok(()));
         assert_eq!(open().get_lockspaces()$($wait)*, Ok(vec![lockspace(); 2]));
@@ -189,7 +200,7 @@ fn every_call_says_the_same_on_both_faces() {
         let daemon = Daemon::start(willing);
         use_face(&daemon.endpoint().with_deadline(Duration::from_secs(20)));
         let requests: Vec<Request> = daemon.heard.try_iter().flatten().collect();
-        assert_eq!(requests.len(), 27);
+        assert_eq!(requests.len(), 29);
         requests
     };
     let blocking = heard(&|endpoint| every_call!(blocking, endpoint, []));

@@ -19,6 +19,7 @@ use crate::supervisor::event::{ClientId, Event};
 /// What is needed to identify the process behind a connection later, kept from the moment it connected.
 pub struct Peer {
     pid: i32,
+    uid: u32,
     pidfd: Option<Arc<OwnedFd>>,
     inode: Option<u64>,
     /// The task that waits for its exit; it ends with this.
@@ -37,7 +38,7 @@ impl Peer {
     /// Notes who connected.
     #[must_use]
     pub fn of(stream: &UnixStream) -> Option<Self> {
-        let pid = process::peer(stream).ok()?.pid;
+        let process::Peer { pid, uid, .. } = process::peer(stream).ok()?;
         let pidfd = process::peer_pidfd(stream).ok().flatten().map(Arc::new);
         let inode = match sock_diag::peer_inode(stream) {
             Ok(inode) => inode,
@@ -46,13 +47,19 @@ impl Peer {
                 None
             }
         };
-        Some(Peer { pid, pidfd, inode, watch: RefCell::default() })
+        Some(Peer { pid, uid, pidfd, inode, watch: RefCell::default() })
     }
 
     /// Its process when it connected.
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Its user when it connected.
+    #[must_use]
+    pub const fn uid(&self) -> u32 {
+        self.uid
     }
 
     /// The identity of the process, if it still runs and can be told.

@@ -1,5 +1,5 @@
 //! Requests answered from the disk, from what was observed of other hosts, or from the log: GET_HOSTS, HOST_STATUS, ALIGN,
-//! READ_*, WRITE_*, LOG_DUMP, EXPLAIN, LOOKUP_RINDEX, FORMAT_RINDEX.
+//! READ_*, WRITE_*, LOG_DUMP, EXPLAIN, CONFIRM_DEAD, LOOKUP_RINDEX, FORMAT_RINDEX.
 //!
 //! They change nothing in the supervisor's state and each runs as a task of its own, so a disk that hangs delays only the
 //! client that asked for it. Spec A 6.
@@ -41,6 +41,7 @@ use crate::nodes::Nodes;
 use crate::platform::{Disk, SharedDisk};
 use crate::resource::SpaceShared;
 
+mod confirm;
 pub mod format;
 mod index;
 
@@ -125,6 +126,17 @@ pub struct Context {
     pub formats: Formats,
     /// The latest log lines.
     pub log: LogRing,
+    /// Who asks.
+    pub asking: Asking,
+}
+
+/// Who is behind a connection, as the kernel noted it when it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking {
+    /// Its process.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
 }
 
 /// Answers a request.
@@ -144,6 +156,7 @@ pub async fn answer(context: Context, request: Request) -> Answer {
             Answer::of(context.write_resource(flags, num_hosts, &resource).await)
         }
         Request::Explain { resource } => context.explain(&resource).await,
+        Request::ConfirmDead { host, .. } => context.confirm_dead(&host).await,
         Request::FormatRindex { index } => Answer::of(context.format_rindex(&index).await),
         Request::RebuildRindex { index, .. } => context.rebuild_rindex(&index).await,
         Request::RindexEntry { command, flags, index, entry, .. } => {
@@ -588,6 +601,7 @@ pub fn host_facts(space: &SpaceShared, id: HostId, now: LocalInstant) -> Option<
         "state": wire_state(state).name(),
         "own": own,
         "last_renewal_seen_ms_ago": seen.last_live().map(|t| now.since(t).as_millis()),
+        "confirmed_dead": seen.is_confirmed_dead(),
         "takeover_possible_in_ms": seen.earliest_takeover().map(|t| t.since(now).as_millis()),
         "sealed": seal.is_some(),
         "watchdog": seal.map(|s| !matches!(s.fire, SealedFire::NoWatchdog)),

@@ -289,6 +289,7 @@ impl<P: Platform> HostLiveness for SpaceShared<P> {
             OwnerVerdict::Gone(GoneReason::Free) => Verdict::Gone(Gone::Free),
             OwnerVerdict::Gone(GoneReason::NewerGeneration { .. }) => Verdict::Gone(Gone::NewerGeneration),
             OwnerVerdict::Gone(GoneReason::Silent { .. }) => Verdict::Gone(Gone::Silent),
+            OwnerVerdict::Gone(GoneReason::Confirmed) => Verdict::Gone(Gone::Confirmed),
             OwnerVerdict::Alive { earliest } => Verdict::Alive { earliest },
             OwnerVerdict::Silent { earliest } => Verdict::Silent { earliest },
             OwnerVerdict::Unknown(_) => Verdict::Unknown,

@@ -26,7 +26,7 @@ use crate::linux::Linux;
 use crate::log_ring::LogRing;
 use crate::platform::Platform;
 use crate::procfs::Procfs;
-use crate::queries::{self, Answer, Context};
+use crate::queries::{self, Answer, Asking, Context};
 use crate::resource::SpaceShared;
 use crate::supervisor::Program;
 use crate::supervisor::event::{ClientId, Effect, Event, Kill, Reloaded, ReplyTo};
@@ -282,7 +282,9 @@ impl Guests {
     fn answer(&self, works: &Works<Linux>, to: ReplyTo, request: Request) {
         let Some(guest) = self.guests.get(&to.client) else { return };
         let named = match &request {
-            Request::GetHosts { lockspace } | Request::HostStatus { lockspace } => Some(lockspace.name.as_bytes()),
+            Request::GetHosts { lockspace }
+            | Request::HostStatus { lockspace }
+            | Request::ConfirmDead { lockspace, .. } => Some(lockspace.name.as_bytes()),
             Request::Explain { resource } => Some(resource.head.lockspace_name.as_bytes()),
             _ => None,
         };
@@ -297,6 +299,7 @@ impl Guests {
             used: Rc::new(used),
             formats: works.formats().clone(),
             log: self.desk.log.clone(),
+            asking: Asking { pid: guest.peer.pid(), uid: guest.peer.uid() },
         };
         let closes = request.command().class() == Class::MainClose && !works.supervisor.is_registered(to.client);
         let reply = guest.connection.clone();

@@ -45,6 +45,14 @@ pub enum CommandError {
     /// A STATE string that is none.
     #[error("the daemon's answer cannot be read: {0}")]
     State(#[from] StringFault),
+    /// An operator's word that was not taken.
+    #[error("{why}; nothing was changed")]
+    NotConfirmed {
+        /// The daemon's answer, if it was asked.
+        code: Option<ResultCode>,
+        /// In words.
+        why: String,
+    },
     /// A lockspace that is not joined here.
     #[error("lockspace {name} is not joined on this host; joined are: {joined}")]
     NotJoined {
@@ -69,6 +77,7 @@ impl CommandError {
         match self {
             Self::Client(error) => error.refusal(),
             Self::Held(refusal) => Some(refusal.code),
+            Self::NotConfirmed { code, .. } => *code,
             _ => None,
         }
     }
@@ -85,6 +94,7 @@ impl CommandError {
             Self::Client(ClientError::Deadline { .. }) => {
                 Some("If that is sanlock's own daemon, it does not know this question: ask `sanlock client status`.")
             }
+            Self::NotConfirmed { .. } => None,
             Self::NotJoined { .. } => Some("Join it with `holdfast lockspace add LOCKSPACE:HOST_ID:PATH:OFFSET`."),
             _ => self.code().and_then(hint_for),
         }
@@ -196,7 +206,11 @@ pub fn finish(format: Format, result: Result<Output, CommandError>) -> ExitCode 
 /// Says on standard error what went wrong and what can be done.
 pub fn complain(error: &CommandError) {
     eprintln!("holdfast: {error}");
-    let explained = matches!(error, CommandError::Held(refusal) if !refusal.held.is_empty());
+    let explained = match error {
+        CommandError::Held(refusal) => !refusal.held.is_empty(),
+        CommandError::NotConfirmed { .. } => true,
+        _ => false,
+    };
     if let Some(why) = error.code().filter(|_| !explained).and_then(reason) {
         eprintln!("The daemon says: {why}");
     }
@@ -367,12 +381,16 @@ pub struct HostFacts {
     pub name: Option<String>,
     /// Its generation.
     pub generation: Option<u64>,
+    /// Its last renewal, in seconds of its own clock.
+    pub timestamp: Option<u64>,
     /// FREE, LIVE, FAIL, DEAD, UNKNOWN.
     pub state: String,
     /// It is this host.
     pub own: bool,
     /// When it was last seen to have renewed.
     pub last_renewal_seen_ms_ago: Option<u64>,
+    /// An operator has said that it is dead.
+    pub confirmed_dead: bool,
     /// Until the computed instant (D1), if it is silent from its last renewal on.
     pub takeover_possible_in_ms: Option<u64>,
     /// Whether Holdfast wrote its record; sanlock otherwise.

@@ -66,6 +66,9 @@ fn host(host: &HostFacts) -> Vec<String> {
     if host.own {
         state += " (this host)";
     }
+    if host.confirmed_dead {
+        state += " (confirmed)";
+    }
     if let Some(damage) = &host.damage {
         state += &format!(" (damaged: {damage})");
     }
@@ -110,13 +113,15 @@ mod tests {
             { "host_id": 1, "name": "hostA", "generation": 3, "state": "LIVE", "own": true, "sealed": true,
               "watchdog": true, "fire_timeout_s": 60, "last_renewal_seen_ms_ago": 400, "takeover_possible_in_ms": 13600 },
             { "host_id": 2, "name": "b", "generation": 1, "state": "DEAD", "takeover_possible_in_ms": 0 },
+            { "host_id": 3, "name": "c", "generation": 1, "state": "DEAD", "confirmed_dead": true, "takeover_possible_in_ms": 9 },
         ] } }))
         .unwrap();
         assert_eq!(
             text(&status),
             "LS\n  host_id  name   generation  state             renewed    takeover possible in  watchdog\n  \
              1        hostA  3           LIVE (this host)  0.4 s ago  13.6 s                60 s\n  \
-             2        b      1           DEAD              -          now                   sanlock\n"
+             2        b      1           DEAD              -          now                   sanlock\n  \
+             3        c      1           DEAD (confirmed)  -          now                   sanlock\n"
         );
         assert_eq!(text(&Status::default()), "no lockspace is joined\n");
     }

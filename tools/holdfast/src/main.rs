@@ -4,6 +4,7 @@
 mod acquire;
 mod client_cmd;
 mod completions;
+mod confirm_dead;
 mod daemon;
 mod demo;
 mod exec;
@@ -45,6 +46,7 @@ enum Command {
     ExecInner(exec::InnerArgs),
     Status(status::Args),
     Hosts(hosts::Args),
+    ConfirmDead(confirm_dead::Args),
     Lockspace(lockspace::Args),
     Inquire(inquire::Args),
     Acquire(acquire::Args),
@@ -81,6 +83,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::ExecInner(args) => exec::run_inner(&args),
         Command::Status(args) => status::run(args),
         Command::Hosts(args) => hosts::run(&args),
+        Command::ConfirmDead(args) => confirm_dead::run(&args),
         Command::Lockspace(args) => lockspace::run(&args),
         Command::Inquire(args) => inquire::run(args),
         Command::Acquire(args) => acquire::run(&args),

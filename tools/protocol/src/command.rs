@@ -97,6 +97,7 @@ commands! {
     40 RebuildRindex "rebuild_rindex" Worker "Rebuild a resource index from the leases.";
     0x4846_0001 Explain "explain" Worker "Holdfast: who owns a lease, since when, and when it could expire; JSON.";
     0x4846_0002 HoldfastStatus "holdfast_status" MainKeep "Holdfast: everything the daemon knows; JSON.";
+    0x4846_0003 ConfirmDead "confirm_dead" Worker "Holdfast: an operator's word that a silent host is dead.";
 }
 
 impl Command {
@@ -351,14 +352,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_from_1_to_40_and_our_two_are_commands_and_no_other() {
+    fn every_number_from_1_to_40_and_our_three_are_commands_and_no_other() {
         for number in 1..=40 {
             assert_eq!(Command::from_number(number).map(Command::number), Some(number));
         }
-        assert_eq!(Command::ALL.len(), 42);
+        assert_eq!(Command::ALL.len(), 43);
         assert_eq!(Command::from_number(0x4846_0001), Some(Command::Explain));
         assert_eq!(Command::from_number(0x4846_0002), Some(Command::HoldfastStatus));
-        for number in [0, 41, 99, 0x4846_0000, 0x4846_0003, u32::MAX] {
+        assert_eq!(Command::from_number(0x4846_0003), Some(Command::ConfirmDead));
+        for number in [0, 41, 99, 0x4846_0000, 0x4846_0004, u32::MAX] {
             assert_eq!(Command::from_number(number), None);
         }
     }

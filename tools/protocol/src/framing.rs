@@ -25,9 +25,9 @@ use crate::codes::ResultCode;
 use crate::command::{Command, ReleaseFlags};
 use crate::header::{HEADER_SIZE, Header, HeaderFault};
 use crate::payload::{
-    Disk, HostEvent, KillPath, Lockspace, MAX_DISKS, MAX_RESOURCES, Options, ResourceHead, Rindex, RindexEntry,
+    Disk, Host, HostEvent, KillPath, Lockspace, MAX_DISKS, MAX_RESOURCES, Options, ResourceHead, Rindex, RindexEntry,
 };
-use crate::request::{EXPLAIN_MULTIPLE, Message, Request};
+use crate::request::{Message, OWN_MULTIPLE, Request};
 
 /// Most resources one RELEASE may name. sanlock has no limit; its library sends at most 8.
 pub const MAX_RELEASE: usize = 256;
@@ -125,6 +125,7 @@ fn need(command: Command, header: &Header, available: &[u8]) -> Need {
         | Command::EndEvent
         | Command::SetConfig
         | Command::Renewal => Lockspace::SIZE,
+        Command::ConfirmDead => (Lockspace::SIZE + Host::SIZE).next_multiple_of(OWN_MULTIPLE),
         Command::Align => Disk::SIZE,
         Command::ExamineResource | Command::GetLvb | Command::Convert => ResourceHead::SIZE,
         Command::KillPath => KillPath::SIZE,
@@ -147,10 +148,10 @@ fn need(command: Command, header: &Header, available: &[u8]) -> Need {
     exactly(size, available.len())
 }
 
-/// The same, up to the next multiple of [`EXPLAIN_MULTIPLE`].
+/// The same, up to the next multiple of [`OWN_MULTIPLE`].
 fn need_padded(need: Need, available: usize) -> Need {
     match need {
-        Need::Whole(size) => exactly(size.next_multiple_of(EXPLAIN_MULTIPLE), available),
+        Need::Whole(size) => exactly(size.next_multiple_of(OWN_MULTIPLE), available),
         other => other,
     }
 }

@@ -73,7 +73,7 @@ pub enum Reply {
     Json {
         /// The result.
         result: ResultCode,
-        /// The document; empty with a failure.
+        /// The document; empty with a failure, or the words of CONFIRM_DEAD's.
         body: Vec<u8>,
     },
     /// The reply of any other command.
@@ -270,7 +270,9 @@ impl Reply {
                 let resource = single(command, payload, ResourceHead::SIZE, ResourceHead::split_from)?;
                 Self::Resource { result, resource }
             }
-            Command::Explain | Command::HoldfastStatus => Self::Json { result, body: payload.to_vec() },
+            Command::Explain | Command::HoldfastStatus | Command::ConfirmDead => {
+                Self::Json { result, body: payload.to_vec() }
+            }
             Command::LogDump | Command::GetLvb | Command::ReadResourceOwners => {
                 Self::Other { result, data2, payload: payload.to_vec() }
             }

@@ -8,7 +8,9 @@ use crate::command::{
     RequestFlags, RestrictFlags, RindexFlags, SetEventFlags, WriteResourceFlags,
 };
 use crate::header::{HEADER_SIZE, Header, length_of};
-use crate::payload::{Disk, HostEvent, KillPath, Lockspace, Options, Resource, ResourceHead, Rindex, RindexEntry};
+use crate::payload::{
+    Disk, Host, HostEvent, KillPath, Lockspace, Options, Resource, ResourceHead, Rindex, RindexEntry,
+};
 
 /// Which registered client a command is about (A 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,13 +163,20 @@ pub enum Request {
         /// Program and arguments.
         killpath: KillPath,
     },
-    /// Holdfast: who owns this lease, since when, and when it could expire? Padded: see [`EXPLAIN_MULTIPLE`].
+    /// Holdfast: who owns this lease, since when, and when it could expire? Padded: see [`OWN_MULTIPLE`].
     Explain {
         /// Which.
         resource: Resource,
     },
     /// Holdfast: everything, as JSON.
     HoldfastStatus,
+    /// Holdfast: a host is dead, says an operator. Padded: see [`OWN_MULTIPLE`]. The reply carries the reason of a refusal.
+    ConfirmDead {
+        /// Its name.
+        lockspace: Lockspace,
+        /// Which host, by the record that is its last: host_id, generation and timestamp.
+        host: Host,
+    },
     /// Change a lease between shared and exclusive. No disks are sent.
     Convert {
         /// OWNER_NOWAIT alone has a meaning.
@@ -287,12 +296,16 @@ pub enum Request {
     },
 }
 
-/// The payload of EXPLAIN is zero-padded to a multiple of this many bytes, the size of a header.
+/// The payload of a command of our own is zero-padded to a multiple of this many bytes, the size of a header.
 ///
 /// A sanlock daemon does not know the command, swallows its header and reads the payload as further headers. Were the
 /// last of them incomplete, its whole main loop, watchdog included, would block until 16 more bytes or the end of the
 /// connection came (seen on 3.8.5). Whole ones it swallows too. Every future command of ours must keep to this.
-pub const EXPLAIN_MULTIPLE: usize = HEADER_SIZE;
+pub const OWN_MULTIPLE: usize = HEADER_SIZE;
+
+fn pad(payload: &mut Vec<u8>) {
+    payload.resize(payload.len().next_multiple_of(OWN_MULTIPLE), 0);
+}
 
 /// `cmd_flags`, `data` and `data2` of a request header.
 type Words = (u32, u32, u32);
@@ -327,6 +340,7 @@ impl Request {
             Self::KillPath { .. } => Command::KillPath,
             Self::Explain { .. } => Command::Explain,
             Self::HoldfastStatus => Command::HoldfastStatus,
+            Self::ConfirmDead { .. } => Command::ConfirmDead,
             Self::Convert { .. } => Command::Convert,
             Self::AskOwner { .. } => Command::Request,
             Self::ExamineLockspace { .. } => Command::ExamineLockspace,
@@ -414,7 +428,12 @@ impl Request {
             | Self::WriteResource { resource, .. } => resource.encode(out),
             Self::Explain { resource } => {
                 resource.encode(out);
-                out.resize(out.len().next_multiple_of(EXPLAIN_MULTIPLE), 0);
+                pad(out);
+            }
+            Self::ConfirmDead { lockspace, host } => {
+                lockspace.encode(out);
+                host.encode(out);
+                pad(out);
             }
             Self::KillPath { killpath, .. } => killpath.encode(out),
             Self::Register
@@ -561,6 +580,7 @@ impl Request {
                 let event = HostEvent::split_from(rest)?;
                 Self::SetEvent { flags: SetEventFlags::from_bits(bits), lockspace, event }
             }
+            Command::ConfirmDead => Self::ConfirmDead { lockspace, host: Host::split_from(rest)? },
             _ => return None,
         })
     }

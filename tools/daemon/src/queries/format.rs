@@ -335,6 +335,7 @@ mod tests {
                 used,
                 formats: Formats::default(),
                 log: LogRing::default(),
+                asking: crate::queries::Asking { pid: 1, uid: 0 },
             };
             Rig { _dir: dir, link, context, shared }
         }

@@ -407,6 +407,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             | Request::WriteLockspace { .. }
             | Request::ReadResource { .. }
             | Request::WriteResource { .. }
+            | Request::ConfirmDead { .. }
             | Request::Explain { .. }) => self.effects.push(Effect::Answer { to, request }),
         }
         if let Some(asking) = self.clients.get_mut(&client) {

@@ -80,6 +80,7 @@ const FIXED: &[(u32, usize)] = &[
     (39, 1168),
     (40, 1104),
     (0x4846_0002, 0),
+    (0x4846_0003, 1152),
 ];
 
 #[test]
@@ -203,6 +204,13 @@ fn our_own_commands_are_whole_headers_to_a_daemon_that_does_not_know_them() {
         assert!(is_version(&got[1]));
     }
     assert_eq!(Request::HoldfastStatus.encode().len(), HEADER_SIZE);
+    let host = Host { host_id: 3, generation: 5, timestamp: 1000, ..Host::default() };
+    let request = Request::ConfirmDead { lockspace: Lockspace::default(), host };
+    let bytes = request.encode();
+    assert_eq!(bytes.len() % HEADER_SIZE, 0);
+    let got = read(&[bytes, version()].concat());
+    assert!(matches!(&got[0], Incoming::Request(message) if message.request == request));
+    assert!(is_version(&got[1]));
 }
 
 #[test]
@@ -337,6 +345,9 @@ fn request() -> impl Strategy<Value = Request> {
             }
         ),
         target().prop_map(|target| Request::Inquire { target }),
+        (testing::lockspace(), any::<[u64; 3]>()).prop_map(|(lockspace, [host_id, generation, timestamp])| {
+            Request::ConfirmDead { lockspace, host: Host { host_id, generation, timestamp, ..Host::default() } }
+        }),
         (any::<u32>(), any::<bool>(), 0..8).prop_map(|(word, force, which)| match which {
             0 => Request::Register,
             1 => Request::Restrict { flags: crate::RestrictFlags::from_bits(word) },
