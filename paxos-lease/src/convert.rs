@@ -68,9 +68,17 @@ pub async fn share<D: Disk, C: Clock>(disk: &D, clock: &C, sharing: Sharing, me:
         return Err(ShareFailed { error, now: AfterShare::Again(Sharing { held, written }) });
     }
     let area = held.area(disk, clock, me);
-    if !written && let Some((found, expected)) = taken_since(&area, &held).await {
-        let error = ReleaseError::Lver { path: disk.path().clone(), offset: held.lease.at.0, found, expected };
-        return Err(ShareFailed { error, now: AfterShare::Lost });
+    if !written {
+        match taken_since(&area, &held).await {
+            Ok(None) => {}
+            Ok(Some((found, expected))) => {
+                let error = ReleaseError::Lver { path: disk.path().clone(), offset: held.lease.at.0, found, expected };
+                return Err(ShareFailed { error, now: AfterShare::Lost });
+            }
+            Err(error) => {
+                return Err(ShareFailed { error: error.into(), now: AfterShare::Again(Sharing { held, written }) });
+            }
+        }
     }
     let claim = ModeBlock::shared(me.term.generation);
     match give_back(&area, &held, &claim, None).await {
@@ -91,11 +99,15 @@ pub async fn share<D: Disk, C: Clock>(disk: &D, clock: &C, sharing: Sharing, me:
 
 /// The lver that another host has come to, and ours: while this one stood still as a whole (A7), say. A claim that we wrote
 /// beside that host's exclusive lease would stand there as if it had been there before, and no later look could tell (S1).
-/// Only before our first write: from then on others go on by right. A record that cannot be read tells nothing. A pause
-/// between this look and that write is A7's, as before any write.
-async fn taken_since<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Option<(Lver, Lver)> {
-    let leader = area.read_leader().await.ok()?;
-    (leader.lver > held.lver()).then_some((leader.lver, held.lver()))
+/// Only before our first write: from then on others go on by right. A record that is damaged tells nothing, and keeps others out; of
+/// one that cannot be read nobody knows, so nothing is written until it can be. A pause between this look and that write is A7's, as
+/// before any write.
+async fn taken_since<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Result<Option<(Lver, Lver)>, AreaError> {
+    match area.read_leader().await {
+        Ok(leader) => Ok((leader.lver > held.lver()).then_some((leader.lver, held.lver()))),
+        Err(error @ AreaError::Io(_)) => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Takes a lease that this host shares exclusively, if no other host that lives shares it. Its lver becomes a new one. Refused or

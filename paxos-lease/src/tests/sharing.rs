@@ -236,6 +236,21 @@ fn s1_what_another_took_from_under_us_is_not_shared_and_our_sector_says_nothing_
 }
 
 #[test]
+fn s1_what_cannot_be_looked_at_before_it_is_shared_is_looked_at_again() {
+    let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
+    let disk = device(1, &medium, &clock);
+    let held = held(run(&disk, &clock, &Said::nothing(), Options::default()));
+    medium.put_leader(&leader_at(2, term(2, 1), 2));
+    disk.engine().forget_steps();
+    disk.engine().fate(0, Fate::Fails);
+    let failed = pollster::block_on(share(&disk, &clock, Sharing::new(held), &me(1))).unwrap_err();
+    assert!(!claims(&medium, 1), "nothing is written blindly");
+    let AfterShare::Again(sharing) = failed.now else { panic!("to be tried again, found {:?}", failed.now) };
+    let failed = pollster::block_on(share(&disk, &clock, sharing, &me(1))).unwrap_err();
+    assert!(matches!(failed.now, AfterShare::Lost) && !claims(&medium, 1), "{:?}", failed.now);
+}
+
+#[test]
 fn a_damaged_leader_record_costs_nobody_the_lease_that_is_shared_by_then() {
     let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
     let disk = device(1, &medium, &clock);
