@@ -90,8 +90,9 @@ fn the_owners_restart_with_a_late_landing_anywhere() {
     }
 }
 
+/// (With HOLDFAST_LONG, of any write.)
 #[test]
-fn restart_while_acquiring_with_a_late_landing_anywhere() {
+fn restart_while_acquiring_with_a_late_landing_of_what_the_dead_one_wrote() {
     for victim in 0..2 {
         let crash = Some((victim, Crash::Restart));
         all_keep_the_rules(Setup { crash, timeouts: bound(0, 1), ..two() });

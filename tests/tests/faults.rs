@@ -12,6 +12,7 @@ use holdfast_io::disk::Op;
 use holdfast_io::planted::Bug;
 use holdfast_sim::checkers::Violation;
 use holdfast_sim::cluster::Cluster;
+use holdfast_sim::coverage::Fault;
 use holdfast_sim::disk::{Facts, Fate, HostIndex, PathLoss, SimDisk};
 use holdfast_sim::executor::Nanos;
 use holdfast_sim::host::{Seat, SimHost};
@@ -200,6 +201,8 @@ fn takeover_comes_at_the_computed_instant_and_not_before() {
 fn a_successor_writes_nothing_before_its_predecessors_write_is_over() {
     let mut plan = Plan::quiet(1);
     plan.habits.longest_run = seconds(1);
+    // The dead process is gone at once, and with it its watchdog: nothing but the fence holds its successor back.
+    plan.hosts[0].rings = true;
     let cluster = cluster(&plan);
     let size = disk(&cluster).sector().bytes();
     let begun = Rc::new(RefCell::new(Vec::new()));
@@ -212,7 +215,7 @@ fn a_successor_writes_nothing_before_its_predecessors_write_is_over() {
     });
     cluster.start(0);
     assert!(until(&cluster, |c| !disk(c).in_flight(|io| is_write(io, 0, size, 2)).is_empty()));
-    host(&cluster, 0).crash_daemon(SEAT);
+    host(&cluster, 0).crash_daemon(SEAT, Fault::Crash);
     cluster.start_daemon(0);
     run(&cluster, seconds(20));
     assert!(begun.borrow().iter().all(|process| *process == 1), "the successor waits at the fence");
@@ -234,7 +237,7 @@ fn a_write_that_is_never_over_is_ended_by_the_watchdog() {
     disk(&cluster).set_script(move |io| (is_write(io, 0, size, 2) && io.writer.boot == 1).then_some(Fate::Never));
     cluster.start(0);
     assert!(until(&cluster, |c| !disk(c).in_flight(|io| is_write(io, 0, size, 2)).is_empty()));
-    host(&cluster, 0).crash_daemon(SEAT);
+    host(&cluster, 0).crash_daemon(SEAT, Fault::Crash);
     cluster.start_daemon(0);
     assert!(until(&cluster, |c| !host(c, 0).is_up()), "the watchdog fires");
     cluster.start(0);
@@ -245,7 +248,7 @@ fn a_write_that_is_never_over_is_ended_by_the_watchdog() {
 #[test]
 fn a_client_that_outlives_its_daemon_keeps_its_lease_until_it_is_gone() {
     let cluster = held_by_the_first(&Plan::quiet(2));
-    host(&cluster, 0).crash_daemon(SEAT);
+    host(&cluster, 0).crash_daemon(SEAT, Fault::Crash);
     assert!(cluster.holds(0), "the client runs on");
     run(&cluster, seconds(20));
     assert!(cluster.holds(0) && !cluster.holds(1));
@@ -259,7 +262,7 @@ fn a_client_that_outlives_its_daemon_keeps_its_lease_until_it_is_gone() {
 #[test]
 fn a_successor_without_a_state_file_lets_the_watchdog_fire() {
     let cluster = held_by_the_first(&Plan::quiet(2));
-    host(&cluster, 0).crash_daemon(SEAT);
+    host(&cluster, 0).crash_daemon(SEAT, Fault::Crash);
     host(&cluster, 0).lose_state_file(SEAT);
     cluster.start_daemon(0);
     assert!(until(&cluster, |c| c.holds(1)), "the other host takes over");
@@ -271,7 +274,7 @@ fn a_successor_without_a_state_file_lets_the_watchdog_fire() {
 fn a_successor_under_another_name_waits_out_its_predecessor() {
     let cluster = held_by_the_first(&Plan::quiet(1));
     let timing = Plan::quiet(1).daemons[0].config.timing();
-    host(&cluster, 0).crash_daemon(SEAT);
+    host(&cluster, 0).crash_daemon(SEAT, Fault::Crash);
     let died = cluster.sim.now();
     cluster.rename(0);
     cluster.start_daemon(0);
@@ -387,7 +390,7 @@ fn worst_case(seed: u64, ppm: i32, bug: Option<Bug>) -> Result<Takeover, Box<Vio
     // Its counter lags: nearly a tick past its timeout it has not fired, and the close pets it once more.
     cluster.run_for(slow(timing.fire_timeout.device_limit()) + Duration::from_millis(990))?;
     must(owner.is_up(), "the watchdog has not fired yet");
-    owner.crash_daemon(SEAT);
+    owner.crash_daemon(SEAT, Fault::Crash);
     while owner.is_up() {
         cluster.run_for(Duration::from_millis(1))?;
     }

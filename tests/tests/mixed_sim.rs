@@ -18,6 +18,7 @@ use holdfast_io::disk::Op;
 use holdfast_io::timing::IoTimeout;
 use holdfast_sim::checkers::{Counts, Violation};
 use holdfast_sim::cluster::{Cluster, Outcome, run, run_untold};
+use holdfast_sim::coverage::Fault;
 use holdfast_sim::disk::{Facts, Fate, HostIndex, Landed, PathLoss, SimDisk};
 use holdfast_sim::host::Seat;
 use holdfast_sim::mixed::{Faults, causes, crowded, make_peer, plan, with};
@@ -151,7 +152,6 @@ fn peers_and_holdfast_hosts_hand_the_lease_around() {
                 assert!(cluster.run_until(LONG, |c| !c.holds(member)).unwrap(), "its client ends");
                 let lver = leader(&cluster).0;
                 wanted_by(&cluster, 0);
-                assert!(cluster.run_until(LONG, |_| true).unwrap());
                 assert!(lver > turn as u64, "one version more for each turn");
             }
             let counts = cluster.world.checkers.counts();
@@ -168,7 +168,7 @@ fn a_peer_that_is_killed_and_restarted_gives_its_clients_lease_away() {
         let cluster = joined(&cast.plan())?;
         assert!(gets_it(&cluster, 0, LONG)?);
         let host = cluster.members[0].host.clone();
-        host.crash_daemon(Seat(0));
+        host.crash_daemon(Seat(0), Fault::Crash);
         cluster.run_for(seconds(1))?;
         cluster.start_daemon(0);
         assert!(gets_it(&cluster, 1, LONG)?, "the other host gets it in the end");
@@ -184,7 +184,7 @@ fn a_peer_that_is_restarted_under_another_name_is_reset_before_its_lease_moves()
     let cluster = joined(&Cast { peer, ..Cast::new(1, Quirks::REAL) }.plan()).unwrap();
     assert!(gets_it(&cluster, 0, LONG).unwrap());
     let died = cluster.sim.now();
-    cluster.members[0].host.crash_daemon(Seat(0));
+    cluster.members[0].host.crash_daemon(Seat(0), Fault::Crash);
     cluster.start_daemon(0);
     wanted_by(&cluster, 0b10);
     assert!(cluster.run_until(seconds(141), |c| !c.members[0].host.is_up()).unwrap(), "its watchdog fires");
@@ -481,9 +481,12 @@ fn what_each_assumption_is_worth() {
         ("M6: damage", Faults { damage: true, ..promised }),
         ("all", Faults::ALL),
     ];
+    // Of the others a case in so many seeds is rare: they have scenarios.
     for (name, faults) in dropped {
+        let needed = name.starts_with("M1") || name.starts_with("M2") || name == "all";
         let all = tally(many(200), |seed| plan(seed, faults));
         assert!(faults != promised || all.violations.is_empty(), "{:?}", all.violations);
+        assert!(!needed || !all.violations.is_empty(), "without {name} nothing breaks: what is it assumed for?");
         println!("without {name}: {} of {} seeds", all.violations.len(), all.runs);
         println!("  {:?}\n  {:?}", all.counts, all.excused);
         for violation in all.violations {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use holdfast_io::checksum::lease_crc;
-use holdfast_io::clock::{Clock, LocalInstant};
+use holdfast_io::clock::Clock;
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::Disk;
 use holdfast_io::identity::MachineHash;
@@ -20,6 +20,7 @@ use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
 use holdfast_sim::checkers::{Area, Checkers, Violation};
 use holdfast_sim::cluster::run;
+use holdfast_sim::coverage::Fault;
 use holdfast_sim::dice::{Dice, Stream};
 use holdfast_sim::disk::{Fate, HostIndex, SimDisk, SimEngine};
 use holdfast_sim::executor::{Sim, SimClock};
@@ -376,7 +377,7 @@ fn s1_two_clients_at_once_are_found() {
 fn s1_a_client_is_over_when_its_host_is_reset_and_not_when_its_daemon_dies() {
     let rig = rig();
     let _first = rig.checkers.holds(HostIndex(0), term(1, 1), resource());
-    rig.hosts[0].crash_daemon(Seat(0));
+    rig.hosts[0].crash_daemon(Seat(0), Fault::Crash);
     assert_eq!(rig.checkers.held_by(HostIndex(0)), 1);
     rig.hosts[0].reset();
     let _second = rig.checkers.holds(HostIndex(1), term(2, 1), resource());
@@ -397,8 +398,26 @@ fn d3_switched_off_is_found() {
     println!("{} after {} seeds", found.rule, found.seed + 1);
 }
 
+/// A watchdog that cannot count so short is refused: that host never joins, and nobody gets the lease.
 #[test]
-fn the_deadline_of_a_device_is_on_its_hosts_own_clock() {
-    let rig = rig();
-    assert_eq!(rig.daemons[0].clock.now(), LocalInstant::from_nanos(1000 * S));
+fn a_cluster_in_which_nobody_gets_anywhere_is_found() {
+    let mut plan = Plan::quiet(1);
+    plan.hosts[0].steps = 1000;
+    let found = run(&plan).expect_err("within the bound");
+    assert_eq!(found.rule, "liveness", "{found}");
+    assert!(found.what.contains("host 0 has not joined"), "{found}");
+    plan.hosts[0].steps = 1;
+    assert!(run(&plan).is_ok());
+}
+
+#[test]
+fn a_sector_with_a_wrong_checksum_is_found() {
+    for (at, mut sector, checked) in
+        [(0, delta(0, 1), 100), (RESOURCE.0, leader(1, 1, 5), 100), (dblock_at(1), dblock(1, 0, 0, 1), 40)]
+    {
+        sector[checked] ^= 1;
+        let rig = rig();
+        rig.write(vec![(0, at, sector)]);
+        rig.must_be("format");
+    }
 }

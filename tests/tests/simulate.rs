@@ -8,8 +8,8 @@
 use std::ops::Range;
 
 use holdfast_sim::checkers::Counts;
-use holdfast_sim::cluster::{Outcome, run};
-use holdfast_sim::coverage::Coverage;
+use holdfast_sim::cluster::{Outcome, run, tell};
+use holdfast_sim::coverage::{Coverage, Fault};
 use holdfast_sim::plan::Plan;
 
 const USUAL: Range<u64> = 20_000..21_000;
@@ -56,6 +56,12 @@ fn no_seed_breaks_a_rule() {
     }
     println!("seeds {seeds:?}: {steps} steps, {all:?}\n{coverage}");
     assert!(broken.is_empty(), "rules were broken by seeds {broken:?}");
+    if seeds == USUAL {
+        let missing: Vec<&Fault> = Fault::ALL.iter().filter(|fault| coverage.of_fault(**fault) == 0).collect();
+        assert!(missing.is_empty(), "these never struck: {missing:?}");
+        assert!(all.followed > 500, "the specification was followed to the end in {} of 1000 runs", all.followed);
+        assert!(all.takeovers > 50, "{} takeovers", all.takeovers);
+    }
 }
 
 #[test]
@@ -64,4 +70,8 @@ fn one_seed_is_one_run_bit_for_bit() {
     let first = run_one(seed);
     println!("seed {seed}: {first:?}\n{:#?}", Plan::of_seed(seed));
     assert_eq!(run_one(seed), first);
+    for seed in seed..seed + 20 {
+        let told = || tell(&Plan::of_seed(seed)).0.rows;
+        assert!(told() == told(), "seed {seed} tells another story each time");
+    }
 }

@@ -110,7 +110,7 @@ pub struct Violation {
 }
 
 /// One line of a run's story.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// True time.
     pub at: Nanos,
@@ -126,6 +126,8 @@ struct Holder {
     host: HostIndex,
     term: HostTerm,
     area: Area,
+    /// What it was granted, by its host's own sector.
+    lver: u64,
     since: Nanos,
     shared: bool,
     /// Its host stands still: it does not write (A7).
@@ -197,6 +199,8 @@ pub struct Counts {
     pub lost: u64,
     /// Times that one of the rules excused by A7 would have been broken but for A7.
     pub excused: u64,
+    /// Runs that the written specification permits from their beginning to their end.
+    pub followed: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -210,6 +214,7 @@ impl std::ops::AddAssign for Counts {
         self.joins += more.joins;
         self.lost += more.lost;
         self.excused += more.excused;
+        self.followed += more.followed;
     }
 }
 
@@ -391,11 +396,15 @@ impl Checkers {
             state.progress.held.insert(area);
             state.last_holder += 1;
             let number = state.last_holder;
-            state.holders.insert(number, Holder { host, term, area, since: self.sim.now(), shared, still: false });
+            let copies = state.areas.iter().filter(|copy| state.lease_of(**copy) == area);
+            let lver = copies.map(|copy| state.disk.dblock(*copy, term.host_id.get()).lver).max().unwrap_or(0);
+            let since = self.sim.now();
+            state.holders.insert(number, Holder { host, term, area, lver, since, shared, still: false });
             number
         };
         self.note(Some(host), || if shared { "CLIENT READS, shared" } else { "CLIENT WRITES" }.into());
         self.look_for_rivals(number);
+        self.look_at_latecomer(term);
         // The specification knows no shared leases: for it their owner gives them back at once.
         if !shared {
             self.accept(host, |spec| spec.holds(host, area));
@@ -404,15 +413,16 @@ impl Checkers {
     }
 
     fn look_for_rivals(&self, number: u64) {
-        let rivals = {
+        let (one, rivals) = {
             let state = self.state.borrow();
             let Some(one) = state.holders.get(&number).copied().filter(|h| !h.still) else { return };
             // Two clients of one host, of one daemon even, are rivals like any.
             let rival = |h: &Holder| h.area == one.area && !h.still && !(h.shared && one.shared);
-            let other = state.holders.iter().find(|(other, holder)| **other != number && rival(holder));
-            other.map(|(_, other)| (one, *other))
+            let others = state.holders.iter().filter(|(other, holder)| **other != number && rival(holder));
+            (one, others.map(|(_, other)| *other).collect::<Vec<Holder>>())
         };
-        if let Some((one, other)) = rivals {
+        // Each of them: that one is excused says nothing of the next.
+        for other in rivals {
             let since = Duration::from_nanos(other.since).as_secs_f64();
             let what = format!("a client of host {} still writes, since {since:.6}s", other.host.0);
             let excused = self.is_outlived(&one) || self.is_outlived(&other);
@@ -428,6 +438,12 @@ impl Checkers {
     /// From here on runs are not held against the specification, which would speak before the other rules.
     pub fn without_spec(&self) {
         self.spec.replace(None);
+    }
+
+    /// Whether the run is still held against it.
+    #[must_use]
+    pub fn follows_spec(&self) -> bool {
+        self.spec.borrow().is_some()
     }
 
     /// That client is over.
@@ -465,6 +481,7 @@ impl Checkers {
         let mut state = self.state.borrow_mut();
         state.holders.retain(|_, h| h.host != host);
         state.still.remove(&host);
+        state.phases.range_mut((host, 0)..=(host, u32::MAX)).for_each(|(_, phase)| *phase = Phase::Down);
         state.time.host_reset(host);
         state.disk.host_reset(host);
         drop(state);

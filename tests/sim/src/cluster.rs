@@ -110,6 +110,9 @@ impl Cluster {
                 if !host.punctual {
                     made.fire_at_any_time();
                 }
+                if host.rings {
+                    made.uses_rings();
+                }
                 made
             })
             .collect();
@@ -346,10 +349,11 @@ impl Scene {
         let strikes = |fault| self.world.checkers.strikes(host.index(), fault);
         match mishap.what {
             Trouble::Crash { loses_state, renamed } => {
-                strikes(Fault::Crash);
-                host.crash_daemon(seat);
+                host.crash_daemon(seat, Fault::Crash);
                 if loses_state {
-                    strikes(Fault::StateLost);
+                    if host.state_file(seat).is_some() {
+                        strikes(Fault::StateLost);
+                    }
                     host.lose_state_file(seat);
                 }
                 if renamed {
@@ -357,12 +361,16 @@ impl Scene {
                 }
             }
             Trouble::Freeze { lasts, killed } => {
-                strikes(Fault::Freeze);
+                if host.has_daemon(seat) {
+                    strikes(Fault::Freeze);
+                }
                 host.freeze(seat);
-                self.later(lasts, move || if killed { host.crash_daemon(seat) } else { host.thaw(seat) });
+                self.later(lasts, move || host.thaw_or_kill(seat, killed));
             }
-            Trouble::Stop { at, lasts } => {
-                strikes(Fault::Stop);
+            Trouble::Stop { at, lasts, killed } => {
+                if host.has_daemon(seat) {
+                    strikes(Fault::Stop);
+                }
                 let machine = member.machine.borrow().clone();
                 match &machine {
                     Some(machine) => machine.stop(at),
@@ -373,12 +381,14 @@ impl Scene {
                 // It may take a quarter of the device's timeout until the next pet.
                 self.later(lasts + member.config.fire.device_limit() / 4, move || {
                     machine.iter().for_each(SimMachine::spare);
-                    host.thaw(seat);
+                    host.thaw_or_kill(seat, killed);
                 });
             }
             Trouble::CrashInWrite { lasts } => self.crash_in_write(&member, lasts),
             Trouble::PowerCut => {
-                strikes(Fault::PowerCut);
+                if host.is_up() {
+                    strikes(Fault::PowerCut);
+                }
                 host.note(|| "power cut".into());
                 host.reset();
             }
@@ -388,16 +398,20 @@ impl Scene {
                 hosts.into_values().for_each(|host| self.lose_path(host, disk, how, lasts));
             }
             Trouble::Still { lasts, clock_too } => {
-                strikes(if clock_too { Fault::Pause } else { Fault::Sleep });
+                if host.is_up() {
+                    strikes(if clock_too { Fault::Pause } else { Fault::Sleep });
+                }
                 host.stand_still(clock_too);
                 self.later(lasts, move || host.go_on());
             }
             Trouble::Damage { area, own, byte, bit } => self.damage(&member, area, own, byte, bit),
             Trouble::KillClient => {
-                strikes(Fault::ClientKilled);
                 let killed = host.guests().kill_one();
                 if let Some(peer) = member.peer.as_ref().filter(|_| !killed) {
                     peer.kill_one();
+                }
+                if killed || member.peer.is_some() {
+                    strikes(Fault::ClientKilled);
                 }
             }
             Trouble::Calm => self.world.disks.iter().for_each(|d| d.set_rates(FaultRates::NONE)),
@@ -411,7 +425,9 @@ impl Scene {
 
     fn lose_path(&self, host: &SimHost, disk: usize, how: crate::disk::PathLoss, lasts: Duration) {
         let fault = if how == crate::disk::PathLoss::Fails { Fault::PathFails } else { Fault::PathHangs };
-        self.world.checkers.strikes(host.index(), fault);
+        if host.is_up() {
+            self.world.checkers.strikes(host.index(), fault);
+        }
         let Some(disk) = self.world.disks.get(disk).or(self.world.disks.first()).cloned() else { return };
         host.note(|| format!("path to {} lost: {how:?}", disk.path()));
         disk.lose_path(host.index(), how);
@@ -426,10 +442,9 @@ impl Scene {
     fn crash_in_write(&self, member: &Rc<Member>, lasts: Duration) {
         for disk in &self.world.disks {
             let (sim, held, dies) = (self.world.sim.clone(), disk.clone(), Rc::clone(member));
-            let checkers = Rc::clone(&self.world.checkers);
             disk.hold_next_lease_write(member.host.index(), member.config.host_id, move |io| {
-                checkers.strikes(io.writer.host, Fault::CrashInWrite);
-                sim.call_after(Group::RUN, Duration::from_millis(1), move || dies.host.crash_daemon(dies.seat));
+                let die = move || dies.host.crash_daemon(dies.seat, Fault::CrashInWrite);
+                sim.call_after(Group::RUN, Duration::from_millis(1), die);
                 sim.call_after(Group::RUN, lasts, move || {
                     held.release(|other| other.id == io.id);
                 });
@@ -576,6 +591,7 @@ fn phases(plan: &Plan, telling: bool, seen: &RefCell<Option<Seen>>) -> Result<Ou
     if !matches!(cluster.run_for(plan.safety)?, Ended::Halted) {
         until_progress(&cluster, plan)?;
     }
+    checkers.count(|c| c.followed += u64::from(checkers.follows_spec()));
     Ok(Outcome {
         counts: checkers.counts(),
         coverage: checkers.coverage(),

@@ -37,7 +37,11 @@ words! {
         Never = "I/O never ends",
         /// An I/O waits long in its process's queue.
         Queued = "I/O queued",
-        /// A bit is wrong in what is read.
+        /// An I/O is done sector by sector, with others in between.
+        Torn = "torn I/O",
+        /// A bit is wrong in what is read, once.
+        DamagedRead = "damaged read",
+        /// A bit is wrong on the disk.
         Damage = "damaged sector",
         /// Everything on a path fails.
         PathFails = "path fails",
@@ -152,15 +156,15 @@ impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:18}", "")?;
         for phase in Phase::ALL {
-            write!(f, "{:>10}", phase.word())?;
+            write!(f, "{:>11}", phase.word())?;
         }
         writeln!(f)?;
         for fault in Fault::ALL {
             write!(f, "{:18}", fault.word())?;
             for phase in Phase::ALL {
                 match self.count(*fault, *phase) {
-                    0 => write!(f, "{:>10}", ".")?,
-                    count => write!(f, "{count:>10}")?,
+                    0 => write!(f, "{:>11}", ".")?,
+                    count => write!(f, "{count:>11}")?,
                 }
             }
             writeln!(f)?;

@@ -23,6 +23,10 @@ pub enum Stream {
     Sharing,
     /// Which of several disks of a lease fails.
     Copies,
+    /// Which hosts do their I/O through rings.
+    Rings,
+    /// Whether a holder falls silent for good.
+    Silence,
 }
 
 /// A stream of chance.
@@ -39,6 +43,8 @@ impl Dice {
             Stream::Scenario => 2,
             Stream::Sharing => 3,
             Stream::Copies => 4,
+            Stream::Rings => 5,
+            Stream::Silence => 6,
             Stream::Host(n) => 16 + u64::from(n),
         });
         Dice(rng)

@@ -557,6 +557,9 @@ impl SimDisk {
             }
             Fate::Done(within) => {
                 let torn = sectors > 1 && dice.chance(self.0.rates.get().torn);
+                if torn {
+                    self.tell(|w| w.fault(facts.writer.host, Fault::Torn));
+                }
                 let parts = if torn { 2 + dice.index(2) } else { 1 };
                 (within, parts, parts, Ok(facts.len))
             }
@@ -685,6 +688,7 @@ impl SimDisk {
         }
         let mut dice = self.0.dice.borrow_mut();
         if dice.chance(self.0.rates.get().damaged) {
+            self.tell(|w| w.fault(flight.facts.writer.host, Fault::DamagedRead));
             // Among the first sectors, where everything is that anybody uses.
             let sector = dice.index((flight.facts.len / size).min(8));
             let most = if dice.chance(500) { 256 } else { size };

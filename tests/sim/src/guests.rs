@@ -461,7 +461,7 @@ impl Leader {
 
     /// The lease of `area` is this family's: it writes from now on.
     pub fn writes(&self, area: Area) {
-        let Some(term) = self.connection.term.get() else { return };
+        let Some(term) = self.granted_under() else { return };
         let hold = self.guests.0.checkers.holds(self.guests.0.host, term, area);
         if let Some(family) = self.guests.0.state.borrow_mut().families.get_mut(&self.family) {
             family.holds.push(hold);
@@ -470,11 +470,22 @@ impl Leader {
 
     /// It shares the lease of `area`: it reads from now on.
     pub fn reads(&self, area: Area) {
-        let Some(term) = self.connection.term.get() else { return };
+        let Some(term) = self.granted_under() else { return };
         let hold = self.guests.0.checkers.shares(self.guests.0.host, term, area);
         if let Some(family) = self.guests.0.state.borrow_mut().families.get_mut(&self.family) {
             family.holds.push(hold);
         }
+    }
+
+    /// The term under which the daemon has just granted a lease. It has one only while the lockspace is in force, and nothing is
+    /// granted at any other time.
+    fn granted_under(&self) -> Option<HostTerm> {
+        let term = self.connection.term.get();
+        if term.is_none() {
+            let what = "a lease is granted in a lockspace that is not in force";
+            self.guests.0.checkers.violate("grant", Some(self.guests.0.host), what);
+        }
+        term
     }
 
     /// It has stopped writing by itself, and nothing is in flight.

@@ -293,7 +293,10 @@ impl SimHost {
 
     /// The daemon is gone at whatever it was doing. Its I/O in flight and its clients are not. Where a host stands still, nothing
     /// dies.
-    pub fn crash_daemon(&self, seat: Seat) {
+    pub fn crash_daemon(&self, seat: Seat, by: Fault) {
+        if self.can_die(seat) {
+            self.0.checkers.strikes(self.0.index, by);
+        }
         let running = {
             let mut state = self.0.state.borrow_mut();
             if state.still.is_some() { None } else { state.daemons.remove(&seat) }
@@ -303,6 +306,11 @@ impl SimHost {
             self.0.checkers.count(|c| c.crashes += 1);
             self.ended(running);
         }
+    }
+
+    fn can_die(&self, seat: Seat) -> bool {
+        let state = self.0.state.borrow();
+        state.still.is_none() && state.daemons.contains_key(&seat)
     }
 
     /// The daemon's process has come to its end by itself. Called from one of its tasks, which ends with it.
@@ -348,6 +356,11 @@ impl SimHost {
             self.0.sim.thaw(running.group);
             self.note(|| "thawed".into());
         }
+    }
+
+    /// It goes on, or is killed as it stands.
+    pub fn thaw_or_kill(&self, seat: Seat, killed: bool) {
+        if killed { self.crash_daemon(seat, Fault::Crash) } else { self.thaw(seat) }
     }
 
     /// Whether a seat's daemon stands still.

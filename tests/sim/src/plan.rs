@@ -49,7 +49,7 @@ pub struct Plan {
 /// One host.
 #[derive(Clone, Debug)]
 pub struct HostPlan {
-    /// Which machine it says it is: clones say the same.
+    /// Which machine it says it is.
     pub machine: u64,
     /// What its clock gains, in parts per million.
     pub ppm: i32,
@@ -59,6 +59,8 @@ pub struct HostPlan {
     pub punctual: bool,
     /// They never fire: a broken host, for runs that must fail.
     pub no_watchdog: bool,
+    /// Its daemons do their I/O through rings: one that is killed is gone at once, and its writes land later.
+    pub rings: bool,
 }
 
 /// One daemon.
@@ -119,6 +121,8 @@ pub enum Trouble {
         at: StopAt,
         /// For how long, from when it stops at the latest.
         lasts: Duration,
+        /// Killed then, and not gone on.
+        killed: bool,
     },
     /// The daemon is killed while a lease write of it is in flight, which lands later.
     CrashInWrite {
@@ -232,6 +236,8 @@ impl Plan {
         let more = if kind == Kind::Brief { dice.index(5) / 4 } else { dice.index(2) };
         let count = wishes.hosts.unwrap_or(2 + more);
         let mut hosts: Vec<HostPlan> = (0..count).map(|n| HostPlan::of(&mut dice, n)).collect();
+        let mut rings = Dice::new(seed, Stream::Rings);
+        hosts.iter_mut().for_each(|host| host.rings = rings.chance(300));
         let mut daemons = daemons(&mut dice, count, kind);
         if let Some(faults) = wishes.peers {
             mixed::cast(&mut daemons, seed, faults);
@@ -256,7 +262,7 @@ impl Plan {
         // Joining takes two of the slowest io_timeouts: what goes wrong before that has its own share of the runs.
         let slowest = daemons.iter().map(x).max().unwrap_or(10);
         let calm = if dice.chance(250) { Duration::ZERO } else { seconds(slowest * 2 + 4) };
-        let safety = calm
+        let mut safety = calm
             + match kind {
                 Kind::Brief => longest * 12 / 10,
                 Kind::Hot => seconds(12),
@@ -268,6 +274,9 @@ impl Plan {
         if wishes.peers.is_some_and(|faults| !faults.damage) {
             rates.damaged = 0;
             mishaps.retain(|m| !matches!(m.what, Trouble::Damage { .. }));
+        }
+        if kind == Kind::Brief {
+            safety += falls_silent(seed, &mut mishaps, calm, longest, daemons.len());
         }
         let copies = if wishes.disks.is_some_and(|n| n > 2) { 3 } else { 1 };
         if copies > 1 {
@@ -338,7 +347,7 @@ impl HostPlan {
     /// A host with nothing remarkable.
     #[must_use]
     pub fn plain(n: usize) -> Self {
-        HostPlan { machine: 0xAA00 + n as u64, ppm: 0, steps: 1, punctual: true, no_watchdog: false }
+        HostPlan { machine: 0xAA00 + n as u64, ppm: 0, steps: 1, punctual: true, no_watchdog: false, rings: false }
     }
 
     fn of(dice: &mut Dice, n: usize) -> Self {
@@ -448,6 +457,26 @@ fn mishaps(dice: &mut Dice, daemons: usize, when: Range<Duration>, longest: Dura
     }
 }
 
+/// In some runs a holder falls silent soon after it may hold something, for long enough that what it holds is taken over: the most
+/// delicate step of all, and a rare one otherwise. By how much longer such a run is.
+fn falls_silent(seed: u64, mishaps: &mut Vec<Mishap>, calm: Duration, longest: Duration, daemons: usize) -> Duration {
+    let mut dice = Dice::new(seed, Stream::Silence);
+    if !dice.chance(200) {
+        return Duration::ZERO;
+    }
+    let lasts = longest + seconds(5);
+    let what = match dice.below(4) {
+        0 => Trouble::Freeze { lasts, killed: dice.chance(500) },
+        1 => Trouble::Path { disk: 0, everyone: false, how: PathLoss::Fails, lasts },
+        2 => Trouble::Path { disk: 0, everyone: false, how: PathLoss::Hangs, lasts },
+        _ => Trouble::Still { lasts, clock_too: dice.chance(500) },
+    };
+    let at = calm + dice.between(Duration::from_millis(1), seconds(3));
+    let mishap = Mishap { at, whom: Whom::Holder(dice.index(daemons)), what };
+    mishaps.insert(mishaps.partition_point(|m| m.at <= at), mishap);
+    longest / 5
+}
+
 fn trouble(dice: &mut Dice, longest: Duration) -> Trouble {
     let least = Duration::from_millis(500);
     let lasts = if dice.chance(500) { dice.skewed(least, longest) } else { dice.between(least, longest) };
@@ -457,7 +486,7 @@ fn trouble(dice: &mut Dice, longest: Duration) -> Trouble {
         8 => {
             let at =
                 if dice.chance(500) { StopAt::Pet } else { StopAt::Effect(u32::try_from(dice.below(12)).unwrap_or(0)) };
-            Trouble::Stop { at, lasts }
+            Trouble::Stop { at, lasts, killed: dice.chance(500) }
         }
         18 => Trouble::CrashInWrite { lasts },
         9 => Trouble::PowerCut,

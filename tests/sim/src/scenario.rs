@@ -8,6 +8,7 @@ use holdfast_io::timing::IoTimeout;
 
 use crate::checkers::Violation;
 use crate::cluster::Cluster;
+use crate::coverage::Fault;
 use crate::disk::{Fate, HostIndex};
 use crate::host::Seat;
 use crate::machine::StopAt;
@@ -48,7 +49,7 @@ pub fn a_pet_that_comes_too_late() -> Result<Duration, Box<Violation>> {
     must(cluster.run_until(LONG, |c| c.holds(0))?, "the host gets the free lease");
     let host = cluster.members[0].host.clone();
     let lasts = plan.daemons[0].config.timing().id_renewal_fail() + seconds(2);
-    cluster.strike(Whom::Daemon(0), Trouble::Stop { at: StopAt::Pet, lasts });
+    cluster.strike(Whom::Daemon(0), Trouble::Stop { at: StopAt::Pet, lasts, killed: false });
     must(cluster.run_until(LONG, |_| host.is_frozen(SEAT))?, "it stops");
     must(cluster.run_until(LONG, |_| !host.is_frozen(SEAT))?, "it goes on");
     let woke = cluster.sim.now();
@@ -73,7 +74,7 @@ pub fn a_write_on_a_further_device() -> Result<(), Box<Violation>> {
     further.set_script(|io| (io.op == Op::Write && io.writer.process == 1).then_some(Fate::Held));
     let held = |_: &Cluster| !further.in_flight(|io| io.op == Op::Write).is_empty();
     must(cluster.run_until(LONG, held)?, "a write is held back");
-    cluster.members[0].host.crash_daemon(SEAT);
+    cluster.members[0].host.crash_daemon(SEAT, Fault::Crash);
     cluster.start_daemon(0);
     cluster.run_for(seconds(20))?;
     let waits = cluster.world.checkers.counts().joins == 1;
@@ -85,6 +86,50 @@ pub fn a_write_on_a_further_device() -> Result<(), Box<Violation>> {
     further.clear_script();
     must(further.release(|_| true) > 0, "the write lands");
     must(cluster.run_until(LONG, |c| c.world.checkers.counts().joins == 2)?, "and the successor joins");
+    Ok(())
+}
+
+/// I6 across a restart: the daemon dies under a lease write, which its ring carries on. Its process is gone at once, its watchdog
+/// with it, and nothing but the fence tells the successor to wait.
+///
+/// # Errors
+/// The violation that the checkers found.
+pub fn a_write_that_outlives_its_daemon() -> Result<(), Box<Violation>> {
+    let mut plan = Plan::quiet(1);
+    plan.habits.longest_run = seconds(1);
+    plan.hosts[0].rings = true;
+    let cluster = cluster(&plan);
+    let disk = cluster.world.disks[0].clone();
+    let area = 1024 * 1024;
+    disk.set_script(move |io| (io.op == Op::Write && io.at >= area && io.writer.process == 1).then_some(Fate::Held));
+    cluster.start(0);
+    let held = |_: &Cluster| !disk.in_flight(|io| io.op == Op::Write).is_empty();
+    must(cluster.run_until(LONG, held)?, "a lease write is held back");
+    cluster.members[0].host.crash_daemon(SEAT, Fault::Crash);
+    cluster.start_daemon(0);
+    cluster.run_for(LONG)?;
+    let waits = cluster.world.checkers.counts().joins == 1;
+    must(waits || !cluster.members[0].host.is_up(), "the successor waits, until the watchdog ends it");
+    Ok(())
+}
+
+/// S1 by a flipped bit: a host shares the lease, its claim is read as none, and the next wants the lease for itself.
+///
+/// # Errors
+/// The violation that the checkers found.
+pub fn a_claim_with_a_flipped_bit() -> Result<(), Box<Violation>> {
+    let mut plan = Plan::quiet(2);
+    plan.habits.shares = 1000;
+    let cluster = cluster(&plan);
+    cluster.start(0);
+    must(cluster.run_until(LONG, |c| c.holds(0))?, "the first host shares the lease");
+    cluster.change_habits(|habits| habits.shares = 0);
+    let disk = &cluster.world.disks[0];
+    let sector = disk.sector().bytes() as u64;
+    // The mode, in the first host's own sector of the first resource.
+    disk.damage(1024 * 1024 + 2 * sector, 128, 1);
+    cluster.start(1);
+    must(!cluster.run_until(LONG, |c| c.holds(1))?, "who cannot tell who shares it does not get it");
     Ok(())
 }
 

@@ -176,11 +176,12 @@ const PLAINER: [fn(&mut Plan) -> bool; 15] = [
 ];
 
 /// Hosts without what makes them remarkable; a host that is broken on purpose may not have to be.
-const PLAINER_HOST: [fn(&mut HostPlan) -> bool; 4] = [
+const PLAINER_HOST: [fn(&mut HostPlan) -> bool; 5] = [
     |h| replace(&mut h.ppm, 0),
     |h| replace(&mut h.steps, 1),
     |h| replace(&mut h.punctual, true),
     |h| replace(&mut h.no_watchdog, false),
+    |h| replace(&mut h.rings, false),
 ];
 
 fn plain_crash(mishap: &mut Mishap) -> bool {

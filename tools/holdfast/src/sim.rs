@@ -56,7 +56,7 @@ pub struct Args {
     /// So many disks, 1 to 3; on 3 the first lease has a copy on each [default: as the seed decides, 1 or 2]
     #[arg(long, value_name = "D", value_parser = clap::value_parser!(u8).range(1..=3))]
     disks: Option<u8>,
-    /// Let some of the hosts behave as this program does
+    /// Let some of the hosts behave as this program does, on one or two disks: nothing is promised of copies beside it
     #[arg(long, value_enum)]
     peers: Option<Peers>,
     /// Run on so many threads [default: as many as the machine runs at once]
@@ -185,6 +185,12 @@ pub enum Error {
 /// # Errors
 /// [`Error`].
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
+    if args.disks > Some(2) && args.peers.is_some() {
+        eprintln!(
+            "holdfast: a lease with copies on several disks is not for sanlock (docs/compatibility.md): --disks 3 or --peers"
+        );
+        return Ok(ExitCode::from(2));
+    }
     let making = Making::of(args);
     quiet::install();
     let good = match args.seed {

@@ -56,6 +56,7 @@ fn seeds_that_break_no_rule_are_counted() {
 fn wrong_options_name_what_is_allowed() {
     for (options, allowed) in [
         (&["--disks", "4"][..], "1..=3"),
+        (&["--disks", "3", "--peers", "sanlock"], "is not for sanlock"),
         (&["--hosts", "1"], "2..=16"),
         (&["--seeds", "9..3"], "FROM..TO"),
         (&["--minutes", "0"], "a number of minutes above 0"),

@@ -5,7 +5,8 @@
 //!   since the last good renewal that began after it: with its clock, or while nobody could end its clients when it woke.
 //! - A lease of it, or its host_id, is *outlived* where another host, with all the silence that D1 asks for, has begun to take
 //!   it on the strength of such a renewal. Then its clients of that time are excused from S1 under that lease (P1, and I2,
-//!   for a host_id), and from nothing else.
+//!   for a host_id), and from nothing else. Under a host_id that was taken a daemon that wakes may grant further leases, until its
+//!   next renewal tells it: those clients are excused like the others.
 //! - Until they must be over: the daemon reads with each renewal how its leases stand. [`Checkers::check_outlived`] holds it
 //!   to that.
 
@@ -41,9 +42,17 @@ pub(super) struct Silence {
 #[derive(Clone, Copy, Debug)]
 struct Takeover {
     term: HostTerm,
-    area: Option<Area>,
+    area: Option<Taken>,
     silence: Silence,
     at: Nanos,
+}
+
+/// What is taken: a lease, and of it everything up to this lver. A client may hear only later that it was granted that, from a daemon
+/// that has just gone on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub(super) lease: Area,
+    pub(super) lver: u64,
 }
 
 #[derive(Default)]
@@ -101,7 +110,8 @@ impl State {
 
 impl Takeover {
     fn is_of(&self, holder: &Holder) -> bool {
-        holder.term == self.term && holder.since <= self.at && self.area.is_none_or(|area| area == holder.area)
+        holder.term == self.term
+            && self.area.is_none_or(|taken| taken.lease == holder.area && holder.lver <= taken.lver)
     }
 
     /// After what time nothing of it is left: two renewals, a look, and the ladder; if the ladder does not help, or the daemon is
@@ -114,7 +124,7 @@ impl Takeover {
 
 impl Checkers {
     /// A host begins to take a lease, or the host_id, of `term`, after all the silence that D1 asks for.
-    pub(super) fn taken(&self, term: HostTerm, area: Option<Area>, silence: Silence) {
+    pub(super) fn taken(&self, term: HostTerm, area: Option<Taken>, silence: Silence) {
         let takeover = Takeover { term, area, silence, at: self.sim.now() };
         self.state.borrow_mut().outlived.takeovers.push(takeover);
         if self.stood_still_as(term) {
@@ -167,6 +177,15 @@ impl Checkers {
             let lease = state.lease_of(area);
             state.outlived.blind.insert((host, lease), now);
         }
+    }
+
+    /// A client begins to use a lease under a term of which something was taken: it is looked at as well.
+    pub(super) fn look_at_latecomer(&self, term: HostTerm) {
+        let taken: Vec<Takeover> = {
+            let state = self.state.borrow();
+            state.outlived.takeovers.iter().filter(|t| t.term == term).copied().collect()
+        };
+        taken.into_iter().for_each(|takeover| self.look_at(takeover, nanos(takeover.bound())));
     }
 
     fn look_at(&self, takeover: Takeover, after: Nanos) {

@@ -11,9 +11,10 @@ use holdfast_io::bytes::u64_at;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, HostTerm};
 
-use super::outlived::{Instant, Silence};
+use super::outlived::{Instant, Silence, Taken};
 use super::sectors::{Dblock, Leader};
 use super::{Area, Checkers, Holder};
+use crate::coverage::Phase;
 use crate::dice::nanos;
 use crate::disk::{Facts, HostIndex, Writer};
 use crate::executor::{Group, SimClock};
@@ -172,7 +173,9 @@ impl Checkers {
 
     /// A process is gone. What it promised on disk stands.
     pub fn process_gone(&self, writer: Writer) {
-        self.state.borrow_mut().time.looks.retain(|(w, _), _| *w != writer);
+        let mut state = self.state.borrow_mut();
+        state.time.looks.retain(|(w, _), _| *w != writer);
+        state.phases.insert((writer.host, writer.process), Phase::Down);
     }
 
     /// A process has opened its watchdog, which pets it. D3: not over what a predecessor has left.
@@ -399,12 +402,12 @@ impl Checkers {
         if let Some(silence) = silence.filter(|_| !current.is_free()) {
             self.taken(under, None, silence);
         }
-        let left = {
+        let left: Vec<Holder> = {
             let state = self.state.borrow();
             let older = |h: &&Holder| h.term.host_id == under.host_id && h.term.generation.0 < new.owner[1] && !h.still;
-            state.holders.values().find(older).copied()
+            state.holders.values().filter(older).copied().collect()
         };
-        if let Some(holder) = left {
+        for holder in left {
             let what = format!("generation {} begins over a living client of {}", new.owner[1], holder.term);
             let outlived = self.state.borrow().outlived.has_outlived_itself(holder.term);
             self.violate_unless(outlived, "P1", host, what);
@@ -465,7 +468,10 @@ impl Checkers {
         let host_id = holdfast_io::ids::HostId::new(owner[0]).unwrap_or(writer.host_id);
         let term = HostTerm { host_id, generation: Generation(owner[1]) };
         match self.saw_silence(writer, slot, owner[1], None) {
-            Some(silence) => self.taken(term, Some(lease), silence),
+            Some(silence) => {
+                let taken = Taken { lease, lver: new.lver.saturating_sub(1) };
+                self.taken(term, Some(taken), silence);
+            }
             None => {
                 let what = format!("begins lver {} over {term} after too short a silence", new.lver);
                 self.violate("D1", Some(writer.host), what);
@@ -489,7 +495,11 @@ impl Checkers {
         let term = HostTerm { host_id, generation: Generation(generation) };
         match self.saw_silence(writer, slot, generation, None) {
             _ if over => {}
-            Some(silence) => self.taken(term, Some(area), silence),
+            Some(silence) => {
+                // The taker's own ballot is for a later one.
+                let lver = self.state.borrow().disk.begun(area).saturating_sub(1);
+                self.taken(term, Some(Taken { lease: area, lver }), silence);
+            }
             None => {
                 let what = format!("cleared the claim of {term} after too short a silence");
                 self.violate("I1", Some(writer.host), what);

@@ -217,13 +217,15 @@ fn rounded(seconds: f64) -> f64 {
 
 /// What the runs did, on a few lines.
 fn sums(tally: &Tally, all: bool) -> String {
-    let Counts { holds, takeovers, landed, landed_late, resets, crashes, joins, lost, excused } = tally.counts;
+    let Counts { holds, takeovers, landed, landed_late, resets, crashes, joins, lost, excused, followed } =
+        tally.counts;
     let mut text = format!("simulated: {}, {} steps\n", span(tally.virtual_time), tally.steps);
     let _ = writeln!(text, "leases held {holds} times, {takeovers} takeovers; {joins} joins, {lost} ended by D2");
     let _ = writeln!(
         text,
         "{resets} resets by watchdog, {crashes} crashes; {landed} sectors landed, {landed_late} of them late"
     );
+    let _ = writeln!(text, "the written specification was followed to the end in {followed} runs");
     if excused > 0 {
         let _ = writeln!(text, "{excused} times excused: a host that stood still as a whole (A7)");
     }
@@ -250,7 +252,8 @@ fn span(time: Duration) -> String {
 }
 
 fn sums_json(tally: &Tally) -> Value {
-    let Counts { holds, takeovers, landed, landed_late, resets, crashes, joins, lost, excused } = tally.counts;
+    let Counts { holds, takeovers, landed, landed_late, resets, crashes, joins, lost, excused, followed } =
+        tally.counts;
     let phases = |fault: Fault| -> Map<String, Value> {
         let counted = Phase::ALL.iter().map(|phase| (phase, tally.coverage.count(fault, *phase)));
         counted.filter(|(_, n)| *n > 0).map(|(phase, n)| (phase.word().to_owned(), n.into())).collect()
@@ -261,7 +264,7 @@ fn sums_json(tally: &Tally) -> Value {
         "virtual_seconds": rounded(tally.virtual_time.as_secs_f64()),
         "counts": {
             "holds": holds, "takeovers": takeovers, "landed": landed, "landed_late": landed_late, "resets": resets,
-            "crashes": crashes, "joins": joins, "lost": lost, "excused": excused,
+            "crashes": crashes, "joins": joins, "lost": lost, "excused": excused, "followed": followed,
         },
         "coverage": coverage,
     })
