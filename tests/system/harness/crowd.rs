@@ -2,12 +2,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use holdfast_client::protocol::command::Command;
-use holdfast_client::protocol::header::Header;
+use holdfast_client::protocol::header::{HEADER_SIZE, Header};
 
-use super::Daemon;
+use super::{AT_MOST, Daemon};
 
 /// What each of them says, in turn.
 const SAYINGS: [fn() -> Vec<u8>; 6] = [
@@ -55,4 +58,59 @@ impl Crowd {
             })
             .collect()
     }
+}
+
+/// Clients that ask how the daemon is, each again as soon as it has its answer. They go on until this is dropped.
+pub struct Inquirers {
+    enough: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<usize>>,
+}
+
+/// So many threads read answers, of so many connections each in turn.
+const READERS: usize = 4;
+
+impl Inquirers {
+    /// `clients` of them, all registered.
+    pub fn of(daemon: &Daemon, clients: usize) -> Inquirers {
+        let (register, ask) = (Header::request(Command::Register), Header::request(Command::HoldfastStatus));
+        let socket = daemon.run_dir.join("sanlock.sock");
+        let mut streams: Vec<UnixStream> = (0..clients)
+            .map(|_| {
+                let mut stream = UnixStream::connect(&socket).unwrap();
+                stream.set_read_timeout(Some(AT_MOST * 4)).unwrap();
+                stream.write_all(&[register.encode(), ask.encode()].concat()).unwrap();
+                stream
+            })
+            .collect();
+        let enough = Arc::new(AtomicBool::new(false));
+        let threads = (0..READERS).map(|_| {
+            let (mut own, enough) = (streams.split_off(streams.len() - clients / READERS), Arc::clone(&enough));
+            std::thread::spawn(move || {
+                let mut answers = 0;
+                while !enough.load(Ordering::Acquire) {
+                    let stream = &mut own[answers % (clients / READERS)];
+                    take_answer(stream);
+                    stream.write_all(&ask.encode()).unwrap();
+                    answers += 1;
+                }
+                answers
+            })
+        });
+        let threads = threads.collect();
+        Inquirers { enough, threads }
+    }
+
+    /// How many answers they got in all.
+    pub fn answers(self) -> usize {
+        self.enough.store(true, Ordering::Release);
+        self.threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    }
+}
+
+fn take_answer(stream: &mut UnixStream) {
+    let mut header = [0; HEADER_SIZE];
+    stream.read_exact(&mut header).unwrap();
+    let header = Header::decode(&header);
+    let mut document = vec![0; header.length as usize - HEADER_SIZE];
+    stream.read_exact(&mut document).unwrap();
 }

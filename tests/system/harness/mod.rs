@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `host.rs` | [`Machine`]: a tree of processes under a fake watchdog, with [`Daemon`]s and [`Guest`]s in it |
 //! | `guest.rs` | [`Guest`]: a guarded program, `guest.py`, and what it wrote down |
-//! | `crowd.rs` | [`Crowd`]: connections that say nonsense |
+//! | `crowd.rs` | [`Crowd`]: connections that say nonsense; [`Inquirers`]: clients that never stop asking |
 //! | `disk.rs` | [`Area`]: a lease file read from the outside; [`FreezableDisk`]: a device whose writes can be held back; [`LoopDevice`] |
 //!
 //! All times are [`LocalInstant`]s of CLOCK_BOOTTIME: the daemons', the guests' and the tests' are one clock. Tests wait
@@ -19,7 +19,7 @@ pub mod host;
 
 use std::time::Duration;
 
-pub use crowd::Crowd;
+pub use crowd::{Crowd, Inquirers};
 pub use disk::{Area, FreezableDisk, Frozen, LoopDevice, RESOURCES, SPACE, Sector};
 pub use guest::Guest;
 pub use holdfast_io::clock::{LocalInstant, boot_now};

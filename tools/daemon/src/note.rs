@@ -33,7 +33,8 @@ pub enum Note<P: Platform = Linux> {
     },
 }
 
-/// Where notes go. Unbounded: each sender has at most a few notes under way (a renewal, a request of one connection).
+/// Where notes go: the loop has one way for lockspaces, and one for everybody else (`Works::next`). Unbounded: each sender has
+/// at most a few notes under way (a renewal, a request of one connection).
 pub struct Notes<P: Platform = Linux>(mpsc::UnboundedSender<Note<P>>);
 
 impl<P: Platform> Clone for Notes<P> {

@@ -13,7 +13,7 @@
 //! What comes out is the list of lockspaces under whose generation nothing can write any more. A file of another boot
 //! lists nothing that can still run, and proves nothing either: P1 (a) has its own way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ impl<P: Platform> Succession<'_, P> {
     }
 
     /// The ladder, for processes that are known by their identity alone.
-    async fn end_all(&self, guarded: &[Guarded]) {
+    async fn end_all(&self, guarded: &BTreeSet<Guarded>) {
         let clock = self.platform.clock();
         let kill_at = clock.now().after(self.kill_grace);
         let mut said = BTreeMap::new();

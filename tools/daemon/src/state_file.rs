@@ -4,6 +4,7 @@
 //! *before* the fact it names can matter: a lockspace's generation and fences before the first write through them, a
 //! guarded process before its acquire is answered. What it names may therefore be more than there is, never less.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub struct StateFile {
     /// Lockspaces under our host_ids.
     pub lockspaces: Vec<SpaceRecord>,
     /// Processes that hold leases, or are about to.
-    pub guarded: Vec<Guarded>,
+    pub guarded: BTreeSet<Guarded>,
 }
 
 /// A lockspace, our term in it, and the fences through which it may have been written.
@@ -143,7 +144,7 @@ impl StateFile {
             watchdog_armed: false,
             watchdog: None,
             lockspaces: Vec::new(),
-            guarded: Vec::new(),
+            guarded: BTreeSet::new(),
         }
     }
 
@@ -207,7 +208,7 @@ mod tests {
                 over: false,
                 unseen: false,
             }],
-            guarded: vec![Guarded { pid: 7, start_time: 99, connection_inode: 5, group: true }],
+            guarded: BTreeSet::from([Guarded { pid: 7, start_time: 99, connection_inode: 5, group: true }]),
         }
     }
 

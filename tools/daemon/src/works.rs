@@ -83,6 +83,19 @@ impl<P: Platform> Joined<P> {
     }
 }
 
+/// Both ends of a queue of notes. We hold a sender ourselves: it never ends.
+struct Channel<P: Platform> {
+    sender: Notes<P>,
+    inbox: mpsc::UnboundedReceiver<Note<P>>,
+}
+
+impl<P: Platform> Channel<P> {
+    fn new() -> Self {
+        let (sender, inbox) = Notes::channel();
+        Channel { sender, inbox }
+    }
+}
+
 /// The supervisor and everything it reaches but clients.
 pub struct Works<P: Platform> {
     /// The rules and all state.
@@ -91,8 +104,10 @@ pub struct Works<P: Platform> {
     platform: P,
     machine: Machine,
     name: HostName,
-    notes: Notes<P>,
-    inbox: mpsc::UnboundedReceiver<Note<P>>,
+    /// What lockspaces tell, heard before anything else: see [`Works::next`].
+    news: Channel<P>,
+    /// What clients ask, and what tasks tell.
+    notes: Channel<P>,
     device: Option<Box<dyn Watchdog>>,
     formats: Formats,
 }
@@ -101,9 +116,9 @@ impl<P: Platform> Works<P> {
     /// Works of a daemon called `name`, on `machine`.
     #[must_use]
     pub fn new(supervisor: Supervisor<Held>, platform: P, machine: Machine, name: HostName) -> Self {
-        let (notes, inbox) = Notes::channel();
         let (spaces, formats) = (BTreeMap::new(), Formats::default());
-        Works { supervisor, spaces, platform, machine, name, notes, inbox, device: None, formats }
+        let (news, notes) = (Channel::new(), Channel::new());
+        Works { supervisor, spaces, platform, machine, name, news, notes, device: None, formats }
     }
 
     /// Where it runs.
@@ -116,9 +131,9 @@ impl<P: Platform> Works<P> {
         self.machine
     }
 
-    /// How to reach the loop.
+    /// How clients and tasks reach the loop.
     pub const fn notes(&self) -> &Notes<P> {
-        &self.notes
+        &self.notes.sender
     }
 
     /// The formattings of this daemon that are not over.
@@ -132,13 +147,24 @@ impl<P: Platform> Works<P> {
     }
 
     /// Waits for what is next. Nothing is lost if this is dropped before it is done.
+    ///
+    /// What lockspaces tell comes first, however much clients have asked: a renewal that landed in time and is heard of
+    /// after D2's instant is one that did not land. So everything about a lockspace that must keep its order is told by this
+    /// one way: by its thread, and by who asks the thread to leave. What thereby overtakes clients' requests and tasks'
+    /// ends, overtakes nothing it depends on:
+    /// - a renewal only moves an instant, to where the disk says that it is; that one has failed, or that the lockspace is
+    ///   lost, takes effect earlier, and a lease that a task has got meanwhile is then granted to nobody;
+    /// - that a join is over, and that a lockspace is left, follows on what this loop itself did before: it asks a thread to
+    ///   leave only once no lease task of the lockspace is left to be heard of, and nobody is guarded in it.
+    ///
+    /// A thread tells a few things in each renewal interval: clients are not kept waiting by them.
     pub async fn next(&mut self) -> Turn<P> {
         let clock = self.platform.clock();
         let wake = self.supervisor.next_wakeup(clock.now());
-        match first_of(clock.sleep_until(wake), self.inbox.recv()).await {
-            // We hold a sender ourselves: the inbox never ends.
-            First::A(()) | First::B(None) => Turn::Tick,
-            First::B(Some(note)) => Turn::Note(note),
+        let urgent = first_of(self.news.inbox.recv(), clock.sleep_until(wake));
+        match first_of(urgent, self.notes.inbox.recv()).await {
+            First::A(First::A(Some(note))) | First::B(Some(note)) => Turn::Note(note),
+            First::A(First::B(())) | First::A(First::A(None)) | First::B(None) => Turn::Tick,
         }
     }
 
@@ -176,17 +202,15 @@ impl<P: Platform> Works<P> {
                 }
             }
             Note::Seen { space, view } => {
-                if let Some(joined) = self.spaces.get_mut(&space) {
-                    match &joined.shared {
-                        Some(shared) => {
-                            shared.hosts.borrow_mut().observe_area(&view);
-                            let calls = shared.calls();
-                            if !calls.is_empty() {
-                                self.notes.event(Event::Called { space, calls });
-                            }
-                        }
-                        None => joined.early.push(view),
-                    }
+                let Some(joined) = self.spaces.get_mut(&space) else { return Ok(()) };
+                let Some(shared) = &joined.shared else {
+                    joined.early.push(view);
+                    return Ok(());
+                };
+                shared.hosts.borrow_mut().observe_area(&view);
+                let calls = shared.calls();
+                if !calls.is_empty() {
+                    self.handle(front, Event::Called { space, calls }).await?;
                 }
             }
         }
@@ -245,13 +269,13 @@ impl<P: Platform> Works<P> {
                         Ok(()) => {
                             let key = request.key;
                             let run =
-                                resource::run_acquire(Rc::clone(&shared), task, request, stop, self.notes.clone());
+                                resource::run_acquire(Rc::clone(&shared), task, request, stop, self.notes().clone());
                             self.run(Task::Acquire, task, (shared, key), run);
                         }
                         Err(why) => {
                             let (code, may_change, undoing) = (ResultCode::EAGAIN, true, false);
                             let end = AcquireEnd::Refused { code, why, may_change, undoing };
-                            self.notes.event(Event::Acquired { task, end });
+                            self.notes().event(Event::Acquired { task, end });
                         }
                     }
                 }
@@ -259,14 +283,14 @@ impl<P: Platform> Works<P> {
             Effect::StartRelease { task, key, held, rename, value, .. } => {
                 if let Some(shared) = self.shared(key.space) {
                     let release = resource::Release { key, held, rename, value };
-                    let run = resource::run_release(Rc::clone(&shared), task, release, self.notes.clone());
+                    let run = resource::run_release(Rc::clone(&shared), task, release, self.notes().clone());
                     self.run(Task::Release, task, (shared, key), run);
                 }
             }
             Effect::StartConvert { task, request, stop } => {
                 if let Some(shared) = self.shared(request.key.space) {
                     let key = request.key;
-                    let run = resource::run_convert(Rc::clone(&shared), task, request, stop, self.notes.clone());
+                    let run = resource::run_convert(Rc::clone(&shared), task, request, stop, self.notes().clone());
                     self.run(Task::Convert, task, (shared, key), run);
                 }
             }
@@ -274,7 +298,7 @@ impl<P: Platform> Works<P> {
             Effect::StartIndex { task, request, stop } => {
                 if let Some(shared) = self.shared(request.space) {
                     let surroundings = Surroundings { used: self.in_use(), formats: self.formats.clone() };
-                    let (key, notes) = (request.key(), self.notes.clone());
+                    let (key, notes) = (request.key(), self.notes().clone());
                     let run = resource::run_index(Rc::clone(&shared), task, request, stop, surroundings, notes);
                     self.run(Task::Index, task, (shared, key), run);
                 }
@@ -282,13 +306,13 @@ impl<P: Platform> Works<P> {
             Effect::Ask(request) => self.ask(request),
             Effect::Examine { key, lver, held } => {
                 if let Some(shared) = self.shared(key.space) {
-                    self.platform.spawn(resource::run_examine(shared, key, lver, held, self.notes.clone()));
+                    self.platform.spawn(resource::run_examine(shared, key, lver, held, self.notes().clone()));
                 }
             }
             Effect::FindGeneration { to, set } => return Ok(Some(self.find_generation(to, set))),
             Effect::Verify { key, held } => {
                 if let Some(shared) = self.shared(key.space) {
-                    self.platform.spawn(resource::run_verify(shared, key, held, self.notes.clone()));
+                    self.platform.spawn(resource::run_verify(shared, key, held, self.notes().clone()));
                 }
             }
             Effect::Publish { space, publication } => self.with_space(space, |j| j.control.publish(publication)),
@@ -317,7 +341,7 @@ impl<P: Platform> Works<P> {
         (shared, key): (Rc<SpaceShared<P>>, LeaseKey),
         work: impl Future<Output = ()> + 'static,
     ) {
-        self.platform.spawn(panicked::reported(work, what, task, self.notes.clone(), move || shared.panicked(key)));
+        self.platform.spawn(panicked::reported(work, what, task, self.notes().clone(), move || shared.panicked(key)));
     }
 
     fn with_space(&self, space: SpaceName, act: impl FnOnce(&Joined<P>)) {
@@ -391,13 +415,13 @@ impl<P: Platform> Works<P> {
             name: self.name,
             machine: self.machine,
             platform: self.platform.clone(),
-            notes: self.notes.clone(),
+            notes: self.news.sender.clone(),
             control: control.clone(),
         };
         if let Err(e) = self.platform.start_lockspace(lockspace) {
             let result = Err((ResultCode::EAGAIN, format!("no thread for the lockspace: {e}")));
-            self.notes.event(Event::Joined { space, result });
-            self.notes.event(Event::Left { space });
+            self.news.sender.event(Event::Joined { space, result });
+            self.news.sender.event(Event::Left { space });
         }
         self.spaces.insert(space, Joined { request, control, opened: None, early: Vec::new(), shared: None });
     }
@@ -405,7 +429,7 @@ impl<P: Platform> Works<P> {
     /// First every lease write is reaped, then the delta lease is given back: it frees all leases at once.
     fn leave(&self, space: SpaceName, free: bool) {
         let Some(joined) = self.spaces.get(&space) else { return };
-        let (control, shared, notes) = (joined.control.clone(), joined.shared.clone(), self.notes.clone());
+        let (control, shared, news) = (joined.control.clone(), joined.shared.clone(), self.news.sender.clone());
         self.platform.spawn(async move {
             if let Some(shared) = shared {
                 shared.over.set();
@@ -414,7 +438,8 @@ impl<P: Platform> Works<P> {
                 }
             }
             if !free {
-                notes.event(Event::Reaped { space });
+                // Before the thread can say that it has left.
+                news.event(Event::Reaped { space });
             }
             control.leave(free);
         });
@@ -425,9 +450,9 @@ impl<P: Platform> Works<P> {
         let AskRequest { to, key, .. } = request;
         let Some(shared) = self.shared(key.space) else {
             let result = Err((ResultCode::ENOSPC, "the lockspace is not joined".to_owned()));
-            return self.notes.event(Event::Asked { to, key, result });
+            return self.notes().event(Event::Asked { to, key, result });
         };
-        let notes = self.notes.clone();
+        let notes = self.notes().clone();
         self.platform.spawn(async move {
             let opened = resource::open_all(&shared, &request.places).await;
             let result = resource::ask_on(&shared, opened, &request).await;
@@ -438,9 +463,9 @@ impl<P: Platform> Works<P> {
     fn open_index(&mut self, task: TaskId, request: IndexRequest) {
         let Some(shared) = self.shared(request.space) else {
             let prepared = Prepared::refused(ResultCode::ENOSPC, "the lockspace is not joined".to_owned());
-            return self.notes.event(Event::IndexReady { task, prepared });
+            return self.notes().event(Event::IndexReady { task, prepared });
         };
-        let (platform, notes) = (self.platform.clone(), self.notes.clone());
+        let (platform, notes) = (self.platform.clone(), self.notes().clone());
         self.platform.spawn(async move {
             let prepared = match platform.open_apart(&request.place.path).await {
                 Ok(Ok(file)) => resource::prepare_index(&shared, file, &request).await,
@@ -454,9 +479,9 @@ impl<P: Platform> Works<P> {
     fn open_device(&mut self, task: TaskId, request: LeaseRequest) {
         let Some(shared) = self.shared(request.key.space) else {
             let prepared = Prepared::refused(ResultCode::ENOSPC, "the lockspace is not joined".to_owned());
-            return self.notes.event(Event::DeviceReady { task, prepared });
+            return self.notes().event(Event::DeviceReady { task, prepared });
         };
-        let (notes, key, its) = (self.notes.clone(), request.key, Rc::clone(&shared));
+        let (notes, key, its) = (self.notes().clone(), request.key, Rc::clone(&shared));
         let work = async move {
             let opened = resource::open_all(&shared, &request.places).await;
             let prepared = resource::prepare(&shared, opened, &request).await;
@@ -465,3 +490,6 @@ impl<P: Platform> Works<P> {
         self.run(Task::Open, task, (its, key), work);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,9 @@
 //! A 7). The *process* is what the ladder kills. Gone is both: the process exited and the connection at its end. A
 //! connection that outlives its process was inherited by another one; the lease stays.
 
+use std::collections::BTreeSet;
+
 use holdfast_io::clock::LocalInstant;
-use holdfast_io::ids::SpaceName;
 use holdfast_io::planted::{Bug, planted};
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{Class, Command, RestrictFlags};
@@ -62,6 +63,36 @@ pub struct Client {
 /// Before it come sanlock's helper and its listener.
 const FIRST_SLOT: u32 = 2;
 
+/// The numbers of connections in STATUS.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// Those that were given back.
+    free: BTreeSet<u32>,
+    /// From here on none was ever taken.
+    fresh: u32,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Slots { free: BTreeSet::new(), fresh: FIRST_SLOT }
+    }
+}
+
+impl Slots {
+    /// The lowest that is free.
+    fn take(&mut self) -> u32 {
+        self.free.pop_first().unwrap_or_else(|| {
+            let fresh = self.fresh;
+            self.fresh += 1;
+            fresh
+        })
+    }
+
+    fn give_back(&mut self, slot: u32) {
+        self.free.insert(slot);
+    }
+}
+
 impl Client {
     /// Nothing of it can act any more: process exited, with all of its group if it led one, and connection at its end.
     #[must_use]
@@ -106,9 +137,8 @@ impl Client {
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn connected(&mut self, client: ClientId, pid: i32) {
-        let taken = |slot: &u32| self.clients.values().any(|c| c.slot == *slot);
         let fresh = Client {
-            slot: (FIRST_SLOT..).find(|slot| !taken(slot)).unwrap_or(u32::MAX),
+            slot: self.slots.take(),
             pid,
             registered: false,
             process: None,
@@ -127,7 +157,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             kill_count: 0,
             kill_last: None,
         };
-        self.clients.insert(client, fresh);
+        if let Some(before) = self.clients.insert(client, fresh) {
+            self.slots.give_back(before.slot);
+        }
     }
 
     /// REGISTER has no reply. A second one on the same connection changes nothing (spec A 7.1: sanlock forgets leases).
@@ -234,6 +266,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let holds = self.leases.values().any(|l| l.is_of(client));
         let Some(ended) = self.clients.get(&client) else { return };
         if ended.closed && ended.running.is_none() && !guarded && !holds {
+            self.slots.give_back(ended.slot);
             self.clients.remove(&client);
             self.effects.push(Effect::Forget { client });
         }
@@ -278,9 +311,18 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn close(&mut self, client: ClientId) {
         self.effects.push(if self.is_registered(client) { Effect::Next { client } } else { Effect::Close { client } });
     }
+}
 
-    /// Whether a client holds or is about to hold something in a lockspace.
-    pub(super) fn uses(&self, client: ClientId, space: &SpaceName) -> bool {
-        self.leases.values().any(|l| l.is_of(client) && l.key.space == *space)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_has_the_lowest_number_that_is_free() {
+        let mut slots = Slots::default();
+        assert_eq!([slots.take(), slots.take(), slots.take()], [2, 3, 4]);
+        slots.give_back(3);
+        slots.give_back(2);
+        assert_eq!([slots.take(), slots.take(), slots.take()], [2, 3, 5]);
     }
 }

@@ -8,6 +8,8 @@
 //! lasts. A client that gives back its last lease survives; one that only
 //! closes its connection does not: it could still write.
 
+use std::collections::BTreeSet;
+
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::SpaceName;
 use holdfast_protocol::command::RestrictFlags;
@@ -24,7 +26,8 @@ const MOST_KILLS: u32 = 100;
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// Puts every client that uses a lockspace under its guard.
     pub(super) fn guard_users_of(&mut self, name: SpaceName, now: LocalInstant) {
-        let users: Vec<ClientId> = self.clients.keys().copied().filter(|c| self.uses(*c, &name)).collect();
+        let users: BTreeSet<ClientId> =
+            self.leases.values().filter(|l| l.key.space == name).flat_map(|l| &l.tokens).map(|t| t.client).collect();
         let Some(space) = self.spaces.get_mut(&name) else { return };
         for client in users {
             space.guards.entry(client).or_insert(now);

@@ -47,7 +47,7 @@ mod spaces;
 mod tests;
 mod values;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
@@ -60,7 +60,7 @@ use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
 use paxos_lease::Mode;
 
-use crate::state_file::{Guarded, SpaceRecord, StateFile};
+use crate::state_file::{SpaceRecord, StateFile};
 use crate::watchdog::Kind;
 pub use care::Care;
 pub use clients::Client;
@@ -114,6 +114,7 @@ pub struct Report {
 pub struct Supervisor<L> {
     settings: Settings,
     clients: BTreeMap<ClientId, Client>,
+    slots: clients::Slots,
     spaces: BTreeMap<SpaceName, Space>,
     leases: BTreeMap<LeaseKey, Lease<L>>,
     tasks: BTreeMap<TaskId, LeaseKey>,
@@ -159,6 +160,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         Supervisor {
             settings,
             clients: BTreeMap::new(),
+            slots: clients::Slots::default(),
             spaces: BTreeMap::new(),
             leases: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -323,19 +325,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             .iter()
             .filter_map(|(name, s)| Some(SpaceRecord { unseen: self.is_used_unseen(name, s), ..s.record.clone()? }));
         let inherited = self.inherited.iter().filter(|i| !self.names_it_anew(i)).cloned();
-        let mut guarded: Vec<Guarded> = self
-            .clients
-            .iter()
-            .filter(|(id, client)| !client.is_gone() && self.guards(**id))
-            .filter_map(|(_, client)| client.process.clone())
-            .collect();
-        guarded.sort();
-        guarded.dedup();
+        let guarded = self.guarded().into_iter().filter_map(|id| self.clients.get(&id));
+        let guarded = guarded.filter(|client| !client.is_gone()).filter_map(|client| client.process.clone());
         StateFile {
             watchdog_armed: self.care.may_count(),
             watchdog: self.care.may_count().then_some(self.settings.watchdog),
             lockspaces: joined.chain(inherited).collect(),
-            guarded,
+            guarded: guarded.collect(),
             ..StateFile::empty(&self.settings.boot_id)
         }
     }
@@ -354,10 +350,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             .any(|r| r.name == inherited.name && r.path == inherited.path && r.offset == inherited.offset)
     }
 
-    /// Whether a client must be seen gone before its lockspaces are safe to leave: it holds a lease, is about to get
-    /// one, or held one when its lockspace failed.
-    fn guards(&self, client: ClientId) -> bool {
-        self.leases.values().any(|l| l.is_of(client)) || self.spaces.values().any(|s| s.guards.contains_key(&client))
+    /// Clients that must be seen gone before their lockspaces are safe to leave: each holds a lease, is about to get one, or
+    /// held one when its lockspace failed.
+    fn guarded(&self) -> BTreeSet<ClientId> {
+        let holders = self.leases.values().flat_map(|l| &l.tokens).map(|t| t.client);
+        holders.chain(self.spaces.values().flat_map(|s| s.guards.keys().copied())).collect()
     }
 
     fn request(&mut self, client: ClientId, message: Message, now: LocalInstant) {
