@@ -128,6 +128,17 @@ pub enum WatchdogError {
         /// The entry.
         entry: wdmd::Entry,
     },
+    /// This daemon's own entry, of before, counts still: wdmd was slow, and has not come to the words that clear it.
+    #[error(
+        "wdmd at {}: the entry {} of this daemon counts still, {} s from its end: it is being cleared, try again",
+        path.display(), entry.name, entry.left
+    )]
+    EntryLeft {
+        /// Its socket.
+        path: PathBuf,
+        /// The entry.
+        entry: wdmd::Entry,
+    },
     /// The device was disarmed, or left to fire, before.
     #[error("{device}: {operation} after it was {state}")]
     Over {

@@ -30,8 +30,9 @@
 //! reads messages whole: **a part of one stops it for good**, and so this host. Several in one piece it reads one by one
 //! (docs/sanlock-observations.md). A STATUS behind each message is the proof that it was taken.
 //!
-//! Units: whole seconds of CLOCK_MONOTONIC on the wire, [`LocalInstant`] elsewhere. Errors: [`WatchdogError`]; no call waits
-//! longer than `PATIENCE`. Source: spec B 9.3 to 9.5.
+//! Units: whole seconds of CLOCK_MONOTONIC on the wire, [`LocalInstant`] elsewhere. Errors: [`WatchdogError`]. Each answer is waited
+//! for `PATIENCE` at the most. Arming waits for two, and so does disarming where an earlier one is owed; a pet waits for one,
+//! unless this host was suspended meanwhile. Source: spec B 9.3 to 9.5.
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -169,6 +170,15 @@ pub struct Entry {
     pub pid: i64,
     /// Seconds until it expires, negative when it has.
     pub left: i64,
+    /// Its connection is closed: nobody can clear it any more.
+    pub dead: bool,
+}
+
+impl Entry {
+    /// It is this daemon's own, by an earlier connection: what clears it is on its way, behind a wdmd that was slow.
+    fn is_ours(&self) -> bool {
+        !self.dead && self.pid == i64::from(std::process::id())
+    }
 }
 
 /// The entries that count, by the text of DUMP_DEBUG (spec B 9.5).
@@ -200,8 +210,8 @@ fn entry(line: &str) -> Option<Option<Entry>> {
         words.get(at + 1)?.parse().ok()
     };
     let (pid, now, expiry) = (words.first()?.parse().ok()?, number("now")?, number("expire")?);
-    let counts = expiry != 0;
-    Some(counts.then(|| Entry { name: name.to_owned(), pid, left: expiry.saturating_sub(now) }))
+    let (counts, dead) = (expiry != 0, number("dead")? != 0);
+    Some(counts.then(|| Entry { name: name.to_owned(), pid, left: expiry.saturating_sub(now), dead }))
 }
 
 /// The two clocks at one moment.
@@ -391,7 +401,7 @@ fn fires_in_time(path: &Path, status: Status) -> Result<(), WatchdogError> {
 /// Whether no entry of this name counts.
 ///
 /// # Errors
-/// [`WatchdogError::EntryCounts`]: one does. Or wdmd cannot be asked, or is not understood: then it is not known.
+/// [`WatchdogError::EntryCounts`]: one does; [`WatchdogError::EntryLeft`]: one of ours, not for long. Or wdmd cannot be asked, or is not understood: then it is not known.
 pub fn is_clear(path: &Path, name: &str) -> Result<(), WatchdogError> {
     const OPERATION: &str = "DUMP_DEBUG";
     let mut connection = Connection::open(path)?;
@@ -400,6 +410,7 @@ pub fn is_clear(path: &Path, name: &str) -> Result<(), WatchdogError> {
         connection.failed(OPERATION, io::Error::other(format!("not understood: {}", why.escape_debug())))
     })?;
     match entries.into_iter().find(|entry| entry.name == name) {
+        Some(entry) if entry.is_ours() => Err(WatchdogError::EntryLeft { path: path.to_owned(), entry }),
         Some(entry) => Err(WatchdogError::EntryCounts { path: path.to_owned(), entry }),
         None => Ok(()),
     }
