@@ -46,6 +46,19 @@ pub fn of_open(e: &OpenError) -> ResultCode {
     e.errno().map_or(ResultCode::ENODEV, ResultCode::from_errno)
 }
 
+/// Of a path that was opened apart. The outer error, that no thread was to be had, says nothing of the device: whoever asks
+/// may ask again.
+///
+/// # Errors
+/// Either, with the code for it.
+pub fn opened<F>(opened: Result<Result<F, OpenError>, String>) -> Result<F, (ResultCode, String)> {
+    match opened {
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(e)) => Err((of_open(&e), chain(&e))),
+        Err(e) => Err((ResultCode::EAGAIN, format!("no thread to open it: {e}"))),
+    }
+}
+
 /// Of a leader record of either kind.
 #[must_use]
 pub fn of_leader(e: &LeaderError) -> ResultCode {
@@ -182,5 +195,18 @@ pub fn of_release(e: &ReleaseError) -> ResultCode {
         ReleaseError::NotRenamed { .. } => ResultCode::GENERAL_ERROR,
         ReleaseError::Lver { .. } => ResultCode::RELEASE_LVER,
         ReleaseError::Record { .. } => ResultCode::RELEASE_OWNER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_thread_to_open_a_device_is_no_word_on_the_device() {
+        let (code, why) = opened::<()>(Err("out of threads".to_owned())).unwrap_err();
+        assert_eq!(code, ResultCode::EAGAIN);
+        assert!(why.contains("no thread to open it: out of threads"), "{why}");
+        assert!(opened(Ok(Ok(()))).is_ok());
     }
 }

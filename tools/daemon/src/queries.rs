@@ -313,8 +313,7 @@ impl Context {
 
     /// A device that cannot be opened is refused with the kernel's reason; who asks for a lockspace hears ENODEV (spec A 6).
     async fn open_file(&self, path: PathBuf) -> Result<Arc<BlockFile>, Refused> {
-        let opened = self.nodes.open_apart(&path).await.map_err(|e| (ResultCode::EIO, e))?;
-        opened.map_err(|e| (codes::of_open(&e), codes::chain(&e)))
+        codes::opened(self.nodes.open_apart(&path).await)
     }
 
     async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, Disk<Linux>), Refused> {

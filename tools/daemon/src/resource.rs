@@ -303,13 +303,7 @@ pub async fn open_all<P: Platform>(shared: &SpaceShared<P>, places: &[Place]) ->
     let until = if places.len() > 1 { shared.deadline() } else { LocalInstant::NEVER };
     let open = |place: &Place| {
         let path = place.path.clone();
-        async move {
-            match shared.platform.open_apart(&path).await {
-                Ok(Ok(file)) => Ok(file),
-                Ok(Err(e)) => Err((codes::of_open(&e), codes::chain(&e))),
-                Err(e) => Err((ResultCode::EIO, e)),
-            }
-        }
+        async move { codes::opened(shared.platform.open_apart(&path).await) }
     };
     let opens = places.iter().map(open).collect();
     let ends = lease_disk::side_by_side(opens, places.len() / 2 + 1, shared.clock(), until).await;

@@ -467,10 +467,9 @@ impl<P: Platform> Works<P> {
         };
         let (platform, notes) = (self.platform.clone(), self.notes().clone());
         self.platform.spawn(async move {
-            let prepared = match platform.open_apart(&request.place.path).await {
-                Ok(Ok(file)) => resource::prepare_index(&shared, file, &request).await,
-                Ok(Err(e)) => Prepared::refused(codes::of_open(&e), codes::chain(&e)),
-                Err(e) => Prepared::refused(ResultCode::EIO, e),
+            let prepared = match codes::opened(platform.open_apart(&request.place.path).await) {
+                Ok(file) => resource::prepare_index(&shared, file, &request).await,
+                Err((code, why)) => Prepared::refused(code, why),
             };
             notes.event(Event::IndexReady { task, prepared });
         });
