@@ -23,6 +23,7 @@ use holdfast_protocol::codes::ResultCode;
 
 use crate::codes;
 use crate::note::{Note, Notes};
+use crate::panicked;
 use crate::platform::{Disk as LeaseDisk, LeaseFile, Platform};
 use crate::state_file::FenceRecord;
 use crate::supervisor::event::{Event, Join, JoinRequest, Took};
@@ -93,8 +94,13 @@ struct Fenced<F> {
 type Refused = (ResultCode, String);
 
 impl<P: Platform> Lockspace<P> {
-    /// The thread's work, from the join to the end of the last write. `clock`: its own.
+    /// The thread's work, from the join to the end of the last write. `clock`: its own. If it panics the lockspace is lost.
     pub async fn run(self, clock: &P::Clock) {
+        let (space, news) = (self.request.space, self.notes.clone());
+        panicked::lockspace(self.work(clock), space, news).await;
+    }
+
+    async fn work(self, clock: &P::Clock) {
         let space = self.request.space;
         let mut device = None;
         let mut fenced = None;

@@ -631,9 +631,9 @@ pub async fn run_examine<P: Platform>(
 }
 
 /// Reads how a held lease stands on disk.
-pub async fn run_verify<P: Platform>(shared: Rc<SpaceShared<P>>, key: LeaseKey, held: Held, notes: Notes<P>) {
+pub async fn run_verify<P: Platform>(shared: Rc<SpaceShared<P>>, key: LeaseKey, held: &Held, notes: Notes<P>) {
     let found = match shared.disk_of(key) {
-        Some(disk) => standing(&disk.copies, shared.clock(), &held, &shared.me).await.map_err(|e| codes::chain(&e)),
+        Some(disk) => standing(&disk.copies, shared.clock(), held, &shared.me).await.map_err(|e| codes::chain(&e)),
         None => Err("its device was closed".to_owned()),
     };
     notes.event(Event::Verified { key, lver: held.lver(), mode: held.mode, found });

@@ -312,7 +312,11 @@ impl<P: Platform> Works<P> {
             Effect::FindGeneration { to, set } => return Ok(Some(self.find_generation(to, set))),
             Effect::Verify { key, held } => {
                 if let Some(shared) = self.shared(key.space) {
-                    self.platform.spawn(resource::run_verify(shared, key, held, self.notes().clone()));
+                    let notes = self.notes().clone();
+                    self.platform.spawn(async move {
+                        let look = resource::run_verify(shared, key, &held, notes.clone());
+                        panicked::verifying(look, key, &held, notes).await;
+                    });
                 }
             }
             Effect::Publish { space, publication } => self.with_space(space, |j| j.control.publish(publication)),
@@ -465,14 +469,16 @@ impl<P: Platform> Works<P> {
             let prepared = Prepared::refused(ResultCode::ENOSPC, "the lockspace is not joined".to_owned());
             return self.notes().event(Event::IndexReady { task, prepared });
         };
-        let (platform, notes) = (self.platform.clone(), self.notes().clone());
-        self.platform.spawn(async move {
+        let (platform, notes, its, key) =
+            (self.platform.clone(), self.notes().clone(), Rc::clone(&shared), request.key());
+        let work = async move {
             let prepared = match codes::opened(platform.open_apart(&request.place.path).await) {
                 Ok(file) => resource::prepare_index(&shared, file, &request).await,
                 Err((code, why)) => Prepared::refused(code, why),
             };
             notes.event(Event::IndexReady { task, prepared });
-        });
+        };
+        self.run(Task::OpenIndex, task, (its, key), work);
     }
 
     fn open_device(&mut self, task: TaskId, request: LeaseRequest) {

@@ -478,7 +478,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         space.history.failed(timed_out);
         tracing::warn!(lockspace = %name, %why, failures = space.failures, "renewal failed");
         if lost {
-            self.lose(name, now, "the delta lease on disk is no longer ours");
+            self.lose(name, now, "renewals have come to their end");
         }
     }
 

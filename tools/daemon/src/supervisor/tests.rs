@@ -562,6 +562,22 @@ fn a_lost_delta_lease_is_acted_on_at_once() {
 }
 
 #[test]
+fn a_join_whose_thread_has_panicked_is_answered_and_no_other_begins_while_its_write_may_land() {
+    let mut w = World::new();
+    w.add(1, "LS").fenced("LS", 1).armed();
+    w.apply(Event::RenewalFailed { space: name("LS"), why: "panicked".into(), lost: true, timed_out: false });
+    assert_eq!(w.codes(1), [ResultCode::RENEW_DIFFERS.number()]);
+    assert_eq!(w.leaves(), [false]);
+    w.pass(60);
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet { .. })), 0, "it is not fresh");
+    w.add(2, "LS");
+    assert_eq!(w.codes(2), [ResultCode::EAGAIN.number()]);
+    // No lease was had in it, or none is in flight: the watchdog need not act.
+    w.apply(Event::Reaped { space: name("LS") }).pass(60);
+    assert!(w.count(|e| matches!(e, Effect::Pet { .. })) > 0);
+}
+
+#[test]
 fn d3_the_watchdog_is_petted_with_no_client_at_all_only_while_fresh() {
     let mut w = World::joined();
     w.pass(8 * IO);
