@@ -23,6 +23,7 @@ use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{AcquireFlags, LeaseFlags, ReleaseFlags};
 use holdfast_protocol::payload::{Disk, Options, Resource, ResourceHead};
 use holdfast_protocol::request::Target;
+use holdfast_protocol::text::Name48;
 use paxos_lease::Mode;
 use paxos_lease::copies::MOST as MOST_DISKS;
 use paxos_lease::request::Force;
@@ -233,6 +234,22 @@ enum Admission {
     Here,
 }
 
+/// What stands against it on this host alone.
+struct Local {
+    code: ResultCode,
+    /// It may pass.
+    wait: bool,
+    why: String,
+}
+
+const BEING_ENDED: &str = "its client is being ended";
+const NOT_JOINED: &str = "the lockspace is not joined";
+
+/// A client, for people.
+fn who(pid: i32, name: &Name48) -> String {
+    format!("process {pid} ({name})")
+}
+
 /// Which tokens of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tokens {
@@ -256,30 +273,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         options: &Options,
         now: LocalInstant,
     ) {
-        let target = match self.admit(to, target) {
-            Ok(target) => target,
-            Err(code) => return self.reply(to, code),
+        let (target, wanted) = match self.admit_acquire(to, flags, target, resources, options) {
+            Ok(admitted) => admitted,
+            Err((code, why)) => return self.not_begun(to, target, resources, options, (code, why), now),
         };
-        if self.spaces.values().any(|s| s.guards.contains_key(&target)) {
-            return self.reply(to, ResultCode::EBUSY); // being ended: it gets nothing more
-        }
-        let nowait = flags.contains(AcquireFlags::OWNER_NOWAIT);
-        let wanted = match self.read_requests(flags, resources, nowait) {
-            Ok(wanted) => wanted,
-            Err(code) => return self.reply(to, code),
-        };
-        let known = |r: &LeaseRequest| self.spaces.get(&r.key.space).is_some_and(|s| s.life.is_active());
-        let joined = wanted.iter().all(known);
         let Some(client) = self.clients.get_mut(&target) else { return };
-        client.name = options.owner_name;
-        if !joined {
-            // Before any of them is asked for.
-            return self.reply(to, ResultCode::ENOSPC);
-        }
-        if client.process.is_none() && !wanted.is_empty() {
-            // P1: what cannot be named in the state file cannot be guarded.
-            return self.reply(to, ResultCode::ESTALE);
-        }
         if let Some(process) = client.process.as_mut().filter(|p| flags.contains(AcquireFlags::GROUP) && !p.group) {
             process.group = true;
             if client.exited {
@@ -301,6 +299,63 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         };
         client.running = Some(Running { stop: Stop::new(), to, work: Work::Acquire(acquire) });
         self.step_acquire(target, now);
+    }
+
+    /// Who is to get what, before any of it is asked for.
+    fn admit_acquire(
+        &mut self,
+        to: ReplyTo,
+        flags: AcquireFlags,
+        target: Target,
+        resources: &[Resource],
+        options: &Options,
+    ) -> Result<(ClientId, Vec<LeaseRequest>), (ResultCode, &'static str)> {
+        let target = self.admit(to, target).map_err(|code| (code, "no such client, or a command runs for it"))?;
+        if self.is_being_ended(target) {
+            return Err((ResultCode::EBUSY, BEING_ENDED));
+        }
+        let nowait = flags.contains(AcquireFlags::OWNER_NOWAIT);
+        let wanted = self.read_requests(flags, resources, nowait).map_err(|code| (code, "not understood"))?;
+        let known = |r: &LeaseRequest| self.spaces.get(&r.key.space).is_some_and(|s| s.life.is_active());
+        let joined = wanted.iter().all(known);
+        let client = self.clients.get_mut(&target).ok_or((ResultCode::ESRCH, "no such client"))?;
+        client.name = options.owner_name;
+        if !joined {
+            return Err((ResultCode::ENOSPC, NOT_JOINED));
+        }
+        if client.process.is_none() && !wanted.is_empty() {
+            // P1: what cannot be named in the state file cannot be guarded.
+            return Err((ResultCode::ESTALE, "its process could not be identified when it registered"));
+        }
+        Ok((target, wanted))
+    }
+
+    /// It gets nothing more.
+    fn is_being_ended(&self, client: ClientId) -> bool {
+        self.spaces.values().any(|s| s.guards.contains_key(&client))
+    }
+
+    /// An acquire that does not even begin.
+    fn not_begun(
+        &mut self,
+        to: ReplyTo,
+        target: Target,
+        resources: &[Resource],
+        options: &Options,
+        (code, why): (ResultCode, &'static str),
+        now: LocalInstant,
+    ) {
+        let pid = match target {
+            Target::This => self.clients.get(&to.client).map_or(0, |c| c.pid),
+            Target::Pid(pid) => i32::try_from(pid).unwrap_or(-1),
+        };
+        let name = options.owner_name;
+        let leases: Vec<String> =
+            resources.iter().map(|r| format!("{}:{}", r.head.lockspace_name, r.head.name)).collect();
+        let leases = leases.join(" ");
+        tracing::info!(leases, pid, %name, code = code.number(), why, "not acquired");
+        self.refused(format!("lease {leases}"), code, format!("{why}, for {}", who(pid, &name)), now);
+        self.reply(to, code);
     }
 
     /// Who may run a command now (spec A 4).
@@ -340,7 +395,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let token = match self.may_acquire(&request, target) {
             Ok(Admission::Ask) => self.next_token(target),
             Ok(Admission::Here) => return self.have_here(target, &request, now),
-            Err((code, wait_for)) => return self.refuse(target, code, wait_for, now),
+            Err(local) => return self.refuse_here(target, request.key, local, now),
         };
         let key = request.key;
         let task = self.next_task(key);
@@ -404,41 +459,68 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     /// What stands against an acquire on this host alone (spec A 6: the daemon refuses a second local owner at once).
-    fn may_acquire(
-        &self,
-        request: &LeaseRequest,
-        target: ClientId,
-    ) -> Result<Admission, (ResultCode, Option<LeaseKey>)> {
+    fn may_acquire(&self, request: &LeaseRequest, target: ClientId) -> Result<Admission, Local> {
+        let never = |code, why: &str| Err(Local { code, wait: false, why: why.to_owned() });
+        let wait = |code, why: String| Err(Local { code, wait: true, why });
         if self.clients.get(&target).is_none_or(|c| c.closed) {
-            return Err((ResultCode::ENOTTY, None));
+            return never(ResultCode::ENOTTY, "its client has gone");
         }
-        if self.spaces.values().any(|s| s.guards.contains_key(&target)) {
-            return Err((ResultCode::EBUSY, None)); // being ended
+        if self.is_being_ended(target) {
+            return never(ResultCode::EBUSY, BEING_ENDED);
         }
         if self.slots_of(target).len() >= MOST_TOKENS {
-            return Err((ResultCode::E2BIG, None));
+            return never(ResultCode::E2BIG, "its client has more leases than one can have");
         }
-        if !self.spaces.get(&request.key.space).is_some_and(|s| s.life.is_active()) {
-            return Err((ResultCode::ENOSPC, None));
+        if !self.is_active(&request.key.space) {
+            return never(ResultCode::ENOSPC, NOT_JOINED);
         }
-        let wait = Some(request.key);
         if self.turns.works_on(&request.key) {
-            return Err((ResultCode::EBUSY, wait));
+            return wait(ResultCode::EBUSY, "work on the resource index has it".to_owned());
         }
         let Some(lease) = self.leases.get(&request.key) else {
             let demanded = request.orphans == Orphans::Demanded;
-            return if demanded { Err((ResultCode::ENOENT, None)) } else { Ok(Admission::Ask) };
+            return if demanded { never(ResultCode::ENOENT, "no orphan here") } else { Ok(Admission::Ask) };
         };
-        match lease.phase {
+        match &lease.phase {
             Phase::Held { .. } if lease.is_orphan() => {
                 let fits = request.orphans != Orphans::Refused && lease.mode == request.mode;
-                if fits { Ok(Admission::Here) } else { Err((ResultCode::EUCLEAN, None)) }
+                if fits { Ok(Admission::Here) } else { never(ResultCode::EUCLEAN, &self.standing_of(lease)) }
             }
-            Phase::Releasing | Phase::Lost => Err((ResultCode::EAGAIN, wait)),
-            Phase::Opening(_) | Phase::Acquiring | Phase::Converting { .. } => Err((ResultCode::EBUSY, wait)),
+            Phase::Releasing | Phase::Lost => wait(ResultCode::EAGAIN, self.standing_of(lease)),
+            Phase::Opening(_) | Phase::Acquiring | Phase::Converting { .. } => {
+                wait(ResultCode::EBUSY, self.standing_of(lease))
+            }
             Phase::Held { .. } if (lease.mode, request.mode) == (Mode::Shared, Mode::Shared) => Ok(Admission::Here),
-            Phase::Held { .. } => Err((ResultCode::EEXIST, wait)),
+            Phase::Held { .. } => wait(ResultCode::EEXIST, self.standing_of(lease)),
         }
+    }
+
+    /// Where a lease stands on this host, and with whom, for whoever wants it here.
+    fn standing_of(&self, lease: &Lease<L>) -> String {
+        let (word, mode) = (lease.phase.word(), lease.mode);
+        let first = lease.client().and_then(|id| self.clients.get(&id)).map(|c| who(c.pid, &c.name));
+        match (first, lease.left_by) {
+            (Some(first), _) if lease.tokens.len() > 1 => {
+                format!("{word} here, {mode:?}, by {first} and {} more", lease.tokens.len() - 1)
+            }
+            (Some(first), _) => format!("{word} here, {mode:?}, by {first}"),
+            (None, Some(pid)) => format!("{word} here, {mode:?}, as an orphan that process {pid} left"),
+            (None, None) => format!("{word} here, by nobody any more"),
+        }
+    }
+
+    /// What stands against an acquire on this host is said in words, as what the disk says is: to the log, and to `status`. Once, where
+    /// the acquire waits and tries again.
+    fn refuse_here(&mut self, target: ClientId, key: LeaseKey, local: Local, now: LocalInstant) {
+        let Local { code, wait, why } = local;
+        let (pid, name) = self.clients.get(&target).map_or((0, Name48::EMPTY), |c| (c.pid, c.name));
+        if self.waiting.iter().any(|w| w.client == target) {
+            tracing::debug!(lease = %key, pid, %name, code = code.number(), why, "still not acquired");
+        } else {
+            tracing::info!(lease = %key, pid, %name, code = code.number(), why, "not acquired");
+            self.refused(format!("lease {key}"), code, why, now);
+        }
+        self.refuse(target, code, wait.then_some(key), now);
     }
 
     fn acquire_of(&mut self, target: ClientId) -> Option<&mut Acquire> {

@@ -29,6 +29,7 @@ mod index;
 mod killpath;
 mod losses;
 mod orphans;
+mod refusals;
 mod requests;
 mod sharing;
 mod values;
