@@ -1,6 +1,7 @@
 //! A simulated host as the daemon's [`Platform`]: everything above that seam runs here as it is.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -176,12 +177,12 @@ impl Platform for SimMachine {
         Ok(())
     }
 
-    fn is_over(&self, guarded: &Guarded) -> bool {
-        self.0.process.host.guests().is_over(guarded)
+    fn left_of<'a>(&self, guarded: &'a BTreeSet<Guarded>) -> Vec<&'a Guarded> {
+        guarded.iter().filter(|g| !self.0.process.host.guests().is_over(g)).collect()
     }
 
-    fn end(&self, guarded: &Guarded, signal: Signal) {
-        self.0.process.host.guests().signal(guarded, guarded.group, signal);
+    fn end(&self, guarded: &[&Guarded], signal: Signal) {
+        guarded.iter().for_each(|g| self.0.process.host.guests().signal(g, g.group, signal));
     }
 
     async fn before(&self, effect: &Effect<Held>) {

@@ -1,6 +1,7 @@
 //! Processes under guard: who is behind a connection, when it exits, and how it is ended.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
+use crate::heirs::{Connections, Heirs, Named};
 use crate::note::Notes;
 use crate::procfs::{ProcessId, Procfs};
 use crate::sock_diag;
@@ -98,8 +100,9 @@ impl Peer {
         self.watch.replace(Some(watch.abort_handle()));
     }
 
-    /// Sends a signal to the process, to its group if it leads one of its own, and to whoever inherited its connection.
-    pub fn kill(&self, signal: Signal, group: bool, procfs: &Procfs) {
+    /// Sends a signal to the process, to its group if it leads one of its own, and by and by to whoever inherited its
+    /// connection: many are ended at once, and none of them waits for a look through /proc.
+    pub fn kill(&self, signal: Signal, group: bool, heirs: &Heirs) {
         if let Some(pidfd) = &self.pidfd
             && let Err(error) = process::send_signal(pidfd.as_fd(), signal)
         {
@@ -109,22 +112,33 @@ impl Peer {
             tracing::error!(pid = self.pid, %signal, %error, "a client's process group could not be signalled");
         }
         if let Some(inode) = self.inode {
-            signal_heirs(inode, self.pid, signal, procfs);
+            heirs.end(inode, Named { pid: self.pid, signal });
         }
     }
 }
 
-/// Signals every process that has a connection open, except the one it belongs to.
-pub fn signal_heirs(inode: u64, but: i32, signal: Signal, procfs: &Procfs) {
-    match procfs.holders_of_socket(inode) {
-        Ok(holders) => {
-            let own = nix::unistd::getpid().as_raw();
-            for heir in holders.found.iter().filter(|h| h.pid != but && h.pid != own) {
-                tracing::warn!(pid = heir.pid, %signal, "ending a process that inherited a client's connection");
-                signal_identity(*heir, signal, procfs);
+/// Signals every process that has one of these connections open, except the one it belongs to. Somebody may be missing who was
+/// passed one while we looked: the ladder's next step looks again.
+pub fn signal_heirs(of: &Connections, procfs: &Procfs) {
+    let look = match procfs.holders_of_sockets(&of.keys().copied().collect()) {
+        Ok(look) => look,
+        Err(error) => return tracing::error!(%error, "cannot tell who inherited a client's connection"),
+    };
+    let own = nix::unistd::getpid().as_raw();
+    let mut heirs = BTreeMap::new();
+    for (inode, Named { pid, signal }) in of {
+        let found = look.holders.get(inode).into_iter().flat_map(|h| &h.found);
+        for heir in found.filter(|h| h.pid != *pid && h.pid != own) {
+            // An heir of many connections is signalled once, by the strongest of what is due.
+            let due = heirs.entry(*heir).or_insert(*signal);
+            if *signal == Signal::SIGKILL {
+                *due = *signal;
             }
         }
-        Err(error) => tracing::error!(%error, "cannot tell who inherited a client's connection"),
+    }
+    for (heir, signal) in heirs {
+        tracing::warn!(pid = heir.pid, %signal, "ending a process that inherited a client's connection");
+        signal_identity(heir, signal, procfs);
     }
 }
 
@@ -141,42 +155,61 @@ pub fn signal_identity(process: crate::procfs::ProcessId, signal: Signal, procfs
     }
 }
 
-/// Whether a guarded process and everyone who inherited its connection are seen gone. What cannot be seen is not gone.
+/// Those of these guarded processes that are not seen gone, each with everyone who inherited its connection. What cannot be seen is
+/// not gone. One look for all.
 ///
 /// There are always processes that may not be looked into, pid 1 of a container for one. So the kernel's own table
 /// decides: a socket stays in it until its last descriptor is closed, wherever that is, in a message under way to
 /// another process too. (Inodes are reused after 2^32 sockets; then we wait for a stranger, which is the safe side.)
 /// The look at the processes covers a daemon whose network namespace is not its predecessor's.
-pub fn is_over(guarded: &Guarded, procfs: &Procfs) -> bool {
-    let id = ProcessId { pid: guarded.pid, start_time: guarded.start_time };
-    procfs.is_gone(id).unwrap_or(false)
-        && (!guarded.group || procfs.group_of(id).is_ok_and(|left| left.is_empty()))
-        && is_closed(guarded.connection_inode)
-        && procfs.holders_of_socket(guarded.connection_inode).is_ok_and(|h| h.found.is_empty())
+pub fn left_of<'a>(guarded: &'a BTreeSet<Guarded>, procfs: &Procfs) -> Vec<&'a Guarded> {
+    let gone: Vec<&Guarded> = guarded.iter().filter(|g| procfs.is_gone(id_of(g)).unwrap_or(false)).collect();
+    let groups = procfs.groups_of(&leaders(&gone));
+    let ended =
+        |g: &Guarded| !g.group || groups.as_ref().is_ok_and(|groups| groups.get(&id_of(g)).is_none_or(Vec::is_empty));
+    let open = open_sockets();
+    let closed = |g: &Guarded| open.as_ref().is_some_and(|open| !open.contains(&g.connection_inode));
+    let gone: Vec<&Guarded> = gone.into_iter().filter(|g| ended(g) && closed(g)).collect();
+    let look = procfs.holders_of_sockets(&gone.iter().map(|g| g.connection_inode).collect());
+    let over = |g: &&Guarded| look.as_ref().is_ok_and(|look| look.shows_nobody(g.connection_inode));
+    let over: BTreeSet<&Guarded> = gone.into_iter().filter(over).collect();
+    guarded.iter().filter(|g| !over.contains(g)).collect()
 }
 
-/// Whether the kernel knows no unix socket of this inode.
-fn is_closed(inode: u64) -> bool {
-    std::fs::read_to_string("/proc/self/net/unix").is_ok_and(|table| !lists(&table, inode))
+const fn id_of(guarded: &Guarded) -> ProcessId {
+    ProcessId { pid: guarded.pid, start_time: guarded.start_time }
+}
+
+fn leaders(guarded: &[&Guarded]) -> BTreeSet<ProcessId> {
+    guarded.iter().filter(|g| g.group).map(|g| id_of(g)).collect()
+}
+
+/// The inodes of the unix sockets that the kernel knows. `None`: that is not known.
+fn open_sockets() -> Option<BTreeSet<u64>> {
+    std::fs::read_to_string("/proc/self/net/unix").ok().map(|table| listed(&table))
 }
 
 /// `Num RefCount Protocol Flags Type St Inode Path`. The path may hold line breaks; what follows them is no socket.
-fn lists(table: &str, inode: u64) -> bool {
+fn listed(table: &str) -> BTreeSet<u64> {
     let inode_in = |line: &str| line.split_whitespace().nth(6).and_then(|word| word.parse::<u64>().ok());
-    table.lines().any(|line| inode_in(line) == Some(inode))
+    table.lines().filter_map(inode_in).collect()
 }
 
-/// Signals a process that a predecessor guarded, the rest of its group, and everyone who inherited its connection.
-pub fn end(guarded: &Guarded, signal: Signal, procfs: &Procfs) {
-    let id = ProcessId { pid: guarded.pid, start_time: guarded.start_time };
-    let gone = procfs.is_gone(id).unwrap_or(false);
-    tracing::warn!(pid = guarded.pid, %signal, gone, "ending what a predecessor guarded");
-    // One by one, by identity: the group's number may be another's by now.
-    for member in procfs.group_of(id).unwrap_or_default().into_iter().filter(|m| guarded.group && *m != id) {
-        signal_identity(member, signal, procfs);
+/// Signals processes that a predecessor guarded, the rest of their groups, and everyone who inherited their connections. Nothing
+/// else goes on while a successor does this, so nothing waits for the look.
+pub fn end(guarded: &[&Guarded], signal: Signal, procfs: &Procfs) {
+    let groups = procfs.groups_of(&leaders(guarded)).unwrap_or_default();
+    for id in guarded.iter().map(|g| id_of(g)) {
+        let gone = procfs.is_gone(id).unwrap_or(false);
+        tracing::warn!(pid = id.pid, %signal, gone, "ending what a predecessor guarded");
+        // One by one, by identity: the group's number may be another's by now.
+        for member in groups.get(&id).into_iter().flatten().filter(|m| **m != id) {
+            signal_identity(*member, signal, procfs);
+        }
+        signal_identity(id, signal, procfs);
     }
-    signal_identity(id, signal, procfs);
-    signal_heirs(guarded.connection_inode, guarded.pid, signal, procfs);
+    let named = |g: &&Guarded| (g.connection_inode, Named { pid: g.pid, signal });
+    signal_heirs(&guarded.iter().map(named).collect(), procfs);
 }
 
 #[cfg(test)]
@@ -190,18 +223,46 @@ mod tests {
         let inode = crate::procfs::socket_inode(&theirs).unwrap();
         let inherited = theirs.try_clone().unwrap();
         drop(theirs);
-        assert!(!is_closed(inode));
+        assert!(open_sockets().unwrap().contains(&inode));
         drop(inherited);
-        assert!(is_closed(inode));
+        assert!(!open_sockets().unwrap().contains(&inode));
         drop(ours);
     }
 
     #[test]
     fn the_table_is_read_by_its_inode_column() {
         let head = "Num       RefCount Protocol Flags    Type St Inode Path\n";
-        assert!(!lists(head, 7));
+        assert!(!listed(head).contains(&7));
         let line = |inode: &str| format!("{head}0000000000000000: 00000003 00000000 00000000 0001 03 {inode} /run/7\n");
-        assert!(lists(&line("    7"), 7));
-        assert!(!lists(&line("   17"), 7));
+        assert!(listed(&line("    7")).contains(&7));
+        assert!(!listed(&line("   17")).contains(&7));
+    }
+
+    #[test]
+    fn of_many_guarded_processes_those_are_left_that_run_or_whose_connection_is_open() {
+        let procfs = Procfs::default();
+        let mut sleeps = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let open = crate::procfs::socket_inode(&theirs).unwrap();
+        let (closed, _) = UnixStream::pair().unwrap();
+        let inode = crate::procfs::socket_inode(&closed).unwrap();
+        drop(closed);
+        let running = procfs.identity(i32::try_from(sleeps.id()).unwrap()).unwrap().unwrap();
+        let of = |id: ProcessId, connection_inode, group| Guarded {
+            pid: id.pid,
+            start_time: id.start_time,
+            connection_inode,
+            group,
+        };
+        let another = ProcessId { start_time: running.start_time + 1, ..running };
+        let runs = of(running, inode, false);
+        let inherited = of(another, open, false);
+        let guarded =
+            BTreeSet::from([runs.clone(), inherited.clone(), of(another, inode, false), of(another, inode, true)]);
+        assert_eq!(left_of(&guarded, &procfs), [&runs, &inherited]);
+        end(&[&runs], Signal::SIGKILL, &procfs);
+        sleeps.wait().unwrap();
+        drop((ours, theirs));
+        assert!(left_of(&guarded, &procfs).is_empty());
     }
 }

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod daemon;
 pub mod group;
 pub mod guard;
+pub mod heirs;
 pub mod lease_disk;
 pub mod linux;
 pub mod lockspace;

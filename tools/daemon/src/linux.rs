@@ -1,5 +1,6 @@
 //! The real machine: files and block devices, threads, `/dev/watchdog`, the run directory, processes.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -159,11 +160,11 @@ impl Platform for Linux {
         Ok(())
     }
 
-    fn is_over(&self, guarded: &Guarded) -> bool {
-        guard::is_over(guarded, &Procfs::default())
+    fn left_of<'a>(&self, guarded: &'a BTreeSet<Guarded>) -> Vec<&'a Guarded> {
+        guard::left_of(guarded, &Procfs::default())
     }
 
-    fn end(&self, guarded: &Guarded, signal: Signal) {
+    fn end(&self, guarded: &[&Guarded], signal: Signal) {
         guard::end(guarded, signal, &Procfs::default());
     }
 

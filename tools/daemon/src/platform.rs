@@ -3,6 +3,7 @@
 //! [`crate::linux::Linux`] is the real machine. The simulator has another one, and runs everything above this line -
 //! supervisor, restart, joining and renewing, lease tasks, the order in which effects are done - as it is.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -102,11 +103,12 @@ pub trait Platform: Clone + 'static {
     /// See [`StateFileError`].
     fn write_state(&self, state: &StateFile) -> Result<(), StateFileError>;
 
-    /// Whether a guarded process and everyone who inherited its connection are seen gone. What cannot be seen is not gone.
-    fn is_over(&self, guarded: &Guarded) -> bool;
+    /// Those of these guarded processes that are not seen gone, each with everyone who inherited its connection. What cannot be
+    /// seen is not gone.
+    fn left_of<'a>(&self, guarded: &'a BTreeSet<Guarded>) -> Vec<&'a Guarded>;
 
-    /// Signals a process that a predecessor guarded, the rest of its group, and everyone who inherited its connection.
-    fn end(&self, guarded: &Guarded, signal: Signal);
+    /// Signals processes that a predecessor guarded, the rest of their groups, and everyone who inherited their connections.
+    fn end(&self, guarded: &[&Guarded], signal: Signal);
 
     /// Passed before every effect. A process can be stopped at any of these points, and the simulator does.
     fn before(&self, effect: &Effect<Held>) -> impl Future<Output = ()>;

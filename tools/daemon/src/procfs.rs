@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -124,6 +125,26 @@ impl Holders {
         self.found.is_empty() && self.unknown.is_empty()
     }
 }
+
+/// Who has each of several sockets open.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// Every socket that was asked for, by its inode.
+    pub holders: BTreeMap<u64, Holders>,
+    /// Those of which no two scans in a row said the same: somebody may be missing.
+    pub unsettled: BTreeSet<u64>,
+}
+
+impl Look {
+    /// Whether nobody was seen to have a socket, twice in a row.
+    #[must_use]
+    pub fn shows_nobody(&self, inode: u64) -> bool {
+        !self.unsettled.contains(&inode) && self.holders.get(&inode).is_some_and(|h| h.found.is_empty())
+    }
+}
+
+/// The most scans that a look takes.
+const SCANS: u32 = 8;
 
 /// What one process answers to "do you have this open?".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,17 +288,29 @@ impl Procfs {
     /// # Errors
     /// /proc cannot be read: then it is not known.
     pub fn group_of(&self, leader: ProcessId) -> Result<Vec<ProcessId>, ProcError> {
-        let mut members = Vec::new();
-        for pid in self.pids()? {
-            let Some(stat) = self.stat(pid)?.filter(|s| s.pgrp == leader.pid) else { continue };
-            if pid == leader.pid && stat.start_time != leader.start_time {
-                return Ok(Vec::new());
-            }
-            if !stat.has_exited() {
-                members.push(ProcessId { pid, start_time: stat.start_time });
+        Ok(self.groups_of(&BTreeSet::from([leader]))?.remove(&leader).unwrap_or_default())
+    }
+
+    /// The same for several, in one look.
+    ///
+    /// # Errors
+    /// As [`group_of`](Self::group_of).
+    pub fn groups_of(&self, leaders: &BTreeSet<ProcessId>) -> Result<BTreeMap<ProcessId, Vec<ProcessId>>, ProcError> {
+        let mut groups: BTreeMap<ProcessId, Vec<ProcessId>> = leaders.iter().map(|l| (*l, Vec::new())).collect();
+        let mut over = BTreeSet::new();
+        let pids = if leaders.is_empty() { BTreeSet::new() } else { self.pids()? };
+        for pid in pids {
+            let Some(stat) = self.stat(pid)? else { continue };
+            for (leader, members) in groups.iter_mut().filter(|(leader, _)| leader.pid == stat.pgrp) {
+                if pid == leader.pid && stat.start_time != leader.start_time {
+                    over.insert(*leader);
+                } else if !stat.has_exited() {
+                    members.push(ProcessId { pid, start_time: stat.start_time });
+                }
             }
         }
-        Ok(members)
+        over.into_iter().for_each(|leader| drop(groups.insert(leader, Vec::new())));
+        Ok(groups)
     }
 
     /// Parents of all processes. Processes come and go while it is read.
@@ -302,31 +335,50 @@ impl Procfs {
     /// # Errors
     /// [`ProcError::Unsettled`], and whatever else than a vanished process or a denied permission.
     pub fn holders_of_socket(&self, inode: u64) -> Result<Holders, ProcError> {
-        const SCANS: u32 = 8;
-        let mut last = self.scan_for_socket(inode)?;
-        for _ in 1..SCANS {
-            let next = self.scan_for_socket(inode)?;
-            if next == last {
-                return Ok(next);
-            }
-            last = next;
+        let mut look = self.holders_of_sockets(&BTreeSet::from([inode]))?;
+        if look.unsettled.contains(&inode) {
+            return Err(ProcError::Unsettled { path: self.root.clone(), inode, scans: SCANS });
         }
-        Err(ProcError::Unsettled { path: self.root.clone(), inode, scans: SCANS })
+        Ok(look.holders.remove(&inode).unwrap_or_default())
     }
 
-    fn scan_for_socket(&self, inode: u64) -> Result<Holders, ProcError> {
-        let wanted = PathBuf::from(format!("socket:[{inode}]"));
-        let mut holders = Holders::default();
-        for pid in self.pids()? {
+    /// The same for several sockets, in as many scans as one takes.
+    ///
+    /// # Errors
+    /// Whatever else than a vanished process or a denied permission.
+    pub fn holders_of_sockets(&self, inodes: &BTreeSet<u64>) -> Result<Look, ProcError> {
+        let (mut holders, mut unsettled) = (self.scan_for_sockets(inodes)?, inodes.clone());
+        for _ in 1..SCANS {
+            if unsettled.is_empty() {
+                break;
+            }
+            let next = self.scan_for_sockets(&unsettled)?;
+            unsettled.retain(|inode| next.get(inode) != holders.get(inode));
+            holders.extend(next);
+        }
+        Ok(Look { holders, unsettled })
+    }
+
+    fn scan_for_sockets(&self, inodes: &BTreeSet<u64>) -> Result<BTreeMap<u64, Holders>, ProcError> {
+        let mut holders: BTreeMap<u64, Holders> = inodes.iter().map(|inode| (*inode, Holders::default())).collect();
+        let pids = if inodes.is_empty() { BTreeSet::new() } else { self.pids()? };
+        for pid in pids {
             let Some(stat) = self.stat(pid)? else { continue };
             if stat.is_kernel_thread() || stat.has_exited() {
                 continue;
             }
             let process = ProcessId { pid, start_time: stat.start_time };
-            match self.holds(pid, &wanted)? {
-                Holds::Yes => holders.found.push(process),
-                Holds::Unknown => holders.unknown.push(process),
-                Holds::No => {}
+            let mut found = BTreeSet::new();
+            let denied = self.links_of(pid, |link| {
+                found.extend(socket_of(link).filter(|inode| inodes.contains(inode)));
+                ControlFlow::Continue(())
+            })?;
+            for (inode, holders) in &mut holders {
+                if found.contains(inode) {
+                    holders.found.push(process);
+                } else if denied {
+                    holders.unknown.push(process);
+                }
             }
         }
         Ok(holders)
@@ -369,20 +421,34 @@ impl Procfs {
 
     /// Whether a descriptor of any thread of `pid` leads to `wanted`.
     fn holds(&self, pid: i32, wanted: &Path) -> Result<Holds, ProcError> {
+        let mut there = false;
+        let denied = self.links_of(pid, |link| {
+            there = link == wanted;
+            if there { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(match (there, denied) {
+            (true, _) => Holds::Yes,
+            (false, true) => Holds::Unknown,
+            (false, false) => Holds::No,
+        })
+    }
+
+    /// Shows where the descriptors of each thread of `pid` lead, until it is enough. Whether something may not be looked into.
+    fn links_of(&self, pid: i32, mut see: impl FnMut(&Path) -> ControlFlow<()>) -> Result<bool, ProcError> {
         let tasks = self.process(pid).join("task");
         let mut denied = false;
         let tids = match numbers_in(&tasks) {
             Ok(tids) => tids.unwrap_or_default(),
-            Err(error) => return unknown_if_denied(error),
+            Err(error) => return true_if_denied(error),
         };
         for tid in tids {
-            match holds_in(&tasks.join(tid.to_string()).join("fd"), wanted).or_else(unknown_if_denied)? {
-                Holds::Yes => return Ok(Holds::Yes),
-                Holds::Unknown => denied = true,
-                Holds::No => {}
+            match links_in(&tasks.join(tid.to_string()).join("fd"), &mut see) {
+                Ok(ControlFlow::Break(())) => return Ok(denied),
+                Ok(ControlFlow::Continue(())) => {}
+                Err(error) => denied |= true_if_denied(error)?,
             }
         }
-        Ok(if denied { Holds::Unknown } else { Holds::No })
+        Ok(denied)
     }
 
     fn process(&self, pid: i32) -> PathBuf {
@@ -390,20 +456,25 @@ impl Procfs {
     }
 }
 
-/// Whether one of the links in a `fd` directory leads to `wanted`.
-fn holds_in(directory: &Path, wanted: &Path) -> Result<Holds, ProcError> {
+/// Shows where the links in a `fd` directory lead, until it is enough.
+fn links_in(directory: &Path, see: &mut impl FnMut(&Path) -> ControlFlow<()>) -> Result<ControlFlow<()>, ProcError> {
     for number in numbers_in(directory)?.unwrap_or_default() {
         let target = if_there(&directory.join(number.to_string()), |path| fs::read_link(path))?;
-        if target.as_deref() == Some(wanted) {
-            return Ok(Holds::Yes);
+        if target.is_some_and(|target| see(&target).is_break()) {
+            return Ok(ControlFlow::Break(()));
         }
     }
-    Ok(Holds::No)
+    Ok(ControlFlow::Continue(()))
 }
 
-fn unknown_if_denied(error: ProcError) -> Result<Holds, ProcError> {
+/// The inode in `socket:[INODE]`.
+fn socket_of(link: &Path) -> Option<u64> {
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+fn true_if_denied(error: ProcError) -> Result<bool, ProcError> {
     match &error {
-        ProcError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => Ok(Holds::Unknown),
+        ProcError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => Ok(true),
         _ => Err(error),
     }
 }
@@ -507,6 +578,22 @@ mod tests {
         kill(child.pid);
         assert!(proc.is_gone(child).unwrap());
         assert_eq!(proc.holders_of_socket(noted).unwrap().found, []);
+    }
+
+    #[test]
+    fn one_look_finds_the_holders_of_many_sockets() {
+        let pairs: Vec<_> = (0..20).map(|_| UnixStream::pair().unwrap()).collect();
+        let inodes: BTreeSet<u64> = pairs.iter().map(|(one, _)| socket_inode(one).unwrap()).collect();
+        let (gone, other) = UnixStream::pair().unwrap();
+        let closed = socket_inode(&gone).unwrap();
+        drop((gone, other));
+        let look = Procfs::default().holders_of_sockets(&inodes.iter().copied().chain([closed]).collect()).unwrap();
+        for inode in &inodes {
+            let pids: Vec<i32> = look.holders[inode].found.iter().map(|process| process.pid).collect();
+            assert_eq!(pids, [our_pid()]);
+            assert!(!look.shows_nobody(*inode));
+        }
+        assert!(look.shows_nobody(closed));
     }
 
     #[test]

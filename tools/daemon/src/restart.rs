@@ -109,7 +109,7 @@ impl<P: Platform> Succession<'_, P> {
         let mut said = BTreeMap::new();
         let mut next_signal = LocalInstant::EARLIEST;
         loop {
-            let left: Vec<&Guarded> = guarded.iter().filter(|g| !self.platform.is_over(g)).collect();
+            let left = self.platform.left_of(guarded);
             if planted(Bug::PetsForTheDead) {
                 drop(self.platform.open_watchdog(FireTimeout::SANLOCK));
             }
@@ -119,7 +119,7 @@ impl<P: Platform> Succession<'_, P> {
             let now = clock.now();
             if now >= next_signal {
                 let signal = if now >= kill_at { Signal::SIGKILL } else { Signal::SIGTERM };
-                left.iter().for_each(|g| self.platform.end(g, signal));
+                self.platform.end(&left, signal);
                 next_signal = now.after(Duration::from_secs(1));
                 if now < kill_at {
                     next_signal = next_signal.min(kill_at);

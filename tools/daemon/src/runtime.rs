@@ -21,7 +21,8 @@ use crate::config::{Config, ConfigError};
 use crate::connection::Connection;
 use crate::daemon::{Asked, joins};
 use crate::group;
-use crate::guard::Peer;
+use crate::guard::{self, Peer};
+use crate::heirs::Heirs;
 use crate::linux::Linux;
 use crate::log_ring::LogRing;
 use crate::platform::Platform;
@@ -41,6 +42,7 @@ struct Guest {
 struct Guests {
     guests: BTreeMap<ClientId, Guest>,
     procfs: Procfs,
+    heirs: Heirs,
     desk: Desk,
     last_client: u64,
     exit: bool,
@@ -84,7 +86,9 @@ pub async fn serve(
     at_start: Vec<Request>,
 ) -> Result<(), WorksError> {
     let Outside { listener, mut signals, again } = outside;
-    let guests = Guests { guests: BTreeMap::new(), procfs: Procfs::default(), desk, last_client: 0, exit: false };
+    let heirs = Heirs::new(|of| guard::signal_heirs(of, &Procfs::default()));
+    let guests =
+        Guests { guests: BTreeMap::new(), procfs: Procfs::default(), heirs, desk, last_client: 0, exit: false };
     let mut shell = Shell { works, guests };
     shell.begin(at_start).await?;
     while !shell.guests.exit {
@@ -276,7 +280,7 @@ impl Guests {
 
     fn kill(&self, works: &Works<Linux>, kill: Kill) {
         let group = works.supervisor.leads_group(kill.client);
-        self.with(kill.client, |g| g.peer.kill(kill.signal, group, &self.procfs));
+        self.with(kill.client, |g| g.peer.kill(kill.signal, group, &self.heirs));
     }
 
     fn answer(&self, works: &Works<Linux>, to: ReplyTo, request: Request) {

@@ -1,6 +1,7 @@
 //! Work on an index by lease tasks, on a file.
 
 use super::*;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -309,10 +310,10 @@ impl Platform for Gated {
     fn write_state(&self, state: &StateFile) -> Result<(), StateFileError> {
         self.linux.write_state(state)
     }
-    fn is_over(&self, guarded: &Guarded) -> bool {
-        self.linux.is_over(guarded)
+    fn left_of<'a>(&self, guarded: &'a BTreeSet<Guarded>) -> Vec<&'a Guarded> {
+        self.linux.left_of(guarded)
     }
-    fn end(&self, guarded: &Guarded, signal: Signal) {
+    fn end(&self, guarded: &[&Guarded], signal: Signal) {
         self.linux.end(guarded, signal);
     }
     async fn before(&self, _: &Effect<Held>) {}
