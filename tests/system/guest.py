@@ -2,7 +2,7 @@
 """A guarded program: takes a lease through libsanlock, then does what must run once.
 
     guest.py --space NAME --resource NAME --path PATH --offset N --events FILE --beats FILE
-             [--keep-trying] [--ignore-term] [--heir]
+             [--keep-trying] [--ignore-term] [--heir] [--connections N]
 
 Its work is to write the time into BEATS, at offset 0, over and over: that is what a virtual machine's disk would see.
 The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in EVENTS, which gets one JSON object a line:
@@ -12,6 +12,8 @@ The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in E
     refused               it is not, with `code`, the binding's number; --keep-trying says so once and goes on trying
     sigterm               asked to end; with --ignore-term it goes on
     heir                  --heir: a child has inherited the connection, the parent is about to exit
+
+With more --connections than one the lease is shared, by each of them.
 """
 
 import argparse
@@ -49,6 +51,7 @@ def options():
     for name in ("--space", "--resource", "--path", "--events", "--beats"):
         parser.add_argument(name, required=True)
     parser.add_argument("--offset", type=int, required=True)
+    parser.add_argument("--connections", type=int, default=1)
     for name in ("--keep-trying", "--ignore-term", "--heir"):
         parser.add_argument(name, action="store_true")
     return parser.parse_args()
@@ -59,7 +62,8 @@ def acquire(chosen, told, fd):
     refused = False
     while True:
         try:
-            return sanlock.acquire(chosen.space.encode(), chosen.resource.encode(), disks, slkfd=fd)
+            shared = chosen.connections > 1
+            return sanlock.acquire(chosen.space.encode(), chosen.resource.encode(), disks, slkfd=fd, shared=shared)
         except sanlock.SanlockException as error:
             if not refused:
                 refused = True
@@ -80,9 +84,10 @@ def main():
 
     signal.signal(signal.SIGTERM, asked_to_end)
     beats = os.open(chosen.beats, os.O_WRONLY | os.O_CREAT, 0o644)
-    fd = sanlock.register()
+    fds = [sanlock.register() for _ in range(chosen.connections)]
     told.say("registered")
-    acquire(chosen, told, fd)
+    for fd in fds:
+        acquire(chosen, told, fd)
     told.say("held")
     if chosen.heir and os.fork():
         os._exit(0)

@@ -249,7 +249,11 @@ fn wire_disk(area: &Area, offset: u64) -> protocol::Disk {
 }
 
 fn wire_space(area: &Area, host_id: u64) -> Lockspace {
-    Lockspace::new(Name48::new(SPACE).unwrap(), host_id, wire_disk(area, 0))
+    wire_space_as(area, SPACE, host_id)
+}
+
+fn wire_space_as(area: &Area, name: &str, host_id: u64) -> Lockspace {
+    Lockspace::new(Name48::new(name).unwrap(), host_id, wire_disk(area, 0))
 }
 
 impl Daemon {
@@ -321,6 +325,17 @@ impl Daemon {
     pub fn join(&self, area: &Area, host_id: u64) -> LocalInstant {
         self.try_join(area, host_id).unwrap();
         boot_now()
+    }
+
+    /// Makes a lockspace of another name.
+    pub fn format_space_as(&self, area: &Area, name: &str) {
+        self.connection().write_lockspace(IO_TIMEOUT, wire_space_as(area, name, 0)).unwrap();
+    }
+
+    /// Joins it.
+    pub fn join_as(&self, area: &Area, name: &str, host_id: u64) {
+        let space = wire_space_as(area, name, host_id);
+        self.connection().add_lockspace(AddLockspaceFlags::NONE, IO_TIMEOUT, space).unwrap();
     }
 
     /// Leaves.
