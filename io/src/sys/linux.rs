@@ -2,12 +2,13 @@
 //!
 //! Source: spec D 1.4 for how sanlock opens things; ARCHITECTURE.md, "The two seams", for the fence.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -15,7 +16,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::statfs::{self, FsType, fstatfs};
 
-use crate::clock::boot_now;
+use crate::clock::{LocalInstant, boot_now};
 use crate::device::{Engine, Io, Started};
 use crate::disk::Op;
 use crate::sys::aligned::AlignedBuf;
@@ -334,7 +335,7 @@ struct Pool {
 
 #[derive(Default)]
 struct Queue {
-    waiting: std::collections::VecDeque<Io>,
+    waiting: VecDeque<Io>,
     threads: usize,
     idle: usize,
     closed: bool,
@@ -365,6 +366,7 @@ impl Engine for ThreadsEngine {
 
     fn submit(&self, io: Io) {
         let mut queue = self.pool.lock();
+        queue.drop_late(boot_now());
         queue.waiting.push_back(io);
         if queue.idle < queue.waiting.len() && queue.threads < self.pool.most_threads {
             let pool = Arc::clone(&self.pool);
@@ -389,9 +391,82 @@ impl Drop for ThreadsEngine {
     }
 }
 
+/// The engines of a daemon: however often a device that hangs is tried, it costs the threads of one.
+///
+/// An engine may go while its threads hang in the device. Whoever needs one for the same open file and the same purpose then
+/// gets those threads, with the places among them that are left, and no new ones.
+#[derive(Default)]
+pub struct Engines(Mutex<Made>);
+
+#[derive(Default)]
+struct Made {
+    pools: Vec<Weak<Pool>>,
+    shared: Vec<Weak<ThreadsEngine>>,
+}
+
+impl Engines {
+    /// An engine for one user alone; see [`ThreadsEngine::new`].
+    #[must_use]
+    pub fn own(&self, file: &Arc<BlockFile>, most_threads: usize, name: &'static str) -> ThreadsEngine {
+        self.lock().own(file, most_threads, name)
+    }
+
+    /// The one engine of all who ask for this file under this name.
+    #[must_use]
+    pub fn shared(&self, file: &Arc<BlockFile>, most_threads: usize, name: &'static str) -> Arc<ThreadsEngine> {
+        let mut made = self.lock();
+        made.shared.retain(|engine| engine.strong_count() > 0);
+        let known = made.shared.iter().filter_map(Weak::upgrade).find(|engine| engine.pool.is_for(file, name));
+        known.unwrap_or_else(|| {
+            let engine = Arc::new(made.own(file, most_threads, name));
+            made.shared.push(Arc::downgrade(&engine));
+            engine
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Made> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Made {
+    fn own(&mut self, file: &Arc<BlockFile>, most_threads: usize, name: &'static str) -> ThreadsEngine {
+        self.pools.retain(|pool| pool.strong_count() > 0);
+        let left = self.pools.iter().filter_map(Weak::upgrade).find(|pool| pool.is_for(file, name) && pool.reopen());
+        let engine = left
+            .map_or_else(|| ThreadsEngine::new(Arc::clone(file), most_threads, name), |pool| ThreadsEngine { pool });
+        let pool = Arc::downgrade(&engine.pool);
+        if !self.pools.iter().any(|known| known.ptr_eq(&pool)) {
+            self.pools.push(pool);
+        }
+        engine
+    }
+}
+
+impl Queue {
+    /// Nobody waits any more for an I/O that is late. On a device that hangs they would gather here for as long as it does.
+    fn drop_late(&mut self, now: LocalInstant) {
+        let (late, waiting): (VecDeque<Io>, _) = self.waiting.drain(..).partition(|io| io.not_after() <= now);
+        self.waiting = waiting;
+        for io in late {
+            let started = io.start(now);
+            debug_assert!(started.is_none(), "a late I/O does not start");
+        }
+    }
+}
+
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_for(&self, file: &Arc<BlockFile>, name: &str) -> bool {
+        Arc::ptr_eq(&self.file, file) && self.name == name
+    }
+
+    /// Takes it over from an engine that is gone; `false`: there is one.
+    fn reopen(&self) -> bool {
+        std::mem::replace(&mut self.lock().closed, false)
     }
 
     fn next(&self) -> Option<Io> {
@@ -497,6 +572,52 @@ mod tests {
         assert_eq!(theirs.try_fence(1024, 512).unwrap(), FenceOutcome::Held);
         drop(mine);
         assert_eq!(theirs.try_fence(512, 512).unwrap(), FenceOutcome::Held);
+    }
+
+    /// As if a thread of it hung in the device.
+    fn hang(engine: &ThreadsEngine) -> Arc<Pool> {
+        engine.pool.lock().threads += 1;
+        Arc::clone(&engine.pool)
+    }
+
+    #[test]
+    fn threads_that_hang_in_a_device_are_those_of_the_next_engine() {
+        let (_dir, path) = scratch(4096);
+        let file = Arc::new(BlockFile::open(&path, Access::ReadOnly).unwrap());
+        let engines = Engines::default();
+        let first = engines.own(&file, 1, "test-io");
+        assert!(!Arc::ptr_eq(&first.pool, &engines.own(&file, 1, "test-io").pool), "the first has a user");
+        let hanging = hang(&first);
+        drop(first);
+        assert!(
+            !Arc::ptr_eq(&hanging, &engines.own(&file, 1, "other-io").pool),
+            "another purpose has threads of its own"
+        );
+        let second = engines.own(&file, 1, "test-io");
+        assert!(Arc::ptr_eq(&hanging, &second.pool));
+
+        let clock = BootClock::new().unwrap();
+        let disk = Device::new(second, clock.clone(), WriteLimit::none());
+        for _ in 0..3 {
+            let soon = clock.now().after(Duration::from_millis(10));
+            let error = pollster::block_on(disk.read(0, 512, soon)).unwrap_err();
+            assert_eq!(error.kind, IoErrorKind::NotIssued, "its only thread hangs");
+            let queue = hanging.lock();
+            assert_eq!((queue.threads, queue.waiting.len()), (1, 1), "nothing late gathers");
+        }
+        hanging.lock().threads -= 1; // the device has come back
+        pollster::block_on(disk.read(0, 512, clock.now().after(Duration::from_secs(30)))).unwrap();
+    }
+
+    #[test]
+    fn who_shares_an_engine_gets_the_same_one() {
+        let (_dir, path) = scratch(4096);
+        let open = || Arc::new(BlockFile::open(&path, Access::ReadOnly).unwrap());
+        let (file, engines) = (open(), Engines::default());
+        let first = engines.shared(&file, 4, "test-io");
+        assert!(Arc::ptr_eq(&first, &engines.shared(&file, 4, "test-io")));
+        assert!(!Arc::ptr_eq(&first, &engines.shared(&open(), 4, "test-io")));
+        assert!(!Arc::ptr_eq(&first.pool, &engines.own(&file, 4, "test-io").pool));
     }
 
     #[test]

@@ -356,6 +356,21 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_went_away_during_its_request_is_gone_once_that_is_answered() {
+        on_a_loop(async {
+            let (notes, mut inbox) = Notes::channel();
+            let (connection, theirs) = pair(&notes);
+            drop(theirs);
+            for _ in 0..2 {
+                assert!(is_request(inbox.recv().await));
+                connection.next();
+            }
+            let Some(Note::Event(event)) = inbox.recv().await else { panic!("nothing") };
+            assert!(matches!(*event, Event::Closed { .. }));
+        });
+    }
+
+    #[test]
     fn a_connection_that_is_cut_goes_although_its_reply_is_not_read() {
         on_a_loop(async {
             let (notes, mut inbox) = Notes::channel();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use holdfast_io::clock::BootClock;
-use holdfast_io::sys::linux::{BlockFile, FenceOutcome, NodeId, OpenError, ThreadsEngine};
+use holdfast_io::sys::linux::{BlockFile, Engines, FenceOutcome, NodeId, OpenError, ThreadsEngine};
 use holdfast_io::sys::memory;
 use holdfast_io::timing::FireTimeout;
 use holdfast_io::units::SectorSize;
@@ -55,6 +55,7 @@ impl LeaseFile for BlockFile {
 pub struct Linux {
     clock: BootClock,
     nodes: Arc<Nodes>,
+    engines: Arc<Engines>,
     watchdog: Choice,
     run_dir: PathBuf,
     reserve: Arc<Mutex<Vec<File>>>,
@@ -66,8 +67,8 @@ impl Linux {
     /// # Errors
     /// No timer or no thread for it.
     pub fn new(watchdog: Choice, run_dir: PathBuf) -> io::Result<Self> {
-        let linux =
-            Linux { clock: BootClock::new()?, nodes: Arc::default(), watchdog, run_dir, reserve: Arc::default() };
+        let (clock, engines, reserve) = (BootClock::new()?, Arc::default(), Arc::default());
+        let linux = Linux { clock, nodes: Arc::default(), engines, watchdog, run_dir, reserve };
         linux.keep_reserve();
         Ok(linux)
     }
@@ -76,6 +77,12 @@ impl Linux {
     #[must_use]
     pub fn shared_nodes(&self) -> Arc<Nodes> {
         Arc::clone(&self.nodes)
+    }
+
+    /// What moves bytes for tasks that answer clients.
+    #[must_use]
+    pub fn shared_engines(&self) -> Arc<Engines> {
+        Arc::clone(&self.engines)
     }
 
     fn keep_reserve(&self) {
@@ -111,14 +118,14 @@ impl Platform for Linux {
     }
 
     fn engine(&self, file: &Arc<BlockFile>, at_once: usize, name: &'static str) -> ThreadsEngine {
-        ThreadsEngine::new(Arc::clone(file), at_once, name)
+        self.engines.own(file, at_once, name)
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         tokio::task::spawn_local(task);
     }
 
-    /// A thread and a clock of its own: no lock is shared with the request path.
+    /// A thread and a clock of its own: once it has its device, no lock is shared with the request path.
     fn start_lockspace(&self, lockspace: Lockspace<Self>) -> io::Result<()> {
         let clock = BootClock::new()?;
         let builder = std::thread::Builder::new().name("renewal".into()).stack_size(256 * 1024);

@@ -112,6 +112,12 @@ impl Nodes {
         let nodes = Arc::clone(self);
         self.turns.apart(path, move |path| nodes.open(path)).await
     }
+
+    /// As if the path hung in open(2), for as long as this is kept.
+    #[cfg(test)]
+    pub async fn hanging(&self, path: &Path) -> impl Drop + use<> {
+        self.turns.take(path).await
+    }
 }
 
 impl Turns {

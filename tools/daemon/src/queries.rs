@@ -4,14 +4,14 @@
 //! They change nothing in the supervisor's state and each runs as a task of its own, so a disk that hangs delays only the
 //! client that asked for it. Spec A 6.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use delta_lease::liveness::Observation;
 use delta_lease::{DeltaArea, HostState as State};
-use holdfast_io::clock::{BootClock, Clock, LocalInstant};
+use holdfast_io::clock::{BootClock, Clock, First, LocalInstant, first_of};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::{IoError, ReadDisk};
 use holdfast_io::identity::Machine;
@@ -19,7 +19,7 @@ use holdfast_io::ids::{HostId, HostTerm, ResourceName, SpaceName};
 use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::aligned::AlignedBuf;
-use holdfast_io::sys::linux::{BlockFile, FileKind, NodeId, ThreadsEngine};
+use holdfast_io::sys::linux::{BlockFile, Engines, FileKind, NodeId};
 use holdfast_io::timing::IoTimeout;
 use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
 use holdfast_protocol::codes::ResultCode;
@@ -34,11 +34,11 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::codes;
-use crate::lease_disk::{LeaseCopy, LeaseDisk, names_one_twice};
+use crate::lease_disk::{LeaseCopy, LeaseDisk, names_one_twice, side_by_side};
 use crate::linux::Linux;
 use crate::log_ring::LogRing;
 use crate::nodes::Nodes;
-use crate::platform::{Disk, SharedDisk};
+use crate::platform::SharedDisk;
 use crate::resource::SpaceShared;
 
 mod confirm;
@@ -48,8 +48,10 @@ mod index;
 use format::{Bytes, Formats, Formatting, InUse};
 pub use index::wire_entry;
 
-/// How long a read on behalf of a client may take.
-const READ_DEADLINE: Duration = Duration::from_secs(10);
+/// How long opening a device, or a read of it, may take on behalf of a client.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Threads for all queries on one device: a hang in it costs these, however many ask.
+const AT_ONCE: usize = 4;
 
 /// An answer: result, data2, payload.
 pub struct Answer {
@@ -87,7 +89,7 @@ type Refused = (ResultCode, String);
 /// A disk of a lease that is to be formatted.
 struct ToFormat {
     file: Arc<BlockFile>,
-    device: Disk<Linux>,
+    device: SharedDisk<Linux>,
     offset: u64,
 }
 
@@ -114,6 +116,10 @@ pub struct Context {
     pub clock: BootClock,
     /// The open devices.
     pub nodes: Arc<Nodes>,
+    /// What reads and writes them.
+    pub engines: Arc<Engines>,
+    /// How long a device is waited for: [`PATIENCE`].
+    pub patience: Duration,
     /// Leases on several disks are formatted.
     pub several_disks: bool,
     /// This machine, for the seals of what is formatted.
@@ -221,7 +227,7 @@ impl Context {
                 let align = default_geometry(&file).align().bytes();
                 Answer { code: ResultCode::new(i32::try_from(align).unwrap_or(i32::MAX)), ..Answer::ok(Vec::new()) }
             }
-            Err((_, why)) => Answer::of(Err((ResultCode::ENODEV, why))),
+            Err(refused) => Answer::of(Err(no_device(refused))),
         }
     }
 
@@ -241,7 +247,7 @@ impl Context {
 
     async fn find_owners(&self, asked: &mut Resource) -> Result<Vec<Host>, Refused> {
         let (disk, offset) = self.lease_disk(asked).await?;
-        let first = disk.read(offset, 4096, self.read_by()).await.map_err(refuse_io)?;
+        let first = disk.read(offset, 4096, self.by()).await.map_err(refuse_io)?;
         let at = |why: &str| format!("lease at offset {offset} of {}: {why}", disk.path());
         let bytes = leader_bytes(&first);
         let anything = Expected { space: None, resource: None, host_id: None };
@@ -263,7 +269,7 @@ impl Context {
         let resource = resource.map_err(|e| (ResultCode::LEADER_RESOURCE, at(&e.to_string())))?;
         let expected = Expected { space: Some(space), resource: Some(resource), host_id: None };
         // Leader and dblocks in one read: of one instant, as far as a disk has any.
-        let area = disk.read(offset, geometry.area_len(), self.read_by()).await.map_err(refuse_io)?;
+        let area = disk.read(offset, geometry.area_len(), self.by()).await.map_err(refuse_io)?;
         let leader = match LeaderRecord::decode(&leader_bytes(&area), LeaderKind::Paxos, &expected) {
             Ok(Decoded::Record(leader)) => leader,
             Ok(_) => return Err((ResultCode::LEADER_MAGIC, at("there is none, or no more"))),
@@ -285,50 +291,51 @@ impl Context {
         Ok(exclusive.chain(owners.shared.iter().map(|term| row(term, 0))).collect())
     }
 
-    /// The disks of a lease, to be read only. Of several a majority is enough.
+    /// The disks of a lease, to be read only. Of several a majority is enough, and none is waited for once one is open.
     async fn lease_disk(&self, asked: &Resource) -> Result<(Copies<LeaseCopy<Linux>, BootClock>, u64), Refused> {
+        let count = asked.disks.len();
+        if !(1..=MOST_DISKS).contains(&count) {
+            return Err((ResultCode::ENOENT, format!("{count} disks, expected 1 to {MOST_DISKS}")));
+        }
+        let no_path = || (ResultCode::ENOENT, "no path".to_owned());
+        let paths: Vec<_> = asked.disks.iter().map(path_of).collect::<Option<_>>().ok_or_else(no_path)?;
+        let opens = paths.iter().map(|path| self.open(path.clone())).collect();
+        let ends = side_by_side(opens, count / 2 + 1, &self.clock, self.by()).await;
         let mut list = Vec::new();
-        for disk in &asked.disks {
-            let path = path_of(disk).ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
-            let name = path.clone();
-            let copy = match self.open_shared(path).await {
-                Ok((node, device)) => LeaseCopy::Open(node, Rc::new(device)),
-                Err((code, _)) if asked.disks.len() > 1 => LeaseCopy::missing(&name, code),
+        for ((disk, path), end) in asked.disks.iter().zip(&paths).zip(ends) {
+            let copy = match end.unwrap_or_else(|| Err(not_in_time(path))) {
+                Ok((file, device)) => LeaseCopy::Open(file.node(), Rc::new(device)),
+                Err((code, _)) if count > 1 => LeaseCopy::missing(path, code),
                 Err(refused) => return Err(refused),
             };
             list.push((copy, LeaseOffset(disk.offset)));
         }
-        if !(1..=MOST_DISKS).contains(&list.len()) {
-            return Err((ResultCode::ENOENT, format!("{} disks, expected 1 to {MOST_DISKS}", list.len())));
-        }
-        let offset = list[0].1.0;
-        Ok((LeaseDisk::new(list, &self.clock, None).copies, offset))
-    }
-
-    async fn open_shared(&self, path: PathBuf) -> Result<(NodeId, SharedDisk<Linux>), Refused> {
-        let file = self.open_file(path).await?;
-        let engine = Arc::new(ThreadsEngine::new(Arc::clone(&file), 1, "query-io"));
-        Ok((file.node(), Device::new(engine, self.clock.clone(), WriteLimit::none())))
+        Ok((LeaseDisk::new(list, &self.clock, None).copies, asked.disks[0].offset))
     }
 
     /// A device that cannot be opened is refused with the kernel's reason; who asks for a lockspace hears ENODEV (spec A 6).
+    /// One that hangs is not waited for: the client may have gone long ago, and its connection with it.
     async fn open_file(&self, path: PathBuf) -> Result<Arc<BlockFile>, Refused> {
-        codes::opened(self.nodes.open_apart(&path).await)
+        match first_of(self.nodes.open_apart(&path), self.clock.sleep_until(self.by())).await {
+            First::A(opened) => codes::opened(opened),
+            First::B(()) => Err(not_in_time(&path)),
+        }
     }
 
-    async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, Disk<Linux>), Refused> {
+    async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, SharedDisk<Linux>), Refused> {
         let file = self.open_file(path).await?;
         let device = self.device(&file);
         Ok((file, device))
     }
 
-    fn device(&self, file: &Arc<BlockFile>) -> Disk<Linux> {
-        let engine = ThreadsEngine::new(Arc::clone(file), 1, "query-io");
+    fn device(&self, file: &Arc<BlockFile>) -> SharedDisk<Linux> {
+        let engine = self.engines.shared(file, AT_ONCE, "query-io");
         Device::new(engine, self.clock.clone(), WriteLimit::none())
     }
 
-    fn read_by(&self) -> LocalInstant {
-        self.clock.now().after(READ_DEADLINE)
+    /// When whoever asks is told that a device does not answer.
+    fn by(&self) -> LocalInstant {
+        self.clock.now().after(self.patience)
     }
 
     async fn read_lockspace(&self, mut asked: Lockspace) -> Answer {
@@ -343,7 +350,7 @@ impl Context {
 
     async fn find_lockspace(&self, asked: &mut Lockspace) -> Result<u32, Refused> {
         let path = path_of(&asked.disk).ok_or((ResultCode::ENODEV, "no path".to_owned()))?;
-        let (_, disk) = self.open(path).await.map_err(|(_, why)| (ResultCode::ENODEV, why))?;
+        let (_, disk) = self.open(path).await.map_err(no_device)?;
         let expected = SpaceName::new(asked.name.as_bytes()).ok();
         let at = LeaseOffset(asked.disk.offset);
         let refuse = |e: delta_lease::DeltaError| {
@@ -355,7 +362,7 @@ impl Context {
         let room = u64::from(area.geometry.max_hosts());
         let host_id = HostId::new(asked.host_id.max(1)).filter(|id| id.get() <= room);
         let host_id = host_id.ok_or_else(|| (ResultCode::LEADER_MAGIC, format!("it has room for {room} hosts")))?;
-        let view = delta_lease::read_host(&disk, &self.clock, &area, host_id, self.read_by()).await.map_err(refuse)?;
+        let view = delta_lease::read_host(&disk, &self.clock, &area, host_id, self.by()).await.map_err(refuse)?;
         let sector = view.decode(&area).map_err(|e| (codes::of_sector(&e), codes::chain(&e)))?;
         asked.name = Name48::from_raw(*area.space.field());
         asked.host_id = host_id.get();
@@ -384,7 +391,7 @@ impl Context {
 
     async fn read_leader(&self, asked: &Resource) -> Result<(LeaderRecord, Geometry), Refused> {
         let (disk, offset) = self.lease_disk(asked).await?;
-        let bytes = disk.read(offset, 4096, self.read_by()).await.map_err(refuse_io)?;
+        let bytes = disk.read(offset, 4096, self.by()).await.map_err(refuse_io)?;
         let expected = Expected {
             space: SpaceName::new(asked.head.lockspace_name.as_bytes()).ok(),
             resource: ResourceName::new(asked.head.name.as_bytes()).ok(),
@@ -405,7 +412,7 @@ impl Context {
     async fn write_lockspace(&self, io_timeout: u32, asked: &Lockspace) -> Result<(), Refused> {
         let name = SpaceName::new(asked.name.as_bytes()).map_err(|e| (ResultCode::EINVAL, e.to_string()))?;
         let path = path_of(&asked.disk).ok_or((ResultCode::ENODEV, "no path".to_owned()))?;
-        let (file, disk) = self.open(path).await.map_err(|(_, why)| (ResultCode::ENODEV, why))?;
+        let (file, disk) = self.open(path).await.map_err(no_device)?;
         let geometry = geometry_of(asked.flags.bits(), &file)?;
         let io_timeout = match io_timeout {
             0 => IoTimeout::DEFAULT,
@@ -488,7 +495,7 @@ impl Context {
         for disk in &disks {
             disk.has_room_for(geometry)?;
         }
-        let opening = self.opening().await;
+        let opening = self.opening().await?;
         let reserved = disks.iter().map(|disk| self.reserve(&opening, &disk.file, (disk.offset, 1), geometry));
         let reserved = reserved.collect::<Result<Vec<_>, Refused>>()?;
         let steps = plans.iter().map(Vec::len).max().unwrap_or(0);
@@ -507,12 +514,12 @@ impl Context {
     /// mistake.
     async fn perform(
         &self,
-        disk: Disk<Linux>,
+        disk: SharedDisk<Linux>,
         (offset, areas): (u64, u64),
         geometry: Geometry,
         writes: Vec<(u64, AlignedBuf)>,
     ) -> Result<(), Refused> {
-        let opening = self.opening().await;
+        let opening = self.opening().await?;
         // No await from here to the first write's submission: what is looked at is what counts.
         let formatting = self.reserve(&opening, disk.engine().file(), (offset, areas), geometry)?;
         format::carry_out(disk, &self.clock, formatting, writes, format::DEADLINE).await
@@ -542,17 +549,24 @@ impl Context {
         Ok(Rc::new(formatting))
     }
 
-    /// Where lockspaces are whose join has not found its area yet: their sizes are not known, so the largest counts.
-    async fn opening(&self) -> Vec<(Bytes, String)> {
+    /// Where lockspaces are whose join has not found its area yet: their sizes are not known, so the largest counts. While one
+    /// hangs in open(2) nobody knows what it will find.
+    async fn opening(&self) -> Result<Vec<(Bytes, String)>, Refused> {
+        let places: Vec<_> = self.used.iter().filter_map(InUse::opening).collect();
+        let opens: Vec<_> = places.iter().map(|(path, _)| self.open_file((*path).to_owned())).collect();
+        let all = opens.len();
         let mut found = Vec::new();
-        for used in self.used.iter() {
-            let Some((path, offset)) = used.opening() else { continue };
-            // What cannot be opened has not been joined either.
-            if let Ok((file, _)) = self.open(path.to_owned()).await {
-                found.push(InUse::<Linux>::may_be_at(file.node(), path, offset));
+        for ((path, offset), end) in places.iter().zip(side_by_side(opens, all, &self.clock, self.by()).await) {
+            match end.unwrap_or_else(|| Err(not_in_time(path))) {
+                Ok(file) => found.push(InUse::<Linux>::may_be_at(file.node(), path, *offset)),
+                Err((ResultCode::IO_TIMEOUT, why)) => {
+                    return Err((ResultCode::EAGAIN, format!("a lockspace is being joined: {why}")));
+                }
+                // What cannot be opened has not been joined either.
+                Err(_) => {}
             }
         }
-        found
+        Ok(found)
     }
 
     /// Who holds a lease, since when, and when it could change hands: as JSON.
@@ -640,6 +654,15 @@ fn wire_state(state: State) -> HostState {
         // A sector that cannot be believed says nothing about its host.
         State::Unknown | State::Damaged => HostState::Unknown,
     }
+}
+
+fn not_in_time(path: &Path) -> Refused {
+    (ResultCode::IO_TIMEOUT, format!("{} does not open in time", path.display()))
+}
+
+/// Why a lockspace's device cannot be used: that it is none, as sanlock says, or that it does not answer.
+fn no_device((code, why): Refused) -> Refused {
+    (if code == ResultCode::IO_TIMEOUT { code } else { ResultCode::ENODEV }, why)
 }
 
 fn refuse_io(e: IoError) -> Refused {

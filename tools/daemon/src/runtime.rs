@@ -297,6 +297,8 @@ impl Guests {
         let context = Context {
             clock: works.platform().clock().clone(),
             nodes: works.platform().shared_nodes(),
+            engines: works.platform().shared_engines(),
+            patience: queries::PATIENCE,
             several_disks: self.desk.config.several_disks,
             machine: works.machine(),
             space: name.and_then(|n| works.shared(n)),

@@ -301,7 +301,7 @@ mod tests {
             std::os::unix::fs::symlink(&path, &link).unwrap();
             let geometry = Geometry::default_for(SectorSize::B512);
             let linux = Linux::new(Choice::None, dir.path().to_owned()).unwrap();
-            let (clock, nodes) = (linux.clock().clone(), linux.shared_nodes());
+            let (clock, nodes, engines) = (linux.clock().clone(), linux.shared_nodes(), linux.shared_engines());
             let machine = Machine::from_ids("m", "", "b");
             for write in plan_lockspace(geometry, space(), IoTimeout::DEFAULT, None) {
                 file.write_all_at(&write.bytes, write.offset_in_area).unwrap();
@@ -329,6 +329,8 @@ mod tests {
             let context = Context {
                 clock,
                 nodes,
+                engines,
+                patience: crate::queries::PATIENCE,
                 several_disks: true,
                 machine,
                 space: None,
@@ -462,6 +464,64 @@ mod tests {
             rig.release(held).await;
             assert_eq!(rig.shared.leased_areas(), []);
             assert_eq!(rig.write_resource(MIB).await.code, ResultCode::OK);
+        });
+    }
+
+    #[test]
+    fn a_device_that_hangs_in_open_is_answered_for_in_time() {
+        local(async {
+            let mut rig = Rig::new();
+            rig.context.patience = Duration::from_millis(50);
+            let ((second, other), (third, another)) = (rig.another("second"), rig.another("third"));
+            let all = vec![rig.disk(4 * MIB), other, another];
+            assert_eq!(rig.write_resource_on(all.clone()).await.code, ResultCode::OK);
+            let resource = |disks| {
+                Resource::new(ResourceHead::named(Name48::new("LS").unwrap(), Name48::new("new").unwrap()), disks)
+            };
+            let hangs = rig.context.nodes.hanging(&second).await;
+            for request in [
+                Request::ReadResource { resource: resource(vec![all[1].clone()]) },
+                Request::ReadResourceOwners { resource: resource(vec![all[1].clone()]) },
+                Request::Explain { resource: resource(vec![all[1].clone()]) },
+                Request::Align { disk: all[1].clone() },
+                Request::ReadLockspace { lockspace: Lockspace::new(Name48::new("LS").unwrap(), 1, all[1].clone()) },
+            ] {
+                let late = answer(rig.context.clone(), request).await;
+                assert_eq!(late.code, ResultCode::IO_TIMEOUT, "{:?}", late.why);
+            }
+            // Of three a majority is enough.
+            let explained = answer(rig.context.clone(), Request::Explain { resource: resource(all.clone()) }).await;
+            assert_eq!(explained.code, ResultCode::OK, "{:?}", explained.why);
+            let _hangs_too = rig.context.nodes.hanging(&third).await;
+            let late = answer(rig.context.clone(), Request::ReadResource { resource: resource(all.clone()) }).await;
+            assert_ne!(late.code, ResultCode::OK);
+            drop(hangs);
+            let read = answer(rig.context.clone(), Request::ReadResource { resource: resource(all) }).await;
+            assert_eq!(read.code, ResultCode::OK, "{:?}", read.why);
+        });
+    }
+
+    #[test]
+    fn nothing_is_formatted_while_a_lockspace_that_is_joined_hangs_in_open() {
+        local(async {
+            let mut rig = Rig::new();
+            rig.context.patience = Duration::from_millis(50);
+            let (path, _) = rig.another("dead");
+            rig.context.used = Rc::new(vec![InUse::Opening { path: path.clone(), offset: 0 }]);
+            let hangs = rig.context.nodes.hanging(&path).await;
+            assert_eq!(rig.write_lockspace(2 * MIB).await.code, ResultCode::EAGAIN);
+            drop(hangs);
+            assert_eq!(rig.write_lockspace(2 * MIB).await.code, ResultCode::OK);
+        });
+    }
+
+    #[test]
+    fn queries_of_one_device_share_an_engine() {
+        local(async {
+            let rig = Rig::new();
+            let (_, first) = rig.context.open(rig.link.clone()).await.unwrap();
+            let (_, second) = rig.context.open(rig.link.with_file_name("disk")).await.unwrap();
+            assert!(Arc::ptr_eq(first.engine(), second.engine()));
         });
     }
 

@@ -16,10 +16,10 @@ use paxos_lease::index::{self, Found, Header, IndexAt, IndexError, Reader};
 use tokio::task::spawn_local;
 
 use super::format::Bytes;
-use super::{Answer, Context, READ_DEADLINE, Refused, geometry_of, path_of};
+use super::{Answer, Context, Refused, geometry_of, path_of};
 use crate::codes;
 use crate::linux::Linux;
-use crate::platform::Disk;
+use crate::platform::SharedDisk;
 use crate::supervisor::index::{IndexEnd, IndexWork, entry_payload};
 
 /// An entry as a client is told it.
@@ -102,16 +102,20 @@ impl Context {
         }
     }
 
-    async fn index_disk(&self, asked: &Rindex) -> Result<Disk<Linux>, Refused> {
+    async fn index_disk(&self, asked: &Rindex) -> Result<SharedDisk<Linux>, Refused> {
         let path = path_of(&asked.disk).ok_or((ResultCode::ENOENT, "no path".to_owned()))?;
         let (_, disk) = self.open(path).await?;
         Ok(disk)
     }
 
-    fn index_reader<'a>(&'a self, disk: &'a Disk<Linux>, asked: &Rindex) -> Reader<'a, Disk<Linux>, BootClock> {
+    fn index_reader<'a>(
+        &'a self,
+        disk: &'a SharedDisk<Linux>,
+        asked: &Rindex,
+    ) -> Reader<'a, SharedDisk<Linux>, BootClock> {
         let space = SpaceName::from_field(asked.lockspace_name.raw());
         let index = IndexAt { at: LeaseOffset(asked.disk.offset), space };
-        Reader { disk, clock: &self.clock, index, patience: READ_DEADLINE }
+        Reader { disk, clock: &self.clock, index, patience: self.patience }
     }
 
     /// One after the other, as far as this daemon is concerned, and no format meanwhile: what may still land keeps the index.
