@@ -165,9 +165,15 @@ impl Machine {
 
     /// Starts a lease daemon, which need not get anywhere.
     pub fn start_daemon(&mut self, host_name: &str, options: &str) -> Daemon {
+        self.start_daemon_by(host_name, options, |command| command)
+    }
+
+    /// The same by a command made of the usual one.
+    pub fn start_daemon_by(&mut self, host_name: &str, options: &str, by: impl FnOnce(String) -> String) -> Daemon {
         let name = self.next_name("daemon");
         let program = env!("CARGO_BIN_EXE_holdfast");
-        let process = self.start(&name, &format!("{program} daemon -l 0 -e {host_name} -o {IO_TIMEOUT} {options}"));
+        let command = by(format!("{program} daemon -l 0 -e {host_name} -o {IO_TIMEOUT} {options}"));
+        let process = self.start(&name, &command);
         Daemon { process, run_dir: self.path("run"), log: self.path(&format!("{name}.log")) }
     }
 

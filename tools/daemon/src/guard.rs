@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
 use crate::heirs::{Connections, Heirs, Named};
+use crate::log_ring::AT_WILL;
 use crate::note::Notes;
 use crate::procfs::{ProcessId, Procfs};
 use crate::sock_diag;
@@ -45,7 +46,7 @@ impl Peer {
         let inode = match sock_diag::peer_inode(stream) {
             Ok(inode) => inode,
             Err(error) => {
-                tracing::warn!(pid, %error, "cannot tell which processes share a connection");
+                tracing::warn!(target: AT_WILL, pid, %error, "cannot tell which processes share a connection");
                 None
             }
         };
@@ -84,7 +85,7 @@ impl Peer {
         let fd = self.pidfd.as_ref().and_then(|fd| AsyncFd::new(Arc::clone(fd)).ok());
         let Some(fd) = fd else {
             // Without a pidfd the exit cannot be seen: the process counts as running, which is the safe side.
-            tracing::warn!(pid = self.pid, "the exit of a client cannot be watched");
+            tracing::warn!(target: AT_WILL, pid = self.pid, "the exit of a client cannot be watched");
             return;
         };
         let watch = tokio::task::spawn_local(async move {

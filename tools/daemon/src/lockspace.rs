@@ -22,6 +22,7 @@ use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::codes::ResultCode;
 
 use crate::codes;
+use crate::log_ring::AT_WILL;
 use crate::note::{Note, Notes};
 use crate::panicked;
 use crate::platform::{Disk as LeaseDisk, LeaseFile, Platform};
@@ -185,7 +186,7 @@ impl<P: Platform> Lockspace<P> {
             }
             if clock.now() >= word {
                 word = LocalInstant::NEVER;
-                tracing::warn!(
+                tracing::warn!(target: AT_WILL,
                     lockspace = %area.space, %host_id, path = %file.path(), offset = start,
                     "somebody holds the lock on our delta sector: a daemon that is leaving, or a predecessor's write that \
                      is still in flight"
@@ -231,7 +232,7 @@ impl<P: Platform> Lockspace<P> {
         let progress = async |p: &Progress| match p {
             Progress::Watching { holder, name, relation, why, takeover, .. } if !watching => {
                 watching = true;
-                tracing::info!(%holder, %name, ?relation, ?why, ?takeover, "waiting out the last holder of our host_id");
+                tracing::info!(target: AT_WILL, %holder, %name, ?relation, ?why, ?takeover, "waiting out the last holder of our host_id");
             }
             Progress::Taking { generation } => {
                 let fences = vec![fence.clone()];

@@ -3,6 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// The target of lines that clients can cause at will, as often as they like: whoever writes a log limits these, and these alone.
+/// What the ladder and the watchdog do, and who takes or loses a lease, is not among them.
+pub const AT_WILL: &str = "holdfast_daemon::at_will";
+
 /// Bytes kept, as many as sanlock keeps.
 pub const MOST: usize = 1 << 20;
 

@@ -36,6 +36,7 @@ pub use index::{Surroundings, prepare_index, run_index};
 use crate::codes;
 use crate::lease_disk::{self, LeaseCopy, LeaseDisk};
 use crate::linux::Linux;
+use crate::log_ring::AT_WILL;
 use crate::note::Notes;
 use crate::platform::{LeaseFile, Platform, SharedDisk};
 use crate::state_file::FenceRecord;
@@ -347,7 +348,7 @@ fn use_disks<P: Platform>(
         if nodes.len() < majority {
             return Err((*code, why.clone()));
         }
-        tracing::warn!(lease = %key, why, "a lease is used without one of its disks");
+        tracing::warn!(target: AT_WILL, lease = %key, why, "a lease is used without one of its disks");
     }
     shared.disk_for(key, opened);
     shared.forget_engines();
@@ -497,7 +498,7 @@ async fn value_of<P: Platform>(shared: &SpaceShared<P>, disk: &Copies<LeaseCopy<
     match value::read_value(disk, shared.clock(), held, &shared.me).await {
         Ok(value) => value,
         Err(error) => {
-            tracing::warn!(resource = %held.lease.resource, why = codes::chain(&error), "its value cannot be read");
+            tracing::warn!(target: AT_WILL, resource = %held.lease.resource, why = codes::chain(&error), "its value cannot be read");
             vec![0; held.geometry.sector().bytes()]
         }
     }

@@ -24,7 +24,7 @@ use crate::group;
 use crate::guard::{self, Peer};
 use crate::heirs::Heirs;
 use crate::linux::Linux;
-use crate::log_ring::LogRing;
+use crate::log_ring::{AT_WILL, LogRing};
 use crate::platform::Platform;
 use crate::procfs::Procfs;
 use crate::queries::{self, Answer, Asking, Context};
@@ -184,7 +184,7 @@ impl Shell {
             }
             Err(error) => {
                 // No descriptor to be had, most likely: the others go on, and this one is tried again.
-                tracing::error!(%error, "a connection could not be accepted");
+                tracing::error!(target: AT_WILL, %error, "a connection could not be accepted");
                 self.works.platform().clock().sleep(Duration::from_millis(20)).await;
                 Ok(())
             }
@@ -314,7 +314,7 @@ impl Guests {
             let command = request.command();
             let Answer { code, data2, payload, why } = queries::answer(context, request).await;
             if let Some(why) = why {
-                tracing::info!(code = code.number(), why, "refused");
+                tracing::info!(target: AT_WILL, code = code.number(), why, "refused");
             }
             // A stream is not counted: it ends with its connection (spec A 2).
             let counted = if command.is_stream() { 0 } else { payload.len() };

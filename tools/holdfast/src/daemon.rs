@@ -106,7 +106,8 @@ pub enum Error {
 /// # Errors
 /// [`Error`]: it did not start, or could not go on.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let log = log::start(args.debug);
+    // The flush comes last: whatever stops the daemon is logged by then.
+    let log::Log { ring, flush: _flush } = log::start(args.debug).map_err(DaemonError::System)?;
     let (config, file) = configured(&args)?;
     let user_name = args.user.clone().or(file.user);
     let group_name = args.group.clone().or(file.group);
@@ -116,7 +117,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         run_dir: RunDir::from_environment(),
         owner: (user_name.map(user).transpose()?, group_name.map(group).transpose()?),
         lock_memory,
-        log,
+        log: ring,
     };
     run_daemon(&options, &|| configured(&args).map(|(config, _)| config))?;
     Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@ use holdfast_protocol::text::Name48;
 use super::event::{ClientId, Effect, ReplyTo};
 use super::leases::Running;
 use super::{Program, Supervisor};
+use crate::log_ring::AT_WILL;
 use crate::procfs::ProcessId;
 use crate::state_file::Guarded;
 
@@ -178,7 +179,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn registered(&mut self, client: ClientId, process: Option<Guarded>) {
         if let Some(asking) = self.clients.get_mut(&client) {
             if process.is_none() {
-                tracing::warn!(pid = asking.pid, "a registered process cannot be identified: it will get no lease");
+                tracing::warn!(target: AT_WILL, pid = asking.pid, "a registered process cannot be identified: it will get no lease");
             }
             asking.process = process;
         }
@@ -234,7 +235,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if ended.closed {
             self.effects.push(Effect::WatchWrites { client });
         } else {
-            tracing::warn!(
+            tracing::warn!(target: AT_WILL,
                 pid = ended.pid,
                 name = %ended.name,
                 "a client's process has exited but its connection lives on in another process: its leases stay"

@@ -3,6 +3,7 @@
 //! While its task runs the lease is somebody's in one mode or the other, and nobody else's: a local client that wants to share
 //! it is told to try again. It is not given back before the task is over, whoever goes.
 
+use crate::log_ring::AT_WILL;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::stop::Stop;
 use holdfast_protocol::codes::ResultCode;
@@ -52,7 +53,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(key) = self.tasks.remove(&task) else { return };
         let Converted { held, code, why } = end;
         if let Some(why) = why {
-            tracing::info!(lease = %key, code = code.number(), why, "not converted");
+            tracing::info!(target: AT_WILL, lease = %key, code = code.number(), why, "not converted");
             self.refused(format!("lease {key}"), code, why, now);
         }
         let Some(lease) = self.leases.get_mut(&key) else { return };

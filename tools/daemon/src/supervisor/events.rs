@@ -4,6 +4,7 @@
 //! stands: whoever listens takes the same one twice for once. What an event means, and for which generation of us it was, is the
 //! listeners' business.
 
+use crate::log_ring::AT_WILL;
 use delta_lease::HostEvent;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{HostId, SpaceName};
@@ -113,7 +114,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.examine_all(name);
         let Some(space) = self.spaces.get(&name) else { return };
         for Call { from, event } in calls.iter().filter(|call| call.event.event != 0) {
-            tracing::info!(lockspace = %name, %from, event = event.event, data = event.data, "an event");
+            tracing::info!(target: AT_WILL, lockspace = %name, %from, event = event.event, data = event.data, "an event");
             let HostEvent { generation, event, data } = *event;
             let event = Wire { host_id: space.host_id.get(), generation, event, data };
             let callback =

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::log_ring::AT_WILL;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{ResourceName, SpaceName};
 use holdfast_io::stop::Stop;
@@ -334,7 +335,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     fn end_index(&mut self, to: ReplyTo, end: &IndexEnd) {
         if let Some(why) = &end.why {
-            tracing::info!(code = end.code.number(), why, "index: refused");
+            tracing::info!(target: AT_WILL, code = end.code.number(), why, "index: refused");
         }
         let command = Command::from_number(to.header.cmd);
         let payload = command.map(|command| entry_payload(command, &end.entry)).unwrap_or_default();

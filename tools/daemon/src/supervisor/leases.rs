@@ -15,6 +15,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use crate::log_ring::AT_WILL;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Lver, ResourceName, SpaceName};
 use holdfast_io::stop::Stop;
@@ -546,7 +547,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             record.fences.extend(fences);
         }
         if let Err((code, why)) = result {
-            tracing::info!(lease = %key, why, "not acquired: its device cannot be used");
+            tracing::info!(target: AT_WILL, lease = %key, why, "not acquired: its device cannot be used");
             self.refused(format!("lease {key}"), code, why, now);
             self.forget_lease(task, key);
             if fenced {
@@ -604,7 +605,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 if waits {
                     tracing::debug!(lease = %key, code = code.number(), why, "still not acquired");
                 } else {
-                    tracing::info!(lease = %key, code = code.number(), why, "not acquired");
+                    tracing::info!(target: AT_WILL, lease = %key, code = code.number(), why, "not acquired");
                 }
                 if undoing {
                     lease.phase = Phase::Releasing;

@@ -60,6 +60,7 @@ use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
 use paxos_lease::Mode;
 
+use crate::log_ring::AT_WILL;
 use crate::state_file::{SpaceRecord, StateFile};
 use crate::watchdog::Kind;
 pub use care::Care;
@@ -427,7 +428,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             if wait {
                 self.reply(to, ResultCode::EBUSY);
             } else {
-                tracing::warn!("shutdown ignored: {} lockspaces are joined", self.spaces.len());
+                tracing::warn!(target: AT_WILL, "shutdown ignored: {} lockspaces are joined", self.spaces.len());
                 self.close(to.client);
             }
             return;

@@ -8,6 +8,7 @@
 //!
 //! A request is for one owner and one lease version (`paxos_lease::ask`), and is heard once.
 
+use crate::log_ring::AT_WILL;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{HostTerm, Lver, SpaceName};
 use holdfast_protocol::codes::ResultCode;
@@ -60,12 +61,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let owner = match result {
             Ok(owner) => owner,
             Err((code, why)) => {
-                tracing::info!(lease = %key, code = code.number(), why, "its owner was not asked");
+                tracing::info!(target: AT_WILL, lease = %key, code = code.number(), why, "its owner was not asked");
                 return self.reply(to, code);
             }
         };
         if let (Some(owner), Some(space)) = (owner, self.spaces.get_mut(&key.space)) {
-            tracing::info!(lease = %key, %owner, "its owner is asked to let go");
+            tracing::info!(target: AT_WILL, lease = %key, %owner, "its owner is asked to let go");
             space.calls.ask(owner.host_id, now, space.timing().io_deadline());
             self.publish(key.space, now);
         }

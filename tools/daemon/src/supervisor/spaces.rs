@@ -30,6 +30,7 @@ use super::calls::Calls;
 use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo, Took};
 use super::history::History;
 use super::losses::Ousted;
+use crate::log_ring::AT_WILL;
 use crate::state_file::{FenceRecord, SpaceRecord};
 use crate::watchdog::Kind;
 use crate::wdmd;
@@ -248,7 +249,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if self.settings.watchdog == Kind::Wdmd
             && let Some(why) = wdmd::too_short(io_timeout)
         {
-            tracing::error!(lockspace = %ask.name, why, "not joined");
+            tracing::error!(target: AT_WILL, lockspace = %ask.name, why, "not joined");
             self.refused(format!("lockspace {}", ask.name), ResultCode::EINVAL, why, now);
             return self.reply(to, ResultCode::EINVAL);
         }
@@ -425,7 +426,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 self.answer_waits(inquiries, ResultCode::OK);
             }
             Err((code, why)) => {
-                tracing::error!(lockspace = %name, %why, "not joined");
+                tracing::error!(target: AT_WILL, lockspace = %name, %why, "not joined");
                 let code = space.veto.unwrap_or(code);
                 let about = format!("lockspace {name}");
                 space.life = Life::Leaving { fail_at: LocalInstant::NEVER };
@@ -600,7 +601,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             None => ResultCode::EINVAL,
         };
-        tracing::info!(lockspace = %name, used = space.used, used_by_orphans = space.used_by_orphans, at = ?now, "configured");
+        tracing::info!(target: AT_WILL, lockspace = %name, used = space.used, used_by_orphans = space.used_by_orphans, at = ?now, "configured");
         // A successor must know before anybody relies on it (P1).
         self.save();
         self.last_reply(to, code);
