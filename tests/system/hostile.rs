@@ -4,11 +4,18 @@
 
 mod harness;
 
-use std::fs::File;
-use std::io::Read as _;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::process::{Command as Program, Stdio};
+use std::time::Duration;
 
-use harness::{AT_MOST, Area, Crowd, Daemon, Guest, Inquirers, Machine, Process, wait_until};
+use harness::{AT_MOST, Area, Crowd, Daemon, Guest, Inquirers, Machine, Process, boot_now, run, wait_until};
+use holdfast_client::protocol::codes::ResultCode;
+use holdfast_client::protocol::command::Command;
+use holdfast_client::protocol::header::{HEADER_SIZE, Header};
 use holdfast_client::protocol::{Disk, DiskPath, Name48, Resource, ResourceHead};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -132,4 +139,149 @@ fn a_log_that_nobody_reads_holds_up_no_renewal_and_no_request() {
     assert_eq!(lines(": acquired lease="), 100, "{log}");
     assert!((50..2000).contains(&lines(": refused")), "{log}");
     assert!(log.contains("like=\"refused\""), "{log}");
+}
+
+/// What a daemon has in memory, MiB.
+fn resident(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.process.pid)).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn a_thousand_logs_that_clients_ask_for_and_do_not_read_fill_no_memory() {
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let mut machine = Machine::boot();
+    let daemon = machine.daemon("first", "--watchdog none -D");
+    daemon.format(&area);
+    daemon.join(&area, 1);
+    let mut client = daemon.connection().register().unwrap();
+    let socket = daemon.run_dir.join("sanlock.sock");
+    while daemon.log().len() < 1 << 18 {
+        (0..10).for_each(|_| daemon.take_and_give_back(&mut client, &area, "one"));
+    }
+    let before = resident(&daemon);
+    let ask = [Header::request(Command::Register).encode(), Header::request(Command::LogDump).encode()].concat();
+    let mut unread: Vec<UnixStream> = (0..1000)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&socket).unwrap();
+            stream.write_all(&ask).unwrap();
+            stream
+        })
+        .collect();
+    let mut last = [0; HEADER_SIZE];
+    let newest = unread.last_mut().unwrap();
+    newest.set_read_timeout(Some(AT_MOST)).unwrap();
+    newest.read_exact(&mut last).unwrap();
+    assert_eq!(Header::decode(&last).data.cast_signed(), ResultCode::ENOMEM.number());
+    let after = resident(&daemon);
+    assert!(after < before + 50, "{before} MiB before, {after} after");
+    daemon.take_and_give_back(&mut client, &area, "one");
+    renews(&daemon);
+
+    // The first of them, once it reads, has all of it.
+    let (mut header, first) = ([0; HEADER_SIZE], &mut unread[0]);
+    first.set_read_timeout(Some(AT_MOST)).unwrap();
+    first.read_exact(&mut header).unwrap();
+    let mut log = vec![0; usize::try_from(Header::decode(&header).data).unwrap()];
+    first.read_exact(&mut log).unwrap();
+    assert!(log.len() > 100_000, "{}", log.len());
+}
+
+/// Registers so many times, says how often that was answered, and stays until its input ends.
+const REGISTERS: &str = "
+import socket, struct, sys
+path, register = sys.argv[1], bytes.fromhex(sys.argv[2])
+kept, clients = [], 0
+for _ in range(int(sys.argv[3])):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(path)
+    try:
+        s.sendall(register + bytes.fromhex(sys.argv[4]))
+        clients += len(s.recv(32)) == 32
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    kept.append(s)
+print(clients, flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_user_with_all_the_connections_that_one_may_have_keeps_out_neither_another_nor_root() {
+    harness::must_be_root();
+    let mut machine = Machine::boot();
+    for shown in [machine.path(""), machine.path("run")] {
+        fs::create_dir_all(&shown).unwrap();
+        fs::set_permissions(&shown, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // Room for 48 connections: 24 of one user, 42 of all that are not root.
+    let few = |command: String| format!("sh -c 'ulimit -n 400; exec {command}'");
+    let daemon = machine.start_daemon_by("first", "--watchdog none -U root -G nogroup", few);
+    daemon.wait_said("ready", AT_MOST);
+    let socket = daemon.run_dir.join("sanlock.sock");
+    let hex = |command| Header::request(command).encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let comes_as = |uid: &str| {
+        let mut program = Program::new("setpriv");
+        program.args(["--reuid", uid, "--regid", "nogroup", "--clear-groups", "/usr/bin/python3", "-c", REGISTERS]);
+        program.arg(&socket).args([hex(Command::Register), "60".into(), hex(Command::Version)]);
+        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 2];
+        child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        (child, String::from_utf8_lossy(&said).into_owned())
+    };
+    let (mut first, clients) = comes_as("65534");
+    assert_eq!(clients, "24");
+    daemon.wait_said("too many connections", AT_MOST);
+    assert!(daemon.log().contains(&format!("most_pid={}", first.id())), "{}", daemon.log());
+    let (mut second, clients) = comes_as("65533");
+    assert_eq!(clients, "18");
+    assert!(daemon.answers());
+    daemon.connection().register().unwrap();
+    // 36 and 42 were turned away; one warning in ten seconds speaks for them.
+    assert!(daemon.log().matches("too many connections").count() < 10, "{}", daemon.log());
+
+    // Whoever goes makes room.
+    drop(first.stdin.take());
+    first.wait().unwrap();
+    wait_until("they are gone", AT_MOST, || daemon.status()["clients"].as_array().is_some_and(|all| all.len() < 24));
+    let (mut third, clients) = comes_as("65534");
+    assert_eq!(clients, "24");
+    for child in [&mut second, &mut third] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn where_no_descriptor_is_left_whoever_comes_is_told_at_once_and_renewals_go_on() {
+    harness::must_be_root();
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let mut machine = Machine::boot();
+    let daemon = machine.daemon("first", "--watchdog none");
+    daemon.format(&area);
+    daemon.join(&area, 1);
+    let mut inside = daemon.connection();
+    let pid = daemon.process.pid.to_string();
+    let most = |descriptors: &str| run("prlimit", &["--pid", &pid, &format!("--nofile={descriptors}:")]);
+    most("40");
+    let socket = daemon.run_dir.join("sanlock.sock");
+    let mut crowd: Vec<UnixStream> = (0..60).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let last = crowd.last_mut().unwrap();
+    last.set_read_timeout(Some(AT_MOST)).unwrap();
+    assert_eq!(last.read(&mut [0]).unwrap(), 0, "it is closed");
+    daemon.wait_said("a connection could not be accepted", AT_MOST);
+
+    let asked = boot_now();
+    wait_until("a renewal", AT_MOST, || {
+        let status: serde_json::Value = serde_json::from_slice(&inside.holdfast_status().unwrap()).unwrap();
+        let space = &status["lockspaces"][0];
+        assert_eq!((&space["state"], &space["failed_renewals"]), (&"active".into(), &0.into()));
+        let ago = space["last_renewal_ms_ago"].as_u64().unwrap();
+        Duration::from_millis(ago) < boot_now().since(asked)
+    });
+    most("4096");
+    let mut client = daemon.connection().register().unwrap();
+    daemon.take_and_give_back(&mut client, &area, "one");
 }

@@ -3,22 +3,28 @@
 //! A connection has a buffer of its own, so a slow or malicious client delays nobody else. While a request runs the
 //! socket is still read, as far as the buffer allows: that is how the end of a client is noticed at once, and with it
 //! the end of a wait on its behalf. Limits: [`holdfast_protocol::framing::MAX_BUFFERED`] bytes in, one reply out: the next
-//! request is taken up once the reply before it has left, so whoever never reads is kept waiting, and not in memory.
+//! request is taken up once the reply before it has left, so whoever never reads is kept waiting, and not in memory. What all
+//! of them have not read is limited as well: a long reply beyond that is a refusal instead. A client's connection is not cut for
+//! it, whatever it does: it is the life of its leases (S1).
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use holdfast_io::clock::{BootClock, Clock, First, first_of};
+use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{Command, RestrictFlags};
 use holdfast_protocol::framing::{Incoming, RequestReader};
+use holdfast_protocol::header::{HEADER_SIZE, Header};
 use holdfast_protocol::request::{Message, Request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, mpsc};
 
+use crate::log_ring::AT_WILL;
 use crate::note::Notes;
+use crate::shares::{Share, Shares};
 use crate::supervisor::event::{ClientId, Event};
 
 /// How the main loop reaches a connection.
@@ -29,10 +35,20 @@ pub struct Connection {
     ending: Rc<Ending>,
     busy: Rc<Cell<bool>>,
     untaken: Rc<Cell<usize>>,
+    unread: Unread,
+}
+
+/// Who is behind a connection, and what its replies take until they are read.
+#[derive(Clone)]
+pub struct Unread {
+    /// The user.
+    pub uid: u32,
+    /// Bytes, of all connections.
+    pub bytes: Shares,
 }
 
 enum Outgoing {
-    Bytes(Vec<u8>),
+    Bytes(Vec<u8>, Share),
     /// Nobody has asked for these at this moment.
     Told(Vec<u8>),
     /// Everything before this is the reply to one request: the next may be taken up.
@@ -47,6 +63,17 @@ struct Ending {
     begun: Notify,
 }
 
+impl Ending {
+    async fn ends(&self, clock: &BootClock) {
+        self.begun.notified().await;
+        // Told again, it has another time, or none.
+        while let First::A(()) = first_of(self.begun.notified(), clock.sleep(self.patience.get())).await {}
+    }
+}
+
+/// A reply up to this size is always sent.
+const SHORT: usize = 4096;
+
 /// What may wait for a listener to take it.
 const MOST_UNTAKEN: usize = 64;
 
@@ -54,9 +81,15 @@ const MOST_UNTAKEN: usize = 64;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Connection {
-    /// Starts serving a connection.
+    /// Starts serving a connection, whose place is given back once both its tasks are over.
     #[must_use]
-    pub fn start(client: ClientId, stream: UnixStream, notes: &Notes, clock: &BootClock) -> Self {
+    pub fn start(
+        client: ClientId,
+        stream: UnixStream,
+        (seat, unread): (Rc<Share>, Unread),
+        notes: &Notes,
+        clock: &BootClock,
+    ) -> Self {
         let (out, queue) = mpsc::unbounded_channel();
         let (next, stop) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
         let (ending, busy) = (Rc::new(Ending::default()), Rc::new(Cell::new(false)));
@@ -69,6 +102,7 @@ impl Connection {
             requests: RequestReader::new(),
             notes: notes.clone(),
             out: out.clone(),
+            unread: unread.clone(),
             next: Rc::clone(&next),
             clock: clock.clone(),
             busy: false,
@@ -76,19 +110,17 @@ impl Connection {
             registered: false,
             listening: false,
         };
-        let stopped = Rc::clone(&stop);
+        let (stopped, place) = (Rc::clone(&stop), Rc::clone(&seat));
         tokio::task::spawn_local(async move {
             let _ = first_of(stopped.notified(), reader.run()).await;
+            drop(place);
         });
         let (over, clock) = (Rc::clone(&ending), clock.clone());
         tokio::task::spawn_local(async move {
-            let enough = async {
-                over.begun.notified().await;
-                clock.sleep(over.patience.get()).await;
-            };
-            let _ = first_of(enough, write_all(write, queue, next, left)).await;
+            let _ = first_of(over.ends(&clock), write_all(write, queue, next, left)).await;
+            drop(seat);
         });
-        Connection { out, stop, ending, busy, untaken }
+        Connection { out, stop, ending, busy, untaken, unread }
     }
 
     /// Sends what nobody waits for; `false`: too much of it was not taken, and this is not sent.
@@ -102,10 +134,17 @@ impl Connection {
         false
     }
 
-    /// Sends bytes.
+    /// Sends a reply; where too much is unread already, and it is a long one, that instead.
     pub fn send(&self, bytes: Vec<u8>) {
+        let (bytes, share) = self.unread.fit(bytes);
         // A writer that is gone had a peer that is gone: its end is reported by the reader.
-        let _ = self.out.send(Outgoing::Bytes(bytes));
+        let _ = self.out.send(Outgoing::Bytes(bytes, share));
+    }
+
+    /// Nothing will be written any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.out.is_closed()
     }
 
     /// The running request is over.
@@ -141,6 +180,31 @@ impl Connection {
     }
 }
 
+impl Unread {
+    fn fit(&self, mut reply: Vec<u8>) -> (Vec<u8>, Share) {
+        if reply.len() > SHORT {
+            match self.bytes.ask(self.uid, reply.len()) {
+                Ok(share) => return (reply, share),
+                Err(none) => {
+                    let Unread { uid, bytes } = self;
+                    let (unread, theirs) = (bytes.taken(), bytes.of(*uid));
+                    tracing::warn!(target: AT_WILL, uid, ?none, unread, theirs, "a reply is refused: too many are not read");
+                    reply = refused(&reply);
+                }
+            }
+        }
+        let share = self.bytes.take(self.uid, reply.len());
+        (reply, share)
+    }
+}
+
+/// A reply without what it would have brought.
+fn refused(reply: &[u8]) -> Vec<u8> {
+    let mut header = [0; HEADER_SIZE];
+    header.copy_from_slice(&reply[..HEADER_SIZE]);
+    Header::decode(&header).answer(ResultCode::ENOMEM, 0, 0).encode().to_vec()
+}
+
 async fn write_all(
     mut write: OwnedWriteHalf,
     mut queue: mpsc::UnboundedReceiver<Outgoing>,
@@ -151,7 +215,7 @@ async fn write_all(
     while let Some(outgoing) = queue.recv().await {
         match outgoing {
             // Without a peer replies go nowhere, but the reader has still to come to its end.
-            Outgoing::Bytes(bytes) => broken = broken || write.write_all(&bytes).await.is_err(),
+            Outgoing::Bytes(bytes, _until_written) => broken = broken || write.write_all(&bytes).await.is_err(),
             Outgoing::Told(bytes) => {
                 broken = broken || write.write_all(&bytes).await.is_err();
                 untaken.set(untaken.get() - 1);
@@ -169,6 +233,7 @@ struct Reader {
     requests: RequestReader,
     notes: Notes,
     out: mpsc::UnboundedSender<Outgoing>,
+    unread: Unread,
     next: Rc<Notify>,
     clock: BootClock,
     /// A request is with the supervisor, or its reply has not left.
@@ -234,7 +299,8 @@ impl Reader {
             Incoming::Refused(refusal) => {
                 tracing::debug!(client = self.client.0, code = refusal.code.number(), "request refused by its framing");
                 self.busy = true;
-                let _ = self.out.send(Outgoing::Bytes(refusal.encode()));
+                let (bytes, share) = self.unread.fit(refusal.encode());
+                let _ = self.out.send(Outgoing::Bytes(bytes, share));
                 let _ = self.out.send(Outgoing::Next);
             }
             Incoming::Ignored { why, .. } => tracing::debug!(client = self.client.0, %why, "header ignored"),
@@ -300,7 +366,6 @@ impl Reader {
 mod tests {
     use super::*;
     use crate::note::Note;
-    use holdfast_protocol::header::Header;
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream as Plain;
 
@@ -311,10 +376,16 @@ mod tests {
 
     /// A connection with two requests sent on it, and the other end.
     fn pair(notes: &Notes) -> (Connection, Plain) {
+        let seats = Shares::new(1);
+        pair_of(notes, &seats, &Shares::new(64 << 20))
+    }
+
+    fn pair_of(notes: &Notes, seats: &Shares, bytes: &Shares) -> (Connection, Plain) {
         let (ours, mut theirs) = Plain::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let connection =
-            Connection::start(ClientId(1), UnixStream::from_std(ours).unwrap(), notes, &BootClock::new().unwrap());
+        let (stream, clock) = (UnixStream::from_std(ours).unwrap(), BootClock::new().unwrap());
+        let (seat, unread) = (Rc::new(seats.take(0, 1)), Unread { uid: 0, bytes: bytes.clone() });
+        let connection = Connection::start(ClientId(1), stream, (seat, unread), notes, &clock);
         let version = Header::request(Command::Version).encode();
         theirs.write_all(&version).unwrap();
         theirs.write_all(&version).unwrap();
@@ -352,6 +423,43 @@ mod tests {
             assert!(is_request(inbox.recv().await));
             connection.close();
             assert_eq!(reader.await.unwrap().len(), 8 << 20);
+        });
+    }
+
+    #[test]
+    fn what_is_not_read_is_limited_and_a_long_reply_beyond_that_is_a_refusal() {
+        on_a_loop(async {
+            let (notes, mut inbox) = Notes::channel();
+            let (seats, bytes) = (Shares::new(2), Shares::new(9 << 20));
+            let reply = || {
+                let mut reply = Header::request(Command::LogDump).answer(ResultCode::OK, 0, 8 << 20).encode().to_vec();
+                reply.resize(32 + (8 << 20), b'x');
+                reply
+            };
+            let (first, unread) = pair_of(&notes, &seats, &bytes);
+            assert!(is_request(inbox.recv().await));
+            first.send(reply());
+            let (second, reads) = pair_of(&notes, &seats, &bytes);
+            assert!(is_request(inbox.recv().await));
+            second.send(reply());
+            second.close();
+            let answer = Header::decode(drained(reads).await[..].try_into().unwrap());
+            assert_eq!((answer.data.cast_signed(), answer.length), (ResultCode::ENOMEM.number(), 32));
+            while seats.taken() > 1 {
+                tokio::task::yield_now().await;
+            }
+
+            // What is not read is given back with the connection, and the connection counts for as long as its writer is there.
+            first.last_words();
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!((seats.taken(), bytes.taken()), (1, 32 + (8 << 20)));
+            first.cut();
+            while seats.taken() + bytes.taken() > 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(unread);
         });
     }
 

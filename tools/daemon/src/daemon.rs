@@ -19,12 +19,13 @@ use tokio::sync::mpsc;
 
 use crate::config::{Config, ConfigError};
 use crate::linux::Linux;
-use crate::log_ring::LogRing;
+use crate::log_ring::{self, LogRing};
 use crate::platform::Platform;
 use crate::procfs::{ProcError, Procfs};
 use crate::restart::{Inheritance, Succession};
 use crate::rundir::{RunDir, RunDirError};
 use crate::runtime::{Desk, Outside, serve};
+use crate::shares::Shares;
 use crate::state_file::{self, SpaceRecord, StateFileError};
 use crate::supervisor::{Report, Settings, Supervisor};
 use crate::watchdog::{Choice, Kind, WatchdogError};
@@ -124,7 +125,7 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
     let watchdog = Choice::parse(&options.config.watchdog)?;
     let at_start = joins(&options.config)?;
     announce(options, &watchdog);
-    let most_guests = most_guests(descriptors());
+    let seats = Shares::new(most_guests(descriptors()));
     let linux = Linux::new(watchdog.clone(), options.run_dir.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let local = tokio::task::LocalSet::new();
@@ -151,7 +152,8 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
         let listener = UnixListener::from_std(run_dir.listen(options.owner)?)?;
         tracing::info!(run_dir = %run_dir.path().display(), host = %options.config.host_name, "ready");
         let works = Works::new(Supervisor::new(settings, proven), linux.clone(), machine, options.config.host_name);
-        let desk = Desk { most_guests, log: options.log.clone(), config: options.config.clone() };
+        let (unread, log) = (Shares::new(MOST_UNREAD), options.log.clone());
+        let desk = Desk { seats, unread, log, config: options.config.clone() };
         let outside = Outside { listener, signals: signals()?, again };
         serve(works, desk, outside, at_start).await.map_err(DaemonError::from)
     })
@@ -219,7 +221,10 @@ const LEAST_DESCRIPTORS: u64 = 1024;
 /// Descriptors for devices, the state file, and looks at processes.
 const OTHER_DESCRIPTORS: u64 = 256;
 
-/// Connections served at once: socket and pidfd each, and one to spare.
+/// Bytes of replies that wait to be read: sixteen whole logs.
+const MOST_UNREAD: usize = 16 * (log_ring::MOST + 4096);
+
+/// Connections served at once: socket and pidfd each, and one to spare. One counts until its last descriptor is closed.
 fn most_guests(descriptors: u64) -> usize {
     let most = (descriptors.saturating_sub(OTHER_DESCRIPTORS) / 3).clamp(16, 10_000);
     usize::try_from(most).unwrap_or(16)

@@ -23,6 +23,7 @@ pub mod restart;
 pub mod rundir;
 pub mod runtime;
 pub mod sanlock_conf;
+pub mod shares;
 pub mod sock_diag;
 pub mod state_file;
 pub mod supervisor;

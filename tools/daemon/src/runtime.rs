@@ -1,11 +1,12 @@
 //! The daemon at work on the real machine: connections, processes and signals around its [`Works`].
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
-use holdfast_io::clock::Clock;
+use holdfast_io::clock::{BootClock, Clock, First, LocalInstant, first_of};
 use holdfast_io::ids::SpaceName;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::Class;
@@ -18,7 +19,7 @@ use tokio::task::spawn_local;
 
 use crate::codes;
 use crate::config::{Config, ConfigError};
-use crate::connection::Connection;
+use crate::connection::{Connection, Unread};
 use crate::daemon::{Asked, joins};
 use crate::group;
 use crate::guard::{self, Peer};
@@ -29,6 +30,7 @@ use crate::platform::Platform;
 use crate::procfs::Procfs;
 use crate::queries::{self, Answer, Asking, Context};
 use crate::resource::SpaceShared;
+use crate::shares::{NoShare, Share, Shares};
 use crate::supervisor::Program;
 use crate::supervisor::event::{ClientId, Effect, Event, Kill, Reloaded, ReplyTo};
 use crate::works::{Front, Turn, Works, WorksError};
@@ -36,11 +38,15 @@ use crate::works::{Front, Turn, Works, WorksError};
 struct Guest {
     connection: Connection,
     peer: Peer,
+    /// Counted for as long as its descriptors are open: here that of the peer's process.
+    _seat: Rc<Share>,
 }
 
 /// Everybody who is connected.
 struct Guests {
     guests: BTreeMap<ClientId, Guest>,
+    /// Those that are gone but for their last words, and whose.
+    leaving: Vec<(u32, Connection)>,
     procfs: Procfs,
     heirs: Heirs,
     desk: Desk,
@@ -52,13 +58,15 @@ struct Guests {
 enum Woken {
     Turn(Turn<Linux>),
     Signal(Option<Asked>),
-    Accepted(std::io::Result<(UnixStream, tokio::net::unix::SocketAddr)>),
+    Accepted(std::io::Result<Accepted>),
 }
 
 /// What clients are served with.
 pub struct Desk {
     /// Connections served at once; the descriptors left are for devices.
-    pub most_guests: usize,
+    pub seats: Shares,
+    /// Bytes of replies that were not read yet.
+    pub unread: Shares,
     /// The latest log lines.
     pub log: LogRing,
     /// The configuration in force.
@@ -87,17 +95,17 @@ pub async fn serve(
 ) -> Result<(), WorksError> {
     let Outside { listener, mut signals, again } = outside;
     let heirs = Heirs::new(|of| guard::signal_heirs(of, &Procfs::default()));
-    let guests =
-        Guests { guests: BTreeMap::new(), procfs: Procfs::default(), heirs, desk, last_client: 0, exit: false };
-    let mut shell = Shell { works, guests };
+    let (leaving, procfs) = (Vec::new(), Procfs::default());
+    let guests = Guests { guests: BTreeMap::new(), leaving, procfs, heirs, desk, last_client: 0, exit: false };
+    let clock = works.platform().clock().clone();
+    let mut shell = Shell { works, guests, door: Door::new(listener) };
     shell.begin(at_start).await?;
     while !shell.guests.exit {
-        let full = shell.is_full() && shell.idle_guest().is_none();
         let woken = tokio::select! {
             biased;
             turn = shell.works.next() => Woken::Turn(turn),
             signal = signals.recv() => Woken::Signal(signal),
-            accepted = listener.accept(), if !full => Woken::Accepted(accepted),
+            accepted = shell.door.next(&clock) => Woken::Accepted(accepted),
         };
         match woken {
             Woken::Turn(turn) => shell.works.take(&mut shell.guests, turn).await?,
@@ -124,6 +132,7 @@ const OURSELVES: ClientId = ClientId(0);
 struct Shell {
     works: Works<Linux>,
     guests: Guests,
+    door: Door,
 }
 
 impl Shell {
@@ -166,58 +175,113 @@ impl Shell {
         self.begin(wanted).await
     }
 
-    async fn accept(
-        &mut self,
-        accepted: std::io::Result<(UnixStream, tokio::net::unix::SocketAddr)>,
-    ) -> Result<(), WorksError> {
-        match accepted {
-            Ok((stream, _)) => {
-                self.make_room().await?;
-                self.guests.last_client += 1;
-                let client = ClientId(self.guests.last_client);
-                // A peer that is gone before it is looked at had nothing to say.
-                let Some(peer) = Peer::of(&stream) else { return Ok(()) };
-                let pid = peer.pid();
-                let connection = Connection::start(client, stream, self.works.notes(), self.works.platform().clock());
-                self.guests.guests.insert(client, Guest { connection, peer });
-                self.handle(Event::Connected { client, pid }).await
-            }
+    async fn accept(&mut self, accepted: std::io::Result<Accepted>) -> Result<(), WorksError> {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
             Err(error) => {
-                // No descriptor to be had, most likely: the others go on, and this one is tried again.
                 tracing::error!(target: AT_WILL, %error, "a connection could not be accepted");
-                self.works.platform().clock().sleep(Duration::from_millis(20)).await;
-                Ok(())
+                self.door.turn_away(self.works.platform().clock().now()).await;
+                return Ok(());
             }
+        };
+        // A peer that is gone before it is looked at had nothing to say.
+        let Some(peer) = Peer::of(&stream) else { return Ok(()) };
+        let Some(seat) = self.seat(&peer).await? else { return Ok(()) };
+        self.guests.last_client += 1;
+        let (client, pid) = (ClientId(self.guests.last_client), peer.pid());
+        let seat = Rc::new(seat);
+        let unread = Unread { uid: peer.uid(), bytes: self.guests.desk.unread.clone() };
+        let (notes, clock) = (self.works.notes(), self.works.platform().clock());
+        let connection = Connection::start(client, stream, (Rc::clone(&seat), unread), notes, clock);
+        self.guests.guests.insert(client, Guest { connection, peer, _seat: seat });
+        self.handle(Event::Connected { client, pid }).await
+    }
+
+    /// A place for one more connection. Those that nobody uses must not keep clients and administrators out: where there is no
+    /// place, the oldest of them goes. A client's stays, and where there are only such, whoever comes is turned away.
+    async fn seat(&mut self, peer: &Peer) -> Result<Option<Share>, WorksError> {
+        let (seats, uid) = (self.guests.desk.seats.clone(), peer.uid());
+        let none = match seats.ask(uid, 1) {
+            Ok(seat) => return Ok(Some(seat)),
+            Err(none) => none,
+        };
+        let may_go = |owner: u32| seats.yields(none, owner, uid);
+        if let Some(leaving) = self.guests.leaving_one(may_go) {
+            leaving.cut();
+        } else if let Some(client) = self.idle_guest(may_go) {
+            tracing::debug!(client = client.0, most = seats.most(), "too many connections: an idle one is closed");
+            self.guests.with(client, |g| g.connection.cut());
+            self.handle(Event::Closed { client }).await?;
+        } else {
+            let now = self.works.platform().clock().now();
+            self.door.refused(now, |refused| self.guests.say_full(refused, peer, none));
+            return Ok(None);
         }
+        // What was cut gives its own back in a moment.
+        Ok(Some(seats.take(uid, 1)))
     }
 
-    fn is_full(&self) -> bool {
-        self.guests.guests.len() >= self.guests.desk.most_guests
-    }
-
-    /// The oldest connection that stands for no client and wants nothing at present.
-    fn idle_guest(&self) -> Option<ClientId> {
+    /// The oldest connection of those whose users yield that stands for no client and wants nothing at present.
+    fn idle_guest(&self, may_go: impl Fn(u32) -> bool) -> Option<ClientId> {
         let idle = |(id, guest): &(&ClientId, &Guest)| {
-            !guest.connection.is_busy() && !self.works.supervisor.is_registered(**id)
+            may_go(guest.peer.uid()) && !guest.connection.is_busy() && !self.works.supervisor.is_registered(**id)
         };
         self.guests.guests.iter().find(idle).map(|(id, _)| *id)
     }
+}
 
-    /// Connections that nobody uses must not keep clients and administrators out: where there are too many, the oldest
-    /// of them goes.
-    async fn make_room(&mut self) -> Result<(), WorksError> {
-        if !self.is_full() {
-            return Ok(());
-        }
-        let Some(client) = self.idle_guest() else { return Ok(()) };
-        tracing::debug!(
-            client = client.0,
-            most = self.guests.desk.most_guests,
-            "too many connections: an idle one is closed"
-        );
-        self.guests.with(client, |g| g.connection.cut());
-        self.handle(Event::Closed { client }).await
+/// How long between two warnings that there are too many connections, and how long until a new attempt where no descriptor
+/// is to be had.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
+const NO_DESCRIPTOR: Duration = Duration::from_millis(20);
+
+type Accepted = (UnixStream, tokio::net::unix::SocketAddr);
+
+/// Where connections come in.
+struct Door {
+    listener: UnixListener,
+    /// A descriptor kept back, so that where there are no others whoever comes can at least be told.
+    spare: Option<File>,
+    /// Nobody is let in before.
+    opens: LocalInstant,
+    /// Turned away since there was last a word about it.
+    refused: u64,
+    said: Option<LocalInstant>,
+}
+
+impl Door {
+    fn new(listener: UnixListener) -> Self {
+        Door { listener, spare: spare(), opens: LocalInstant::EARLIEST, refused: 0, said: None }
     }
+
+    async fn next(&self, clock: &BootClock) -> std::io::Result<Accepted> {
+        clock.sleep_until(self.opens).await;
+        self.listener.accept().await
+    }
+
+    /// There is no descriptor for whoever waits: closed at once, it knows. The others are not held up by it.
+    async fn turn_away(&mut self, now: LocalInstant) {
+        self.spare = None;
+        let refused = first_of(self.listener.accept(), std::future::ready(())).await;
+        if !matches!(refused, First::A(Ok(_))) {
+            self.opens = now.after(NO_DESCRIPTOR);
+        }
+        drop(refused);
+        self.spare = spare();
+    }
+
+    /// One more is turned away; the first, and then one in a while, is worth a word.
+    fn refused(&mut self, now: LocalInstant, say: impl FnOnce(u64)) {
+        self.refused += 1;
+        if self.said.is_none_or(|said| now.since(said) >= BETWEEN_WARNINGS) {
+            self.said = Some(now);
+            say(std::mem::take(&mut self.refused));
+        }
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 impl Front<Linux> for Guests {
@@ -239,8 +303,10 @@ impl Front<Linux> for Guests {
                 return Some(Event::Closed { client });
             }
             Effect::Forget { client } => {
-                if let Some(guest) = self.guests.remove(&client) {
-                    guest.connection.last_words();
+                if let Some(Guest { connection, peer, .. }) = self.guests.remove(&client) {
+                    connection.last_words();
+                    self.leaving.retain(|(_, gone)| !gone.is_over());
+                    self.leaving.push((peer.uid(), connection));
                 }
             }
             Effect::Identify { client } => return self.identify(works, client),
@@ -269,6 +335,37 @@ impl Guests {
         if let Some(guest) = self.guests.get(&client) {
             act(guest);
         }
+    }
+
+    /// The one of those whose users yield that has been leaving for the longest time.
+    fn leaving_one(&mut self, may_go: impl Fn(u32) -> bool) -> Option<Connection> {
+        self.leaving.retain(|(_, gone)| !gone.is_over());
+        let at = self.leaving.iter().position(|(uid, _)| may_go(*uid))?;
+        Some(self.leaving.remove(at).1)
+    }
+
+    /// There are too many connections, and these have the most.
+    fn say_full(&self, refused: u64, peer: &Peer, none: NoShare) {
+        let mut of_processes = BTreeMap::<(i32, u32), usize>::new();
+        for guest in self.guests.values() {
+            *of_processes.entry((guest.peer.pid(), guest.peer.uid())).or_default() += 1;
+        }
+        let most = of_processes.into_iter().max_by_key(|(_, connections)| *connections);
+        let ((most_pid, most_uid), its) = most.unwrap_or_default();
+        let (uid, pid, seats) = (peer.uid(), peer.pid(), &self.desk.seats);
+        tracing::warn!(
+            refused,
+            uid,
+            pid,
+            ?none,
+            theirs = seats.of(uid),
+            all = seats.taken(),
+            most = seats.most(),
+            most_pid,
+            most_uid,
+            its,
+            "too many connections"
+        );
     }
 
     fn identify(&mut self, works: &Works<Linux>, client: ClientId) -> Option<Event<Held>> {
