@@ -92,7 +92,7 @@ fn what_the_thread_of_a_lockspace_says_is_heard_before_requests() {
         let mut works = works(dir.path());
         works.handle(&mut Nobody, Event::Connected { client: ClientId(1), pid: 1 }).await.unwrap();
         crowd(&works);
-        let path = DiskPath::new(dir.path().join("not-there").to_str().unwrap().to_owned()).unwrap();
+        let path = DiskPath::new(dir.path().join("not-there").to_str().unwrap()).unwrap();
         let lockspace = Wire::new(Name48::new("LS").unwrap(), 1, Disk::new(path, 0));
         let add = Request::AddLockspace { flags: AddLockspaceFlags::NONE, io_timeout: 1, lockspace };
         works.handle(&mut Nobody, asks(add)).await.unwrap();
