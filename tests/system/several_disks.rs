@@ -4,7 +4,10 @@
 
 mod harness;
 
-use harness::{AT_MOST, Area, Daemon, FreezableDisk, Machine, lease_on, wait_until};
+use std::time::Duration;
+
+use harness::host::RENEWAL_FAIL;
+use harness::{AT_MOST, Area, Daemon, FreezableDisk, Machine, boot_now, lease_on, stays_so_until, wait_until};
 use holdfast_client::blocking::Registered;
 use holdfast_protocol::command::{AcquireFlags, ReleaseFlags, WriteResourceFlags};
 use holdfast_protocol::payload::{Options, Resource};
@@ -97,6 +100,35 @@ fn a_lease_on_three_disks_lives_through_the_loss_of_any_one_and_is_lost_with_two
     // And that one has missed a version. With it and each of the others the next is found.
     assert!(takes(&mut two, &lease));
     assert_eq!(lver(&second), 4);
+}
+
+/// Its last write to one of three disks hangs, so the host_id cannot be given back; it is held and renewed all the same, and the host lives.
+#[test]
+fn a_lockspace_that_waits_for_a_disk_that_hangs_before_it_is_left_does_not_cost_the_host_its_life() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Area::file(directory.path(), name));
+    let frozen = FreezableDisk::new();
+    let lease = lease_on(&[&a, &b, &frozen.area], "one");
+    let mut machine = Machine::boot();
+    let file = machine.path("holdfast.toml");
+    std::fs::write(&file, "several_disks = true\n").unwrap();
+    let options = format!("{} --config {}", machine.watchdog(10), file.display());
+    let daemon = machine.daemon("first", &options);
+    daemon.format(&a);
+    daemon.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).unwrap();
+    daemon.join(&a, 1);
+    let mut client = daemon.connection().register().unwrap();
+    assert!(takes(&mut client, &lease));
+    let (freeze, _) = frozen.freeze();
+    gives_back(&mut client, &lease);
+    wait_until("a write hangs", AT_MOST, || daemon.process.hangs_in_io());
+
+    daemon.leave_soon(&a, 1);
+    // D2, and as long as the watchdog would have waited after that.
+    let until = boot_now().after(RENEWAL_FAIL + Duration::from_secs(12));
+    stays_so_until("the host is up, and its host_id held", until, || machine.is_up() && daemon.space().is_some());
+    freeze.thaw();
+    wait_until("it is left", AT_MOST, || daemon.space().is_none());
 }
 
 #[test]

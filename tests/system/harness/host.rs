@@ -349,6 +349,11 @@ impl Daemon {
         self.connection().rem_lockspace(RemLockspaceFlags::NONE, wire_space(area, host_id)).unwrap();
     }
 
+    /// Begins to leave.
+    pub fn leave_soon(&self, area: &Area, host_id: u64) {
+        self.connection().rem_lockspace(RemLockspaceFlags::ASYNC, wire_space(area, host_id)).unwrap();
+    }
+
     /// Whether it takes that host for a living one.
     pub fn sees_live(&self, host_id: u64) -> bool {
         match self.connection().get_hosts(Name48::new(SPACE).unwrap(), host_id) {

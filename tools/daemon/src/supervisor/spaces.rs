@@ -115,7 +115,7 @@ pub enum Life {
     /// Everything guarded is gone; its tasks and writes are coming to their end.
     Leaving {
         /// Until when it counts as fresh. D2's instant where the delta lease is being given back: that write frees the
-        /// host_id and must not land late. `EARLIEST` after a loss: a lease task's write may still be in flight, and
+        /// host_id and must not land late. It moves on with each renewal while the last lease write is waited for. `EARLIEST` after a loss: a lease task's write may still be in flight, and
         /// until all are reaped the watchdog stays unpetted (D3); then `NEVER`. `NEVER` after a join that did not succeed: its
         /// write raises a generation under which nothing was ever held, so landing late it frees nothing.
         fail_at: LocalInstant,
@@ -459,6 +459,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             Life::Failing { .. } => {
                 tracing::warn!(lockspace = %name, at = ?now, "a renewal succeeded too late: the lockspace stays lost (D2)");
+            }
+            // A write of ours to a disk that hangs may be waited for longer than one renewal lasts. Until the delta lease is given back the host_id
+            // is held and renewed, so nobody is free of us yet and there is nothing to reset the host for; the write that frees it is
+            // refused by its own deadline, which has moved along. Not after a loss (`EARLIEST`), and not once the instant is past (D2).
+            Life::Leaving { fail_at } if now < *fail_at && *fail_at != LocalInstant::NEVER => {
+                if renewed_until > *fail_at {
+                    *fail_at = renewed_until;
+                    space.last_success = Some(started_at);
+                }
             }
             Life::Joining | Life::Leaving { .. } => {}
         }

@@ -604,6 +604,31 @@ fn d3_a_lockspace_that_still_has_writes_in_flight_keeps_the_watchdog_unpetted() 
     assert_eq!(w.count(|e| matches!(e, Effect::Disarm)), 1);
 }
 
+/// One of three disks hangs for an hour, and a write to it has to end before the host_id may be given back.
+#[test]
+fn a_lockspace_that_waits_for_a_write_to_end_is_renewed_and_vouched_for_meanwhile() {
+    let mut w = World::joined();
+    w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::NONE, lockspace: wire_space("LS", 1) });
+    assert_eq!(w.leaves(), [true]);
+    let pets = |w: &World| w.count(|e| matches!(e, Effect::Pet { .. }));
+    for round in 0..60 {
+        let before = pets(&w);
+        w.renewed(0).pass(6).renewed(0).pass(6);
+        assert!(pets(&w) > before, "not petted any more after {round} rounds");
+    }
+    assert_eq!(w.count(|e| matches!(e, Effect::Fire | Effect::SetLimit { .. })), 0, "no lease is written any more");
+    w.apply(Event::Left { space: name("LS") });
+    assert_eq!(w.count(|e| matches!(e, Effect::Disarm)), 1);
+
+    // One that comes after D2's instant vouches for nothing.
+    let mut w = World::joined();
+    w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::NONE, lockspace: wire_space("LS", 1) });
+    w.pass(9);
+    let before = pets(&w);
+    w.renewed(0).pass(30);
+    assert_eq!(pets(&w), before);
+}
+
 #[test]
 fn w1_a_pet_after_the_deadline_resets_the_host_at_once() {
     let mut w = World::joined();
