@@ -8,7 +8,7 @@
 //! I/O of a free lease: R area, W dblock, R dblocks, W dblock, R dblocks, R leader, W leader. Refused by a living owner:
 //! R area. Owner gone: one R leader more, and while waiting for it one R leader a look. Each lost ballot: R leader and up
 //! to 2 W dblock, 2 R dblocks. Each other host's mode block: R its sector, and W it if that host is dead; on several disks W dblock
-//! for all of those instead. To share it: W dblock, R leader, W leader.
+//! for all of those instead. To share it: W dblock, R leader, W leader. On several disks, where another host published it: W leader.
 //!
 //! Nothing here needs to be timely. The lver that ends is over for good before the first write; a pause of any length
 //! after that finds either its ballot outrun or, at the worst, lets an outdated leader record land, which the dblocks
@@ -514,6 +514,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         seen: &[HostSector],
     ) -> Result<Next, AcquireError> {
         assert_eq!(leader.lver, mine.dblock().lver, "our block stays at the lver that we hold");
+        let leader = self.by_our_own_hand(area, leader, mine).await?;
         let held = Held::new(area, leader, *mine.dblock(), self.asked_before);
         if self.options.mode == Mode::Shared {
             // Others may share it as well: they need not be looked at.
@@ -539,6 +540,34 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         self.undone = released.is_ok();
         let kind = RefusalKind::SharedHolders(standing.hosts);
         Ok(refused(kind, Some(first), standing.earliest))
+    }
+
+    /// On several disks a record that another host published for us may be on one of them alone, if that host has died over it. With that disk
+    /// an earlier owner who was paused as a whole (A7) would lose the only word of us. So whoever is to hold the lease exclusively
+    /// has its record on a majority, as after a write of its own. (To share it, it is freed by our hand next.)
+    ///
+    /// Safe: the value is committed, so all who publish this lver name us (I5), and nobody goes past it before we say so or are dead (D1), when
+    /// D2 has long refused this write. On its way to a slow disk it is a flight of ours, for which our next one there waits
+    /// (I6); landing later than that it is an outdated record (entry.rs). A crash leaves what another host's hand would have left.
+    async fn by_our_own_hand(
+        &mut self,
+        area: &Area<'a, D, C>,
+        found: LeaderRecord,
+        mine: &mut Mine,
+    ) -> Result<LeaderRecord, AcquireError> {
+        let me = self.me.term;
+        let ours = found.write_id == me.host_id.get();
+        if self.disk.copies() == 1 || ours || self.options.mode == Mode::Shared {
+            return Ok(found);
+        }
+        let (write_generation, write_timestamp) = (me.generation.0, self.clock.now().disk_seconds());
+        let leader = LeaderRecord { write_id: me.host_id.get(), write_generation, write_timestamp, ..found };
+        if let Err(e) = area.write_leader(&leader).await {
+            mine.in_doubt |= may_have_landed(&e);
+            return Err(e.into());
+        }
+        self.leader = Some(leader);
+        Ok(leader)
     }
 
     /// A conversion has won the lease: its claim to share it goes. And whoever was found dead, and has a claim that stays where it is, is

@@ -124,7 +124,7 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         }
     }
 
-    fn deadline(&self) -> LocalInstant {
+    pub(crate) fn deadline(&self) -> LocalInstant {
         self.clock.now().after(Timing::new(self.me.io_timeout, self.me.fire.judged()).io_deadline())
     }
 

@@ -15,6 +15,8 @@
 //! - **Nobody waits for the slow**: once a majority has answered the others get [`PATIENCE`]; whoever exceeds it is waited for again
 //!   once it has answered in time, or once in every `CHANCE` I/Os.
 //! - **A disk that fails** is written to all the same, but not read before it was looked at anew.
+//! - **What a slow disk has missed of our own sector** it gets once what was on its way there is over ([`Copies::catch_up`]): a write that
+//!   waits for an older one (I6) ends with whoever waits for it, and the loss of another disk would make the older one count.
 //! - **Our own sector** has a stamp (`stamp.rs`), from which everybody sees which of its copies is the latest.
 //! - **No sector of another host's is written** on several disks, not even under I1's exception: such a write could land on
 //!   one of them long after the lease was given back, on what the host's next generation has written.
@@ -25,7 +27,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use holdfast_io::clock::{Clock, LocalInstant, first_of};
@@ -79,6 +81,8 @@ struct State {
     late: Vec<u32>,
     /// Our own sector as we wrote it last, whatever became of it.
     own: Option<OwnSector>,
+    /// Each disk of which we do not know that it has `own` as we wrote it last.
+    behind: Vec<bool>,
     /// The latest of our own stamps that was written, or seen on any disk: the next is greater.
     last: Stamp,
 }
@@ -133,7 +137,8 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let names: Vec<&str> = list.iter().map(|copy| &**copy.disk.path()).collect();
         let path = Arc::from(names.join(" + "));
         let (standing, late) = (vec![Standing::Unknown; list.len()], vec![0; list.len()]);
-        let state = State { shape: None, standing, late, own: None, last: Stamp::default() };
+        let behind = vec![false; list.len()];
+        let state = State { shape: None, standing, late, own: None, behind, last: Stamp::default() };
         let (me, lockspace) = me.map(|(me, lockspace)| (me, Lockspace::of(lockspace))).unzip();
         Copies { list, path, clock, me, lockspace, state: RefCell::new(state) }
     }
@@ -389,6 +394,17 @@ impl<D: Disk, C: Clock> Copies<D, C> {
                 _ => return Err(self.too_few(Op::Read, at, 4096, 0)),
             },
         };
+        self.find_shape(known, at, len, deadline).await
+    }
+
+    /// Reads all of it, which is to be what it was before, if that is known.
+    async fn find_shape(
+        &self,
+        known: Option<Shape>,
+        at: u64,
+        len: usize,
+        deadline: LocalInstant,
+    ) -> Result<Shape, IoError> {
         self.read_whole(at, len, deadline).await?;
         // Whoever asks works on the lease that was there: one that was formatted since is found by the next acquire.
         let now = self.state.borrow().shape;
@@ -402,6 +418,52 @@ impl<D: Disk, C: Clock> Copies<D, C> {
             (_, Some(now)) => Ok(now),
             (_, None) => Err(self.too_few(Op::Read, at, len, 0)),
         }
+    }
+
+    /// Writes our own sector, as we wrote it last, to each disk that may not have it, and on which nothing of ours is on its way. Nobody waits
+    /// longer than [`PATIENCE`]: what is begun then goes on, and what a disk has missed is written the next time.
+    ///
+    /// The caller sees to it that nothing else of its own works on the lease meanwhile, so what is written is the latest (I2): it is
+    /// issued at the first poll of this future, behind nothing (I6), and whatever is written later waits for it. It says what
+    /// the other disks have been told already, so a crash, a hang or a late landing leaves one more disk that says it, or not. D2 holds as
+    /// for every write: the disk refuses it by itself.
+    pub async fn catch_up(&self, deadline: LocalInstant) {
+        let Some((at, bytes)) = self.own_sector() else { return };
+        let idle = |i: &usize| poll_once(self.list[*i].disk.reaped());
+        let due: Vec<usize> = self.behind().into_iter().filter(idle).collect();
+        let written = RefCell::new(Vec::new());
+        let write = |i: usize| {
+            let (copy, bytes, written) = (&self.list[i], bytes.clone(), &written);
+            Some(Box::pin(async move {
+                if copy.disk.write(copy.at.0 + at, bytes, deadline).await.is_ok() {
+                    written.borrow_mut().push(i);
+                }
+            }) as Pending<'_, ()>)
+        };
+        let mut gathered = Gathered { results: vec![None; due.len()], ios: due.iter().map(|i| write(*i)).collect() };
+        let all = poll_fn(|cx| {
+            gathered.poll(cx);
+            if gathered.all_over() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        first_of(all, self.clock.sleep(PATIENCE)).await;
+        let mut state = self.state.borrow_mut();
+        written.borrow().iter().for_each(|i| state.behind[*i] = false);
+    }
+
+    /// The copies that may not have our own sector as we wrote it last.
+    fn behind(&self) -> Vec<usize> {
+        let state = self.state.borrow();
+        let is_copy = |i: &usize| matches!(state.standing[*i], Standing::Copy | Standing::Failed);
+        (0..self.list.len()).filter(|i| state.behind[*i]).filter(is_copy).collect()
+    }
+
+    /// Our own sector as we wrote it last, and where in the area it stands.
+    fn own_sector(&self) -> Option<(u64, AlignedBuf)> {
+        let (state, me) = (self.state.borrow(), self.me?);
+        let (shape, own) = (state.shape?, state.own.as_ref()?);
+        let mut bytes = AlignedBuf::zeroed(own.bytes.len());
+        bytes.copy_from_slice(&own.bytes);
+        Some((dblock_of(me.host_id).at(shape.geometry.sector()) as u64, bytes))
     }
 
     /// Our own sector gets its stamp; it is what we wrote last from now on, whatever becomes of it.
@@ -421,6 +483,7 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         seal::write(&mut sector, SealedKind::Dblock, &seal);
         state.last = stamp;
         state.own = Some(OwnSector { bytes: sector.to_vec(), counts: false });
+        state.behind.fill(true);
         Some(sector)
     }
 
@@ -524,6 +587,11 @@ impl<D: Disk, C: Clock> Disk for Copies<D, C> {
         let asked = members.iter().filter(|m| **m).count();
         let answers = self.gather(writes.collect(), |answers| self.decided(answers, asked)).await;
         self.note(&members, &answers, Op::Write);
+        if own {
+            let mut state = self.state.borrow_mut();
+            let has = |answer: &Option<Result<(), IoError>>| matches!(answer, Some(Ok(())));
+            answers.iter().zip(&mut state.behind).for_each(|(answer, behind)| *behind = !has(answer));
+        }
         let done = answers.iter().flatten().filter(|a| a.is_ok()).count();
         if done < self.majority() {
             return Err(self.write_failed(answers, at, len));
@@ -556,6 +624,11 @@ impl<D: Disk, C: Clock> Disk for Copies<D, C> {
 }
 
 type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Whether a future is over at once.
+fn poll_once(future: impl Future<Output = ()>) -> bool {
+    std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
 
 /// I/Os that run side by side, and what has come of them.
 struct Gathered<'a, T> {

@@ -82,6 +82,7 @@ pub mod release;
 pub mod request;
 mod shared;
 pub mod standing;
+pub mod tend;
 pub mod value;
 
 #[cfg(test)]
@@ -98,3 +99,4 @@ pub use error::{AcquireError, AcquireFailed, AreaError, AskError, ReleaseError, 
 pub use liveness::{Gone, HostLiveness, LivenessError, Verdict};
 pub use release::{Held, Mode, Retract, release, rename, retract};
 pub use standing::{Loss, Standing, standing};
+pub use tend::tend;

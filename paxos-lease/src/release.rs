@@ -2,7 +2,9 @@
 //!
 //! Both say RELEASED in our own dblock first and free the leader record second, and the second only if we wrote that
 //! record. If another host published our value, it may still be at work on the leader: we do not touch it, and RELEASED
-//! at this lver tells everybody that the lver is over.
+//! at this lver tells everybody that the lver is over. On several disks that word can be on one of those that are left, with a claim
+//! beside it, and is not acted upon then (merge.rs): there we free the record whoever published it. A publisher that was
+//! held up may bring it back on one disk; then the word is what it is for, and a sharer frees the record again (tend.rs).
 //!
 //! A lease held in shared mode has a free leader record. What is given back is the claim in our mode block.
 //!
@@ -198,7 +200,8 @@ pub(crate) async fn give_back<D: Disk, C: Clock>(
     let found = area.read_leader().await?;
     // On several disks others go on from our RELEASED alone, or the record is an older one: either way the lver is over.
     let passed = area.disk.copies() > 1 && found.lver != held.lver();
-    if passed || found.write_id != area.me.term.host_id.get() {
+    let ours = found.write_id == area.me.term.host_id.get() || area.disk.copies() > 1;
+    if passed || !ours {
         let (path, offset) = (area.disk.path().clone(), area.lease.at.0);
         return name.map_or(Ok(()), |name| Err(ReleaseError::NotRenamed { path, offset, name, by: found.write_id }));
     }
@@ -239,17 +242,19 @@ pub(crate) async fn reaped<D: Disk, C: Clock>(
 }
 
 /// Frees a leader record that is ours, by our own hand (spec D 4.8, 6).
-async fn free_leader<D: Disk, C: Clock>(
+pub(crate) async fn free_leader<D: Disk, C: Clock>(
     area: &Area<'_, D, C>,
     leader: &LeaderRecord,
     name: Option<ResourceName>,
 ) -> Result<(), AreaError> {
     let me = area.me.term;
-    assert!(leader.owner() == Some(me) && leader.write_id == me.host_id.get(), "only what we own and wrote ourselves");
+    let by_us = leader.write_id == me.host_id.get() || area.disk.copies() > 1;
+    assert!(leader.owner() == Some(me) && by_us, "only what we own and wrote ourselves");
     let free = LeaderRecord {
         timestamp: RemoteTimestamp::FREE,
         flags: leader.flags & !SHORT_HOLD,
         resource_name: name.unwrap_or(leader.resource_name),
+        write_id: me.host_id.get(),
         write_generation: me.generation.0,
         write_timestamp: area.clock.now().disk_seconds(),
         ..*leader
@@ -268,7 +273,9 @@ fn same_record<D: Disk, C: Clock>(
     if found.lver != ours.lver {
         return Err(ReleaseError::Lver { path, offset, found: found.lver, expected: ours.lver });
     }
-    if found == ours {
+    // Where another host has published us since, the record is ours all the same.
+    let same = (found.timestamp, found.owner()) == (ours.timestamp, ours.owner());
+    if found == ours || (area.disk.copies() > 1 && same) {
         return Ok(());
     }
     let (field, found, expected) = if found.timestamp != ours.timestamp {
@@ -312,7 +319,8 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
         area.write_own(if planted(Bug::RetractForgets) { &empty } else { &kept }, &duty.mode).await?;
     }
     let leader = area.read_leader().await?;
-    let by_our_hand = leader.owner() == Some(me.term) && leader.write_id == me.term.host_id.get();
+    let by_us = leader.write_id == me.term.host_id.get() || disk.copies() > 1;
+    let by_our_hand = leader.owner() == Some(me.term) && by_us;
     // We may have published an earlier lver of ours on the way, which we had given up: nobody but us can say so there.
     let given_up = leader.lver == duty.lver || (ours && leader.lver == own.lver);
     if by_our_hand && given_up && !leader.is_free() {

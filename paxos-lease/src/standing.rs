@@ -25,7 +25,7 @@ use crate::release::{Held, Mode};
 pub enum Standing {
     /// It is ours.
     Ours,
-    /// It is ours, and its leader record is an older one.
+    /// It is ours, and its leader record is an older one. On several disks [`crate::tend()`] writes it again.
     Outdated,
     /// It is not ours any more.
     Lost(Loss),

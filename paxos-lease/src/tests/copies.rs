@@ -32,8 +32,10 @@ use crate::liveness::{Gone, HostLiveness, LivenessError, Verdict};
 use crate::release::{Held, Mode, Retract, release, retract};
 use crate::request::Force;
 use crate::standing::{Loss, Standing, standing};
+use crate::tend::tend;
 use crate::testing::{
-    Fate, ManualClock, Medium, SMALL, Said, TestDevice, device, host, lease, let_others_run, me, term, uuid,
+    Fate, Kind, ManualClock, Medium, SMALL, Said, TestDevice, device, host, leader_at, lease, let_others_run, me, term,
+    uuid,
 };
 
 /// The disks of a lease, as they were formatted.
@@ -463,6 +465,99 @@ fn a7_a_sharer_whose_claim_was_passed_over_finds_that_it_has_lost_the_lease() {
         let again = held(acquired(&third, &clock, 3, Mode::Shared));
         assert_eq!(driven(&clock, standing(&third, &clock, &again, &me(3))).unwrap(), Standing::Ours);
     }
+}
+
+/// Another host publishes the record for the one that is about to share the lease, and its last disk misses what it says from then on. For as long as
+/// it shares the lease any one disk may go, and others share it too.
+#[test]
+fn a_lease_that_is_shared_can_be_shared_with_any_one_disk_away_whoever_published_it() {
+    for away in 0..3 {
+        let (media, clock) = (media(3), ManualClock::waiting());
+        let disks = devices(1, &media, &clock);
+        for copy in disks.list() {
+            copy.disk.engine().before(5, |m| m.put_leader(&leader_at(1, term(1, 1), 2)));
+        }
+        (6..20).for_each(|step| disks.list()[2].disk.engine().fate(step, Fate::Fails));
+        let shared = held(acquired(&disks, &clock, 1, Mode::Shared));
+        let other = devices(2, &media, &clock);
+        (0..50).for_each(|step| other.list()[away].disk.engine().fate(step, Fate::Fails));
+        let also = held(acquired(&other, &clock, 2, Mode::Shared));
+        assert_eq!((shared.lver(), also.lver()), (Lver(1), Lver(2)), "without disk {away}");
+    }
+}
+
+/// P is paused as a whole. Its successor's record was published by a third host, which got it onto one disk before it died; that disk is lost.
+#[test]
+fn a7_a_paused_owner_finds_its_successor_though_that_was_published_on_one_disk_alone() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let paused = devices(1, &media, &clock);
+    let before = owned(&paused, &clock, 1);
+
+    let others = devices(2, &media, &clock);
+    others.list()[0].disk.engine().before(6, |m| m.put_leader(&leader_at(2, term(2, 1), 3)));
+    let (gone, options) = (Said::of(term(1, 1), &[Verdict::Gone(Gone::Silent)]), Options::default());
+    let taken = held(driven(&clock, acquire(&others, &clock, &gone, &lease(), &me(2), &options, &Stop::new())));
+    assert_eq!((taken.lver(), taken.leader.write_id), (Lver(2), 2));
+
+    let lost = paused.list()[0].disk.engine();
+    (lost.steps().len()..100).for_each(|step| lost.fate(step, Fate::Fails));
+    let stands = driven(&clock, standing(&paused, &clock, &before, &me(1))).unwrap();
+    assert!(matches!(stands, Standing::Lost(Loss::Taken { .. })), "{stands:?}");
+    given_back(&others, &clock, 2, taken);
+    assert!(media[1].leader().is_free());
+}
+
+/// The word that a lver is over waits for an older write to one disk, and whoever waited for it has gone. Once the older one has landed
+/// the disk is told, and another one may go.
+#[test]
+fn what_a_slow_disk_has_missed_of_our_own_sector_is_written_there_once_it_can_be() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    let slow = disks.list()[2].disk.engine();
+    // Phase 2 hangs there.
+    slow.fate(3, Fate::Held);
+    let shared = held(acquired(&disks, &clock, 1, Mode::Shared));
+    assert!(media[0].dblock(1).is_released() && media[0].host(1).mode.is_shared());
+    let tended = || driven(&clock, tend(&disks, &clock, &shared, &me(1), Standing::Ours)).unwrap();
+    let writes = || slow.steps().iter().filter(|step| **step == (Op::Write, Kind::Own)).count();
+    let before = writes();
+    tended();
+    assert_eq!(writes(), before, "I6: nothing is issued while the older write is on its way");
+    slow.release();
+    assert!(!media[2].dblock(1).is_released());
+    tended();
+    assert_eq!(media[2].sector(dblock_of(host(1))), media[0].sector(dblock_of(host(1))));
+    tended();
+    assert_eq!(writes(), before + 1, "and that is it");
+}
+
+/// Writes that hung for long have landed over the leader record.
+#[test]
+fn a_record_that_fell_back_is_written_again_by_its_owner_and_freed_again_by_a_sharer() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    given_back(&disks, &clock, 1, owned(&disks, &clock, 1));
+    let taken = owned(&disks, &clock, 1);
+    let tended = |held: &Held| {
+        let found = driven(&clock, standing(&disks, &clock, held, &me(1))).unwrap();
+        driven(&clock, tend(&disks, &clock, held, &me(1), found)).unwrap();
+        found
+    };
+    media.iter().for_each(|medium| medium.put_leader(&leader_at(1, term(3, 1), 3)));
+    assert_eq!(tended(&taken), Standing::Outdated);
+    assert!(media.iter().all(|medium| medium.leader() == taken.leader));
+    assert_eq!(tended(&taken), Standing::Ours);
+
+    let shared = driven(&clock, share(&disks, &clock, Sharing::new(taken), &me(1))).unwrap();
+    media[..2].iter().for_each(|medium| medium.put_leader(&leader_at(2, term(1, 1), 2)));
+    media[2].put_leader(&leader_at(1, term(3, 1), 3));
+    assert_eq!(tended(&shared), Standing::Ours);
+    assert!(media.iter().all(|medium| medium.leader().is_free() && medium.leader().lver == Lver(2)));
+    // Another host's it leaves alone.
+    let theirs = leader_at(3, term(2, 1), 2);
+    media.iter().for_each(|medium| medium.put_leader(&theirs));
+    tended(&shared);
+    assert!(media.iter().all(|medium| medium.leader() == theirs));
 }
 
 /// A seed's choices.

@@ -12,7 +12,7 @@ use delta_lease::HostTable;
 use delta_lease::liveness::HostState;
 use holdfast_io::clock::{Clock, First, LocalInstant, first_of};
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
-use holdfast_io::ids::{HostId, HostTerm};
+use holdfast_io::ids::{HostId, HostTerm, Lver};
 use holdfast_io::seal::AreaUuid;
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::sys::linux::NodeId;
@@ -20,7 +20,8 @@ use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::codes::ResultCode;
 use nix::errno::Errno;
 use paxos_lease::copies::{CopyState, PATIENCE};
-use paxos_lease::{Copies, Copy};
+use paxos_lease::{Copies, Copy, Mode};
+use tokio::sync::Mutex;
 
 use crate::platform::{Platform, SharedDisk};
 
@@ -167,6 +168,9 @@ impl<P: Platform> Disk for LeaseCopy<P> {
 pub struct LeaseDisk<P: Platform> {
     /// What the lease is read and written through.
     pub copies: Copies<LeaseCopy<P>, P::Clock>,
+    /// As what it is held, while no task gives it back or changes that: then it may be tended (`paxos_lease::tend`), by whoever has the
+    /// lock. A task that begins waits for that: at most for one I/O's time, and while a majority answers not for long.
+    pub steady: Mutex<Option<(Lver, Mode)>>,
 }
 
 impl<P: Platform> LeaseDisk<P> {
@@ -174,7 +178,7 @@ impl<P: Platform> LeaseDisk<P> {
     #[must_use]
     pub fn new(list: Vec<(LeaseCopy<P>, LeaseOffset)>, clock: &P::Clock, me: Option<(HostTerm, AreaUuid)>) -> Self {
         let list = list.into_iter().map(|(disk, at)| Copy { disk, at }).collect();
-        LeaseDisk { copies: Copies::new(list, clock.clone(), me) }
+        LeaseDisk { copies: Copies::new(list, clock.clone(), me), steady: Mutex::default() }
     }
 
     /// Whether it is made of these nodes, with the area at these offsets, in this order.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use delta_lease::liveness::GoneReason;
 use delta_lease::{DeltaArea, HostTable, OwnerVerdict, read_host};
-use holdfast_io::clock::{Clock, LocalInstant, first_of};
+use holdfast_io::clock::{Clock, First, LocalInstant, first_of};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::{Disk, ReadDisk};
 use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, RemoteTimestamp, ResourceName};
@@ -25,8 +25,8 @@ use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::codes::ResultCode;
 use paxos_lease::{
     AcquireError, AcquireFailed, Acquired, AfterShare, Asked, Copies, Gone, Held, HostLiveness, LeaseAt, LivenessError,
-    Me, Mode, Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Verdict, acquire, ask,
-    asked_of, exclude, layout, release, rename, retract, share, standing, value,
+    Me, Mode, Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Standing, Verdict, acquire,
+    ask, asked_of, exclude, layout, release, rename, retract, share, standing, tend, value,
 };
 
 mod index;
@@ -463,6 +463,7 @@ pub async fn run_acquire<P: Platform>(
         Ok(Acquired::Ours(held)) => {
             let (lver, geometry) = (held.lver(), held.geometry);
             place(geometry.align().bytes());
+            *disk.steady.lock().await = Some((lver, held.mode));
             let value = if request.value { Some(value_of(&shared, &disk.copies, &held).await) } else { None };
             return notes.event(Event::Acquired { task, end: AcquireEnd::Ours { held, lver, geometry, value } });
         }
@@ -558,6 +559,7 @@ pub async fn run_release<P: Platform>(shared: Rc<SpaceShared<P>>, task: TaskId, 
         let why = Some("its device was closed: it is left to the end of this lockspace".to_owned());
         return notes.event(Event::Released { task, code: ResultCode::EBADF, why, done: true });
     };
+    *disk.steady.lock().await = None;
     let mut told = false;
     if let Some(bytes) = value
         && let Err((code, why)) = write_value(&shared, &disk.copies, &held, &bytes).await
@@ -633,11 +635,31 @@ pub async fn run_examine<P: Platform>(
 
 /// Reads how a held lease stands on disk.
 pub async fn run_verify<P: Platform>(shared: Rc<SpaceShared<P>>, key: LeaseKey, held: &Held, notes: Notes<P>) {
-    let found = match shared.disk_of(key) {
-        Some(disk) => standing(&disk.copies, shared.clock(), held, &shared.me).await.map_err(|e| codes::chain(&e)),
-        None => Err("its device was closed".to_owned()),
+    let (lver, mode) = (held.lver(), held.mode);
+    let verified = |found| Event::Verified { key, lver, mode, found };
+    let Some(disk) = shared.disk_of(key) else {
+        return notes.event(verified(Err("its device was closed".to_owned())));
     };
-    notes.event(Event::Verified { key, lver: held.lver(), mode: held.mode, found });
+    let found = standing(&disk.copies, shared.clock(), held, &shared.me).await;
+    notes.event(verified(found.as_ref().map(|found| *found).map_err(|e| codes::chain(e))));
+    if let Ok(found) = found {
+        tend_steadily(&shared, &disk, held, found).await;
+    }
+}
+
+/// Sees to a lease that is held and of which this was found (`paxos_lease::tend`), unless a task of its is at work.
+///
+/// Once the lockspace is over nothing is begun: what is in flight then is waited for before the host_id is given back, and `over` is looked at
+/// before each step, so that nothing is issued behind that (I6, D3).
+async fn tend_steadily<P: Platform>(shared: &SpaceShared<P>, disk: &LeaseDisk<P>, held: &Held, found: Standing) {
+    let Ok(steady) = disk.steady.try_lock() else { return };
+    if *steady != Some((held.lver(), held.mode)) {
+        return;
+    }
+    let tended = tend(&disk.copies, shared.clock(), held, &shared.me, found);
+    if let First::B(Err(error)) = first_of(shared.over.wait(), tended).await {
+        tracing::warn!(resource = %held.lease.resource, why = codes::chain(&error), "its disks are not all up to date");
+    }
 }
 
 /// One conversion, with the undoing of what it leaves behind: the lease is its client's in the mode that is reported.
@@ -659,8 +681,15 @@ pub async fn run_convert<P: Platform>(
     };
     let end = match disk {
         Err((code, why)) => unchanged(code, why),
-        Ok(disk) if mode == Mode::Shared => convert_to_shared(&shared, &disk.copies, held, value).await,
-        Ok(disk) => convert_to_exclusive(&shared, &disk.copies, held, nowait, &stop).await,
+        Ok(disk) => {
+            *disk.steady.lock().await = None;
+            let end = match mode {
+                Mode::Shared => convert_to_shared(&shared, &disk.copies, held, value).await,
+                Mode::Exclusive => convert_to_exclusive(&shared, &disk.copies, held, nowait, &stop).await,
+            };
+            *disk.steady.lock().await = end.held.as_ref().map(|(_, mode, lver)| (*lver, *mode));
+            end
+        }
     };
     notes.event(Event::Converted { task, end });
 }
