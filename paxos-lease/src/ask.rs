@@ -68,12 +68,14 @@ pub async fn ask<D: Disk, C: Clock>(
     if leader.lver >= lver {
         return Err(AskError::Reached { path, offset: lease.at.0, found: leader.lver, asked: lver });
     }
-    let (before, _) = area.read_request().await?;
-    if before.lver > lver {
+    let (before, address) = area.read_request().await?;
+    let addressee = Addressee { owner, lver: leader.lver };
+    // One that was for somebody else, or of the same owner as of another version, is heard by nobody any more.
+    let for_another = matches!(address, Address::To(to) if to != addressee);
+    if before.lver > lver && !for_another {
         return Err(AskError::Outbid { path, offset, found: before.lver, asked: lver });
     }
     let force_mode = ask.force.map_or(FORCE_NONE, Force::number);
-    let addressee = Addressee { owner, lver: leader.lver };
     area.write_request(&RequestRecord { lver, force_mode, ..RequestRecord::formatted() }, Some(&addressee)).await?;
     Ok(Asked::Owner(owner))
 }

@@ -64,6 +64,15 @@ impl Force {
         }
     }
 
+    /// Which of two asks for more: the numbers on disk do not say.
+    #[must_use]
+    pub const fn weight(self) -> u8 {
+        match self {
+            Self::Graceful => 1,
+            Self::Kill => 2,
+        }
+    }
+
     /// `None`: nothing is asked for, or nothing that is known here.
     #[must_use]
     pub const fn from_number(number: u32) -> Option<Self> {

@@ -10,7 +10,7 @@
 //! | a host's dblock | of the largest lver: the largest mbal, the inp of the largest bal - the paper's blocksSeen has every copy of a block - and RELEASED, which is final, if a majority says so, or a copy with no claim beside it, of the latest generation that has written there: an earlier one cannot speak for it, and whoever acts on RELEASED must be able to see the claim that was written with it, and so must everybody after him |
 //! | its mode block | the latest stamp's, any of this lockspace being later than one of an earlier format of it; of copies without one (sanlock's), shared if any says so |
 //! | our own sector | the latest stamp's, or what we wrote last |
-//! | request record | what a majority says; else, of this format of the area, the latest version, term and force; it decides nothing |
+//! | request record | what a majority says; else, of this format of the area, the latest addressee, version and force; it decides nothing |
 //! | UUID | any: the copies agree on it, or they are no copies |
 //!
 //! A copy that does not verify does not count for its sector. Where less than a majority does, what is handed on is a damaged one,
@@ -28,7 +28,7 @@ use super::place::Place;
 use super::stamp::{Lockspace, Rank, Stamp};
 use crate::dblock::{Dblock, HostSector, ModeBlock, RELEASED};
 use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
-use crate::request::{Addressee, RequestRecord};
+use crate::request::{Addressee, Force, RequestRecord};
 
 /// What copies of one lease have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +179,8 @@ fn sector<'a>(
 }
 
 /// What a majority says counts. Where they say different things some have not arrived, or were written long ago: of those of this
-/// format of the area the one that asks for the latest version, of the latest term, and the most of it. To be heard twice, or by
+/// format of the area the one for the latest version that anybody held, and its latest term - whoever an earlier one was for has gone, however
+/// far he was asked to go - and of those the one that asks for the latest version, and the most of it. To be heard twice, or by
 /// nobody, is what a request must bear; it is never for anybody else than the term in it.
 fn request(shape: &Shape, copies: &[&[u8]], majority: usize) -> (Vec<u8>, usize) {
     let agreed = copies.iter().find(|s| copies.iter().filter(|other| other == s).count() >= majority);
@@ -191,7 +192,8 @@ fn request(shape: &Shape, copies: &[&[u8]], majority: usize) -> (Vec<u8>, usize)
         seal.filter(|seal| seal.area == shape.uuid)?;
         let record = RequestRecord::parse(&array_at(s, 0));
         let to = Addressee::read(s).map(|to| (to.lver, to.owner.generation));
-        Some((record.lver, to, record.force_mode))
+        let force = Force::from_number(record.force_mode).map_or(0, Force::weight);
+        Some((to, record.lver, force))
     })
 }
 

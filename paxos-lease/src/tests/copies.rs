@@ -347,6 +347,38 @@ fn a_request_that_was_taken_back_is_not_heard_from_a_disk_that_was_away() {
     assert_eq!(found(), Some(Force::Graceful), "the third is of this format, and asks for more than the second");
 }
 
+/// Where no majority says the same: a request for whoever had the lease before is none for who has it now, however far it asked to go, and
+/// of two for the same owner the harder one is heard.
+#[test]
+fn a_request_for_the_owner_is_not_lost_beside_one_for_an_earlier_owner_or_a_milder_one() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let asks = |lver, force, on: &[usize]| {
+        let other = devices(2, &media, &clock);
+        for (n, copy) in other.list().iter().enumerate().filter(|(n, _)| !on.contains(n)) {
+            // What is read there is read, and nothing is written: R area, R request, W request.
+            copy.disk.engine().fate(2, Fate::Fails);
+            assert!(n < 3);
+        }
+        driven(&clock, ask(&other, &clock, &lease(), &me(2), Ask { lver, force }))
+    };
+    let before = owned(&devices(1, &media, &clock), &clock, 1);
+    asks(Some(Lver(10)), Some(Force::Graceful), &[0, 1, 2]).unwrap();
+    given_back(&devices(1, &media, &clock), &clock, 1, before);
+    let held = owned(&devices(1, &media, &clock), &clock, 1);
+    assert_eq!(held.lver(), Lver(2));
+    // It stands on all of them, and outbids nobody.
+    asks(None, Some(Force::Graceful), &[1, 2]).unwrap();
+    assert!(asks(None, Some(Force::Kill), &[2]).is_err(), "on one disk alone");
+    let found = |away: usize| {
+        let disks = devices(1, &media, &clock);
+        (0..50).for_each(|step| disks.list()[away].disk.engine().fate(step, Fate::Fails));
+        driven(&clock, asked_of(&disks, &clock, &held, &me(1))).unwrap()
+    };
+    assert_eq!(found(0), Some(Force::Kill), "milder on the second, harder on the third");
+    assert_eq!(found(1), Some(Force::Kill), "of an earlier owner on the first");
+    assert_eq!(found(2), Some(Force::Graceful));
+}
+
 /// The third disk fails in one read and is back at once: what is written next is on it, too.
 #[test]
 fn a_disk_that_failed_once_is_written_all_the_same() {
