@@ -36,7 +36,7 @@ use crate::liveness::{HostLiveness, Verdict};
 use crate::number::{Backoff, Ballot};
 use crate::release::{Held, Mode, Retract, give_back};
 use crate::request::RequestRecord;
-use crate::shared::settle_shared;
+use crate::shared::{Standing, settle_shared};
 
 /// How an acquire is to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -332,9 +332,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
             if !self.options.wait_for_silent {
                 return Ok(Over::No(refused(RefusalKind::Silent, Some(owner), earliest)));
             }
-            let now = self.clock.now();
-            let look = earliest.map_or(now.after(LOOK), |e| e.min(now.after(LOOK)).max(now.after(SHORTEST_LOOK)));
-            if self.stop.sleep_until(self.clock, look).await == Waited::Stopped {
+            if self.stop.sleep_until(self.clock, self.next_look(earliest)).await == Waited::Stopped {
                 return Ok(Over::No(refused(RefusalKind::Stopped, Some(owner), earliest)));
             }
             let found = area.read_leader().await?;
@@ -528,7 +526,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         if planted(Bug::SharersOverlooked) {
             sharing.clear();
         }
-        let standing = settle_shared(area, self.hosts, &sharing).await?;
+        let standing = self.settled(area, &sharing).await?;
         let Some(first) = standing.hosts.first().copied() else {
             if let Err(e) = self.unclaim(area, mine, &standing.passed_over).await {
                 return Err(self.in_doubt(mine, e.into()));
@@ -540,6 +538,32 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         self.undone = released.is_ok();
         let kind = RefusalKind::SharedHolders(standing.hosts);
         Ok(refused(kind, Some(first), standing.earliest))
+    }
+
+    /// Who of the hosts that share the lease stands in our way. On several disks the claim of a dead host stays where it is (shared.rs), so each
+    /// newcomer meets it; where it may wait, it waits until it has seen for itself that the host is dead, as for a silent owner. Nobody waits
+    /// for a living one.
+    ///
+    /// Meanwhile we are the owner on disk and use nothing. Paused or dead here, we are an owner who is (D1); asked to stop, we give back what
+    /// we have won like whoever is refused.
+    async fn settled(&self, area: &Area<'a, D, C>, sharing: &[HostTerm]) -> Result<Standing, AcquireError> {
+        loop {
+            let standing = settle_shared(area, self.hosts, sharing).await?;
+            let waits = self.disk.copies() > 1 && self.options.wait_for_silent;
+            if !waits || standing.hosts.is_empty() || standing.lives {
+                return Ok(standing);
+            }
+            let at = self.next_look(standing.earliest);
+            if self.stop.sleep_until(self.clock, at).await == Waited::Stopped {
+                return Ok(standing);
+            }
+        }
+    }
+
+    /// When to look again at what is waited for.
+    fn next_look(&self, earliest: Option<LocalInstant>) -> LocalInstant {
+        let now = self.clock.now();
+        earliest.map_or(now.after(LOOK), |e| e.min(now.after(LOOK)).max(now.after(SHORTEST_LOOK)))
     }
 
     /// On several disks a record that another host published for us may be on one of them alone, if that host has died over it. With that disk

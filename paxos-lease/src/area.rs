@@ -15,7 +15,7 @@ use holdfast_io::timing::{IoTimeout, Timing};
 use holdfast_io::units::{Geometry, LeaseOffset, SectorIndex};
 
 use crate::choose::newest_lver;
-use crate::copies::Place;
+use crate::copies::{Place, is_of_another_lockspace};
 use crate::dblock::{Dblock, HostSector, Inp, ModeBlock, is_passed_over, pass_over};
 use crate::error::AreaError;
 use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
@@ -357,6 +357,18 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         let sector = self.read(dblock_of(owner), self.geometry.sector().bytes()).await?;
         let found = self.decode_host(owner, &sector)?;
         Ok(found.seal.is_some() && is_passed_over(&sector, self.me.term.host_id))
+    }
+
+    /// Whether a host's sector is of before the lockspace was made anew, by its stamp and that of our own sector, which we have written.
+    pub(crate) async fn is_of_another_lockspace(&self, host: HostId) -> Result<bool, AreaError> {
+        let mut sealed = Vec::new();
+        for host in [host, self.me.term.host_id] {
+            let sector = self.read(dblock_of(host), self.geometry.sector().bytes()).await?;
+            if self.decode_host(host, &sector)?.seal.is_some() {
+                sealed.push(sector);
+            }
+        }
+        Ok(matches!(sealed.as_slice(), [theirs, ours] if is_of_another_lockspace(theirs, ours)))
     }
 
     /// Clears another host's mode block, and nothing else of it. Only under I1's exception, see shared.rs.

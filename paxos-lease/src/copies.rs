@@ -48,6 +48,7 @@ mod stamp;
 pub use place::{MOST, Place};
 
 use merge::{Found, Merged, Own, Shape, classify, merge, newest};
+pub(crate) use stamp::is_of_another_lockspace;
 use stamp::{Lockspace, Stamp};
 
 /// How long the slower disks are waited for once a majority has answered.

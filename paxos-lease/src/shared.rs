@@ -3,7 +3,7 @@
 //! Shared holders show in their mode blocks alone. A new exclusive owner, after its leader write at lver L, looks at each
 //! of them: one that is not found dead stands in its way.
 //!
-//! I/O for each other host that shares: R its sector; R and W its sector if it is dead.
+//! I/O for each other host that shares: R its sector; R and W its sector if it is dead; on several disks R its sector and our own instead.
 
 use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::disk::Disk;
@@ -20,6 +20,8 @@ pub(crate) struct Standing {
     pub(crate) hosts: Vec<HostTerm>,
     /// When all of them could be gone.
     pub(crate) earliest: Option<LocalInstant>,
+    /// One of them is seen to live.
+    pub(crate) lives: bool,
     /// On several disks: dead hosts whose claims are not cleared. Each is to be told, should it not be dead after all (A7).
     pub(crate) passed_over: Vec<HostTerm>,
 }
@@ -33,6 +35,10 @@ pub(crate) struct Standing {
 /// acquire with a [`crate::release::Retract`], which waits until the write is reaped before it frees the lease: so it
 /// cannot land on anything that the host's next generation writes for lver L + 1.
 ///
+/// On several disks no claim is cleared, and each newcomer would have to see for itself that its host is dead. One that was made before the
+/// lockspace was made anew nobody could ever see to be: there is no such generation any more. Whoever made it has lost its
+/// lockspace with that format, as whoever held a lease exclusively then.
+///
 /// A mode block of an older generation of a *living* host is over too (P1), but not cleared: that host may be writing
 /// its sector at this moment. It clears the block itself with its next ballot.
 pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
@@ -44,6 +50,10 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
     for holder in sharing {
         let sector = area.read_host(holder.host_id).await?;
         if !sector.mode.is_shared() {
+            continue;
+        }
+        if area.disk.copies() > 1 && area.is_of_another_lockspace(holder.host_id).await? {
+            info!(%holder, "its claim is of before the lockspace was made anew");
             continue;
         }
         let holder = HostTerm { generation: sector.mode.generation, ..*holder };
@@ -59,7 +69,11 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
                 continue;
             }
             Verdict::Gone(Gone::NewerGeneration | Gone::OtherOwner) => continue,
-            Verdict::Alive { earliest } | Verdict::Silent { earliest } => Some(earliest),
+            Verdict::Alive { earliest } => {
+                standing.lives = true;
+                Some(earliest)
+            }
+            Verdict::Silent { earliest } => Some(earliest),
             Verdict::Unknown => None,
         };
         // Known only while it is known for every one of them.

@@ -262,10 +262,12 @@ fn seen(blocks: &[Block<'_>], at: SectorIndex, majority: usize) -> Vec<u8> {
     // sanlock does not stamp: a claim of its host is not overlooked because the host was once one of ours.
     let unstamped = blocks.iter().find(|b| b.stamp == Stamp::default() && b.content.mode.is_shared());
     let whole = HostSector { dblock, mode: unstamped.unwrap_or(last).content.mode, seal: last.content.seal };
-    if whole == last.content {
+    if whole == last.content && unstamped.is_none() {
         return last.bytes.to_vec();
     }
-    assembled(last, &dblock, &whole.mode, at)
+    // A claim without a stamp must not look like one of the time of another.
+    let stamp = if unstamped.is_some() { Stamp::default() } else { last.stamp };
+    assembled(last, &dblock, &whole.mode, stamp, at)
 }
 
 /// Whether another host's RELEASED at `lver`, its latest, is to be acted upon. Of its generations the latest that has written there
@@ -280,11 +282,14 @@ fn is_word(blocks: &[Block<'_>], lver: Lver, majority: usize) -> bool {
     released().count() >= majority || released().any(|b| !b.content.mode.is_shared())
 }
 
-/// The sector of `base` with another dblock and mode block, sealed as it was.
-fn assembled(base: &Block<'_>, dblock: &Dblock, mode: &ModeBlock, at: SectorIndex) -> Vec<u8> {
+/// The sector of `base` with another dblock, mode block and stamp, sealed as it was.
+fn assembled(base: &Block<'_>, dblock: &Dblock, mode: &ModeBlock, stamp: Stamp, at: SectorIndex) -> Vec<u8> {
     let mut sector = base.bytes.to_vec();
     put(&mut sector, 0, &dblock.encode());
     mode.put_into(&mut sector);
+    if base.content.seal.is_some() {
+        stamp.put_into(&mut sector);
+    }
     if let Some(seal) = base.content.seal {
         seal::write(&mut sector, SealedKind::Dblock, &Seal { sector: at, ..seal });
     }

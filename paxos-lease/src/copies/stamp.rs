@@ -37,6 +37,11 @@ impl Lockspace {
     }
 }
 
+/// Whether a host's sector was written before the lockspace was made anew, in which `ours` was. The seals of both were verified.
+pub(crate) fn is_of_another_lockspace(theirs: &[u8], ours: &[u8]) -> bool {
+    Stamp::of_sealed(theirs).is_of_another_lockspace(Stamp::of_sealed(ours))
+}
+
 /// A later write of a host has a greater one: whether it is of the lockspace as it is now, its generation, its count.
 pub(super) type Rank = (bool, Generation, u64);
 
@@ -56,6 +61,12 @@ impl Stamp {
     pub(super) fn of_sealed(sector: &[u8]) -> Self {
         let lockspace = Lockspace(u64_at(sector, LOCKSPACE));
         Stamp { lockspace, generation: Generation(u64_at(sector, GENERATION)), count: u64_at(sector, COUNT) }
+    }
+
+    /// Of a write in another format of the lockspace than `other`'s. A sector without a stamp says nothing of that.
+    fn is_of_another_lockspace(self, other: Self) -> bool {
+        let stamped = self != Stamp::default() && other != Stamp::default();
+        stamped && self.lockspace != other.lockspace
     }
 
     /// `now`: the lockspace as it is; `None`: not known.

@@ -34,8 +34,8 @@ use crate::request::Force;
 use crate::standing::{Loss, Standing, standing};
 use crate::tend::tend;
 use crate::testing::{
-    Fate, Kind, ManualClock, Medium, SMALL, Said, TestDevice, device, host, leader_at, lease, let_others_run, me, term,
-    uuid,
+    ALIVE, Fate, Kind, ManualClock, Medium, SMALL, Said, TestDevice, device, host, leader_at, lease, let_others_run,
+    me, term, uuid,
 };
 
 /// The disks of a lease, as they were formatted.
@@ -377,6 +377,44 @@ fn a_request_for_the_owner_is_not_lost_beside_one_for_an_earlier_owner_or_a_mild
     assert_eq!(found(0), Some(Force::Kill), "milder on the second, harder on the third");
     assert_eq!(found(1), Some(Force::Kill), "of an earlier owner on the first");
     assert_eq!(found(2), Some(Force::Graceful));
+}
+
+/// The lockspace is made anew while host 1 shares a lease that is kept, and nobody of that time ever comes back.
+#[test]
+fn a_claim_of_before_the_lockspace_was_made_anew_stands_in_nobodys_way() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    held(acquired(&devices(1, &media, &clock), &clock, 1, Mode::Shared));
+    let anew = |n| {
+        let list = media.iter().map(|medium| Copy { disk: device(n, medium, &clock), at: lease().at }).collect();
+        Copies::new(list, clock.clone(), Some((term(n, 1), AreaUuid(uuid::Uuid::from_u128(77)))))
+    };
+    let disks = anew(2);
+    let taken = owned(&disks, &clock, 2);
+    given_back(&disks, &clock, 2, taken);
+    // A claim of today does stand in the way.
+    held(acquired(&anew(3), &clock, 3, Mode::Shared));
+    let refused = acquired(&disks, &clock, 2, Mode::Exclusive);
+    assert!(matches!(&refused, Ok(Acquired::Theirs(r)) if r.kind == RefusalKind::SharedHolders(vec![term(3, 1)])));
+}
+
+/// The claim of a host that died stays where it is on several disks. A host that has joined since waits until it has seen that for itself,
+/// if it may; it does not wait for one that lives.
+#[test]
+fn a_newcomer_waits_out_a_dead_sharer_on_several_disks_if_it_may_wait() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    held(acquired(&devices(1, &media, &clock), &clock, 1, Mode::Shared));
+    let silent = Verdict::Silent { earliest: LocalInstant::NEVER };
+    let takes = |wait_for_silent, said: &[Verdict]| {
+        let (said, disks) = (Said::of(term(1, 1), said), devices(2, &media, &clock));
+        let options = Options { wait_for_silent, ..Options::default() };
+        driven(&clock, acquire(&disks, &clock, &said, &lease(), &me(2), &options, &Stop::new()))
+    };
+    let gone = Verdict::Gone(Gone::Silent);
+    for (waits, said) in [(false, &[silent, gone][..]), (true, &[ALIVE, gone]), (true, &[silent, ALIVE])] {
+        let refused = takes(waits, said);
+        assert!(matches!(&refused, Ok(Acquired::Theirs(r)) if matches!(r.kind, RefusalKind::SharedHolders(_))));
+    }
+    held(takes(true, &[silent, Verdict::Unknown, gone]));
 }
 
 /// The third disk fails in one read and is back at once: what is written next is on it, too.
