@@ -42,6 +42,7 @@ use crate::platform::SharedDisk;
 use crate::resource::SpaceShared;
 
 mod confirm;
+mod copies;
 pub mod format;
 mod index;
 
@@ -440,6 +441,7 @@ impl Context {
         let resource = ResourceName::new(&name(&asked.head.name)?).map_err(invalid)?;
         let disks = self.disks_to_format(asked).await?;
         let geometry = geometry_of_all(asked.head.flags.bits(), &disks)?;
+        self.must_leave_no_majority(&disks).await?;
         let fits = (1..=geometry.max_hosts()).contains(&num_hosts);
         let (uuid, copies) = (AreaUuid::random(), u8::try_from(disks.len()).unwrap_or(u8::MAX));
         let writer = paxos_lease::format::Writer { machine: self.machine, fire: SealedFire::NoWatchdog };

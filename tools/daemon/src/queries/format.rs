@@ -364,9 +364,13 @@ mod tests {
         }
 
         async fn write_resource_on(&self, disks: Vec<WireDisk>) -> Answer {
+            self.write_resource_with(WriteResourceFlags::NONE, disks).await
+        }
+
+        async fn write_resource_with(&self, flags: WriteResourceFlags, disks: Vec<WireDisk>) -> Answer {
             let head = ResourceHead::named(Name48::new("LS").unwrap(), Name48::new("new").unwrap());
             let resource = Resource::new(head, disks);
-            let request = Request::WriteResource { flags: WriteResourceFlags::NONE, num_hosts: 0, unused: 0, resource };
+            let request = Request::WriteResource { flags, num_hosts: 0, unused: 0, resource };
             answer(self.context.clone(), request).await
         }
 
@@ -536,6 +540,40 @@ mod tests {
             assert!(refused.why.unwrap().contains("bytes 2097152 to 3145728"));
             drop(older);
             assert_eq!(rig.write_lockspace(3 * MIB - 512).await.code, ResultCode::OK);
+        });
+    }
+
+    /// Else two of three would be left, a majority, beside a lease of its own.
+    #[test]
+    fn a_copy_of_a_lease_on_several_disks_is_not_formatted_alone() {
+        local(async {
+            let rig = Rig::new();
+            let others: Vec<(PathBuf, WireDisk)> = ["first", "second", "third"].map(|name| rig.another(name)).into();
+            let disks = |which: &[usize]| which.iter().map(|n| others[*n].1.clone()).collect::<Vec<_>>();
+            let content = || others.iter().map(|(path, _)| std::fs::read(path).unwrap()).collect::<Vec<_>>();
+            assert_eq!(rig.write_resource_on(disks(&[0, 1, 2])).await.code, ResultCode::OK);
+            let before = content();
+            for flags in [WriteResourceFlags::NONE, WriteResourceFlags::CLEAR] {
+                for alone in 0..3 {
+                    assert_busy(&rig.write_resource_with(flags, disks(&[alone])).await, "of a lease on several disks");
+                }
+                let beside = vec![others[0].1.clone(), rig.disk(2 * MIB)];
+                assert_busy(&rig.write_resource_with(flags, beside).await, "copy 1 of 3");
+            }
+            assert!(content() == before, "nothing was written");
+            // Its leader record is damaged; the other two are well.
+            let damaged = std::fs::OpenOptions::new().write(true).open(&others[0].0).unwrap();
+            damaged.write_all_at(&[7; 8], MIB + 40).unwrap();
+            assert_busy(&rig.write_resource_on(disks(&[0])).await, "copy 1 of 3");
+            assert_eq!(rig.write_resource_on(disks(&[0, 2])).await.code, ResultCode::OK);
+            assert_busy(&rig.write_resource_on(disks(&[1])).await, "holdfast init --force");
+            // Of four, three are a majority.
+            let three = [disks(&[0, 2]), vec![rig.another("fourth").1]].concat();
+            let four = [three.clone(), vec![rig.disk(2 * MIB)]].concat();
+            assert_eq!(rig.write_resource_on(four).await.code, ResultCode::OK);
+            assert_busy(&rig.write_resource_on(disks(&[0, 2])).await, "3 in all");
+            assert_eq!(rig.write_resource_with(WriteResourceFlags::CLEAR, three).await.code, ResultCode::OK);
+            assert_eq!(rig.write_resource_on(disks(&[2])).await.code, ResultCode::OK, "it is none any more");
         });
     }
 
