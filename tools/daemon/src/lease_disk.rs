@@ -31,11 +31,15 @@ use crate::platform::{Platform, SharedDisk};
 /// no copy, and frees a leader record on one disk alone. Beside one that lives, or may, nothing that the copies say together can be
 /// relied on. It is known by its sector, which has no seal.
 ///
+/// `area`: the UUID of the lockspace's area. One that sanlock formatted has none, and any two formats of it look the same: the stamps by which
+/// the copies of a sector are ordered could not tell what was written before it was made anew from what is written since.
+///
 /// # Errors
 /// The answer and the reason.
 pub fn may_be_served(
     copies: usize,
     value: bool,
+    area: AreaUuid,
     hosts: &HostTable,
     now: LocalInstant,
 ) -> Result<(), (ResultCode, String)> {
@@ -44,6 +48,10 @@ pub fn may_be_served(
     }
     if value {
         return Err((ResultCode::EOPNOTSUPP, "a lease on several disks has no value".to_owned()));
+    }
+    if area == AreaUuid::NONE {
+        let why = "the lockspace was formatted by sanlock, without a UUID: in it no lease on several disks is served";
+        return Err((ResultCode::EOPNOTSUPP, why.to_owned()));
     }
     match real_sanlock(hosts, now) {
         None => Ok(()),
@@ -234,6 +242,7 @@ impl<P: Platform> LeaseDisk<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
     use std::time::Duration;
 
     use delta_lease::{DeltaArea, DeltaSector, HostBitmap, SectorView};
@@ -249,14 +258,19 @@ mod tests {
 
     const NOW: LocalInstant = LocalInstant::from_nanos(1_000_000_000_000);
 
+    fn uuid() -> AreaUuid {
+        static ONE: OnceLock<AreaUuid> = OnceLock::new();
+        *ONE.get_or_init(AreaUuid::random)
+    }
+
     fn area() -> DeltaArea {
         let space = SpaceName::new(b"LS").unwrap();
-        DeltaArea { at: LeaseOffset(0), space, geometry: Geometry::ALL[0], uuid: AreaUuid::NONE }
+        DeltaArea { at: LeaseOffset(0), space, geometry: Geometry::ALL[0], uuid: uuid() }
     }
 
     /// A look at the sector of host 3, which holds its host_id.
-    fn look(sealed: bool, at: LocalInstant) -> SectorView {
-        let DeltaArea { geometry, space, uuid: area, .. } = area();
+    fn look(area: &DeltaArea, sealed: bool, at: LocalInstant) -> SectorView {
+        let DeltaArea { geometry, space, uuid: area, .. } = *area;
         let (host_id, sector) = (HostId::new(3).unwrap(), SectorIndex(2));
         let leader = LeaderRecord {
             owner_id: 3,
@@ -272,22 +286,30 @@ mod tests {
     }
 
     fn seen(sealed: bool) -> HostTable {
-        let mut table = HostTable::new(area(), IoTimeout::DEFAULT);
-        table.observe_sector(&look(sealed, NOW));
+        let area = area();
+        let mut table = HostTable::new(area, IoTimeout::DEFAULT);
+        table.observe_sector(&look(&area, sealed, NOW));
         assert!(table.hosts().all(|(_, seen)| seen.damage.is_none()));
         table
     }
 
     #[test]
     fn s1_beside_a_real_sanlock_that_may_live_no_lease_on_several_disks_is_served() {
-        assert!(may_be_served(3, false, &seen(true), NOW).is_ok());
+        assert!(may_be_served(3, false, uuid(), &seen(true), NOW).is_ok());
         let mut table = seen(false);
-        let (code, why) = may_be_served(3, false, &table, NOW).unwrap_err();
+        let (code, why) = may_be_served(3, false, uuid(), &table, NOW).unwrap_err();
         assert!(code == ResultCode::EOPNOTSUPP && why.contains("host_id 3"), "{why}");
-        assert!(may_be_served(1, true, &table, NOW).is_ok(), "on one disk both keep the same rules");
+        assert!(may_be_served(1, true, uuid(), &table, NOW).is_ok(), "on one disk both keep the same rules");
         let later = NOW.after(Duration::from_secs(600));
-        table.observe_sector(&look(false, later));
-        assert!(may_be_served(3, false, &table, later).is_ok(), "it has been silent for D1's time");
+        table.observe_sector(&look(&area(), false, later));
+        assert!(may_be_served(3, false, uuid(), &table, later).is_ok(), "it has been silent for D1's time");
+    }
+
+    #[test]
+    fn in_a_lockspace_without_a_uuid_no_lease_on_several_disks_is_served() {
+        let (code, why) = may_be_served(3, false, AreaUuid::NONE, &seen(true), NOW).unwrap_err();
+        assert!(code == ResultCode::EOPNOTSUPP && why.contains("UUID"), "{why}");
+        assert!(may_be_served(1, true, AreaUuid::NONE, &seen(true), NOW).is_ok());
     }
 
     #[test]
@@ -310,6 +332,6 @@ mod tests {
 
     #[test]
     fn a_value_on_several_disks_is_refused_before_anything_is_acquired() {
-        assert_eq!(may_be_served(2, true, &seen(true), NOW).unwrap_err().0, ResultCode::EOPNOTSUPP);
+        assert_eq!(may_be_served(2, true, uuid(), &seen(true), NOW).unwrap_err().0, ResultCode::EOPNOTSUPP);
     }
 }

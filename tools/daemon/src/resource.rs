@@ -491,7 +491,8 @@ fn may_serve<P: Platform>(
     disk: &LeaseDisk<P>,
     value: bool,
 ) -> Result<(), (ResultCode, String)> {
-    lease_disk::may_be_served(disk.copies.copies(), value, &shared.hosts.borrow(), shared.clock().now())
+    let (copies, now) = (disk.copies.copies(), shared.clock().now());
+    lease_disk::may_be_served(copies, value, shared.area.uuid, &shared.hosts.borrow(), now)
 }
 
 /// The value of a lease just acquired. One that cannot be read is zeros, as in sanlock: the lease is what matters.
