@@ -398,6 +398,21 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         self.find_shape(known, at, len, deadline).await
     }
 
+    /// Looks at all of it again, if one of the disks is not used: it may be well by now, or there at last. What it says then counts like
+    /// what any disk says that was away for a while.
+    ///
+    /// # Errors
+    /// Nothing new is known.
+    pub async fn look_again(&self, deadline: LocalInstant) -> Result<(), IoError> {
+        let (known, all) = {
+            let state = self.state.borrow();
+            (state.shape, state.standing.iter().all(|standing| *standing == Standing::Copy))
+        };
+        let Some(shape) = known.filter(|_| !all) else { return Ok(()) };
+        let (at, len) = (self.list[0].at.0, shape.geometry.area_len());
+        self.find_shape(known, at, len, deadline).await.map(drop)
+    }
+
     /// Reads all of it, which is to be what it was before, if that is known.
     async fn find_shape(
         &self,

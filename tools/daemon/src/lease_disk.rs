@@ -2,8 +2,9 @@
 //!
 //! Each open device has one table of what is in flight on it (I6), however often the lease is opened anew while that goes on.
 
+use std::cell::{Cell, OnceCell};
 use std::future::{Future, poll_fn};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,6 +25,7 @@ use paxos_lease::{Copies, Copy, Mode};
 use tokio::sync::Mutex;
 
 use crate::platform::{Platform, SharedDisk};
+use crate::supervisor::event::Place;
 
 /// Whether a lease on several disks may be taken, or changed, in a lockspace with these hosts; `value`: with a value block.
 ///
@@ -97,6 +99,14 @@ pub fn names_one_twice(nodes: &[NodeId]) -> bool {
     nodes.iter().enumerate().any(|(i, node)| nodes[..i].contains(node))
 }
 
+/// Whether one of a lease's disks may have come under another device number while a write of ours to it is on its way: the lease was on `old`,
+/// writes to `in_flight` of these are, and it is on `new` now. Then two tables of flights would each know one of two writes to a
+/// sector (I6).
+#[must_use]
+pub fn may_be_renumbered(old: &[(NodeId, u64)], in_flight: &[(NodeId, u64)], new: &[(NodeId, u64)]) -> bool {
+    in_flight.iter().any(|place| !new.contains(place)) && new.iter().any(|place| !old.contains(place))
+}
+
 fn real_sanlock(hosts: &HostTable, now: LocalInstant) -> Option<HostId> {
     let theirs = |id: HostId| hosts.state(id, now) != Some(HostState::Dead);
     let unsealed = hosts
@@ -109,13 +119,18 @@ fn real_sanlock(hosts: &HostTable, now: LocalInstant) -> Option<HostId> {
 pub enum LeaseCopy<P: Platform> {
     /// It is open.
     Open(NodeId, Rc<SharedDisk<P>>),
-    /// It cannot be used.
-    Missing {
-        /// As it was named.
-        path: Arc<str>,
-        /// Why.
-        errno: Errno,
-    },
+    /// It could not be used when the lease was taken.
+    Missing(Missing<P>),
+}
+
+/// A disk that was missing, and may be back since (`resource/mend.rs`).
+pub struct Missing<P: Platform> {
+    named: PathBuf,
+    path: Arc<str>,
+    errno: Errno,
+    back: OnceCell<(NodeId, Rc<SharedDisk<P>>)>,
+    /// Not to be tried before that. While somebody tries: never.
+    next_try: Cell<LocalInstant>,
 }
 
 impl<P: Platform> LeaseCopy<P> {
@@ -126,47 +141,59 @@ impl<P: Platform> LeaseCopy<P> {
             Errno::UnknownErrno => Errno::EIO,
             errno => errno,
         };
-        LeaseCopy::Missing { path: Arc::from(path.display().to_string()), errno }
+        LeaseCopy::Missing(Missing {
+            named: path.to_owned(),
+            path: Arc::from(path.display().to_string()),
+            errno,
+            back: OnceCell::new(),
+            next_try: Cell::new(LocalInstant::EARLIEST),
+        })
+    }
+
+    fn open(&self) -> Result<(NodeId, &Rc<SharedDisk<P>>), &Missing<P>> {
+        match self {
+            LeaseCopy::Open(node, disk) => Ok((*node, disk)),
+            LeaseCopy::Missing(missing) => missing.back.get().map(|(node, disk)| (*node, disk)).ok_or(missing),
+        }
     }
 
     fn node(&self) -> Option<NodeId> {
-        match self {
-            LeaseCopy::Open(node, _) => Some(*node),
-            LeaseCopy::Missing { .. } => None,
-        }
+        self.open().ok().map(|(node, _)| node)
     }
 }
 
-fn not_there(path: &Arc<str>, errno: Errno, op: Op, offset: u64, len: usize) -> IoError {
-    IoError { path: Arc::clone(path), op, offset, len, kind: IoErrorKind::Failed(errno) }
+impl<P: Platform> Missing<P> {
+    fn error(&self, op: Op, offset: u64, len: usize) -> IoError {
+        IoError { path: Arc::clone(&self.path), op, offset, len, kind: IoErrorKind::Failed(self.errno) }
+    }
 }
 
 impl<P: Platform> ReadDisk for LeaseCopy<P> {
     fn path(&self) -> &Arc<str> {
         match self {
             LeaseCopy::Open(_, disk) => disk.path(),
-            LeaseCopy::Missing { path, .. } => path,
+            LeaseCopy::Missing(missing) => &missing.path,
         }
     }
 
     async fn read(&self, at: u64, len: usize, deadline: LocalInstant) -> Result<AlignedBuf, IoError> {
-        match self {
-            LeaseCopy::Open(_, disk) => disk.read(at, len, deadline).await,
-            LeaseCopy::Missing { path, errno } => Err(not_there(path, *errno, Op::Read, at, len)),
+        match self.open() {
+            Ok((_, disk)) => disk.read(at, len, deadline).await,
+            Err(missing) => Err(missing.error(Op::Read, at, len)),
         }
     }
 }
 
 impl<P: Platform> Disk for LeaseCopy<P> {
     async fn write(&self, at: u64, data: AlignedBuf, deadline: LocalInstant) -> Result<(), IoError> {
-        match self {
-            LeaseCopy::Open(_, disk) => disk.write(at, data, deadline).await,
-            LeaseCopy::Missing { path, errno } => Err(not_there(path, *errno, Op::Write, at, data.len())),
+        match self.open() {
+            Ok((_, disk)) => disk.write(at, data, deadline).await,
+            Err(missing) => Err(missing.error(Op::Write, at, data.len())),
         }
     }
 
     async fn reaped(&self) {
-        if let LeaseCopy::Open(_, disk) = self {
+        if let Ok((_, disk)) = self.open() {
             disk.reaped().await;
         }
     }
@@ -211,10 +238,37 @@ impl<P: Platform> LeaseDisk<P> {
     }
 
     fn open(&self) -> impl Iterator<Item = (NodeId, &Rc<SharedDisk<P>>, LeaseOffset)> {
-        self.copies.list().iter().filter_map(|copy| match &copy.disk {
-            LeaseCopy::Open(node, disk) => Some((*node, disk, copy.at)),
-            LeaseCopy::Missing { .. } => None,
-        })
+        self.copies.list().iter().filter_map(|copy| copy.disk.open().ok().map(|(node, disk)| (node, disk, copy.at)))
+    }
+
+    /// The disks that are missing and are to be tried now, by number and place: until [`LeaseDisk::tried`] nobody else tries them.
+    pub fn to_be_tried(&self, now: LocalInstant) -> Vec<(usize, Place)> {
+        let due = |(i, copy): (usize, &Copy<LeaseCopy<P>>)| {
+            let missing = copy.disk.open().err().filter(|missing| missing.next_try.get() <= now)?;
+            missing.next_try.set(LocalInstant::NEVER);
+            Some((i, Place { path: missing.named.clone(), offset: copy.at.0 }))
+        };
+        self.copies.list().iter().enumerate().filter_map(due).collect()
+    }
+
+    /// One of them was tried; if it is not back by now, not before `next` again.
+    pub fn tried(&self, number: usize, next: LocalInstant) {
+        if let Some(Err(missing)) = self.copies.list().get(number).map(|copy| copy.disk.open()) {
+            missing.next_try.set(next);
+        }
+    }
+
+    /// One that was missing is back.
+    pub fn is_back(&self, number: usize, node: NodeId, disk: Rc<SharedDisk<P>>) {
+        if let Some(Err(missing)) = self.copies.list().get(number).map(|copy| copy.disk.open()) {
+            let _ = missing.back.set((node, disk));
+        }
+    }
+
+    /// The places to which writes of it are on their way.
+    pub fn areas_in_flight(&self) -> Vec<(NodeId, u64)> {
+        let busy = self.open().filter(|(_, disk, _)| disk.writes_in_flight() > 0);
+        busy.map(|(node, _, at)| (node, at.0)).collect()
     }
 
     /// The one whose area is there.
@@ -321,6 +375,17 @@ mod tests {
         let ends = pollster::block_on(side_by_side(opens, 2, &clock, begun.after(Duration::from_secs(60))));
         assert_eq!(ends, [Some(Ok(0)), None, Some(Ok(2))]);
         assert!(clock.now().since(begun) < Duration::from_secs(20));
+    }
+
+    /// The third disk hung, was lost and found again under another number. What hung may still land there.
+    #[test]
+    fn i6_a_disk_that_may_have_another_number_now_is_not_written_while_an_older_write_to_it_is_in_flight() {
+        let at = |device| (NodeId { dev: 5, ino: device, device: Some(device) }, 0);
+        let (old, hung) = ([at(1), at(2), at(3)], [at(3)]);
+        assert!(may_be_renumbered(&old, &hung, &[at(1), at(2), at(4)]));
+        assert!(!may_be_renumbered(&old, &hung, &[at(1), at(2)]), "it is missing, and will not be written");
+        assert!(!may_be_renumbered(&old, &hung, &[at(1), at(3), at(4)]), "it is there, and has its table");
+        assert!(!may_be_renumbered(&old, &[], &[at(1), at(2), at(4)]));
     }
 
     #[test]

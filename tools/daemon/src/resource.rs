@@ -30,8 +30,12 @@ use paxos_lease::{
 };
 
 mod index;
+mod mend;
+#[cfg(test)]
+mod tests;
 
 pub use index::{Surroundings, prepare_index, run_index};
+use mend::{mend, mending};
 
 use crate::codes;
 use crate::lease_disk::{self, LeaseCopy, LeaseDisk};
@@ -49,8 +53,13 @@ const AT_ONCE: usize = 32;
 /// Between two attempts to take a fence that somebody holds.
 const FENCE_POLL: Duration = Duration::from_millis(100);
 
-/// A disk that its lease has left, with the length of the lease's area there.
-type Retired<P> = (Rc<LeaseDisk<P>>, u64);
+/// A disk that its lease has left.
+struct Retired<P: Platform> {
+    key: LeaseKey,
+    disk: Rc<LeaseDisk<P>>,
+    /// The length of the lease's area there.
+    len: u64,
+}
 
 /// A device of a lease that was to be opened.
 pub struct Opened<F> {
@@ -142,7 +151,7 @@ impl<P: Platform> SpaceShared<P> {
         let disk = Rc::new(LeaseDisk::new(list, self.clock(), Some((self.me.term, self.area.uuid))));
         if let Some(old) = self.disks.borrow_mut().insert(key, disk) {
             let len = self.places.borrow_mut().remove(&key).map_or(0, |(len, _)| len);
-            self.retired.borrow_mut().push((old, len));
+            self.retired.borrow_mut().push(Retired { key, disk: old, len });
         }
     }
 
@@ -154,10 +163,23 @@ impl<P: Platform> SpaceShared<P> {
             Err((code, _)) => return LeaseCopy::missing(&opened.place.path, *code),
         };
         let (node, at) = (file.node(), LeaseOffset(opened.place.offset));
+        LeaseCopy::Open(node, self.device_on(file, at))
+    }
+
+    fn device_on(&self, file: &Arc<P::File>, at: LeaseOffset) -> Rc<SharedDisk<P>> {
         let (disks, retired) = (self.disks.borrow(), self.retired.borrow());
-        let late = disks.values().chain(retired.iter().map(|(disk, _)| disk)).find_map(|disk| disk.on(node, at));
+        let mut all = disks.values().chain(retired.iter().map(|old| &old.disk));
         let new = || Rc::new(Device::new(self.engine_for(file), self.clock().clone(), self.limit.clone()));
-        LeaseCopy::Open(node, late.unwrap_or_else(new))
+        all.find_map(|disk| disk.on(file.node(), at)).unwrap_or_else(new)
+    }
+
+    /// Whether one of these areas of a lease may be one to which an older write of ours is on its way, under the number that its device had
+    /// before ([`lease_disk::may_be_renumbered`]).
+    fn may_be_renumbered(&self, key: LeaseKey, areas: &[(NodeId, u64)]) -> bool {
+        self.retired.borrow().iter().filter(|old| old.key == key).any(|Retired { disk, .. }| {
+            let old: Vec<_> = disk.areas().collect();
+            lease_disk::may_be_renumbered(&old, &disk.areas_in_flight(), areas)
+        })
     }
 
     /// A lease is over: its disk goes with it, unless a write is still in flight (I6: the next acquire waits for it).
@@ -191,7 +213,7 @@ impl<P: Platform> SpaceShared<P> {
 
     /// Ends the I/O threads of devices that no lease uses any more. Their fences stay.
     fn forget_engines(&self) {
-        self.retired.borrow_mut().retain(|(disk, _)| disk.writes_in_flight() > 0);
+        self.retired.borrow_mut().retain(|old| old.disk.writes_in_flight() > 0);
         self.engines.borrow_mut().retain(|_, engine| Arc::strong_count(engine) > 1);
     }
 
@@ -220,7 +242,7 @@ impl<P: Platform> SpaceShared<P> {
             used.then_some((disk, len))
         });
         let retired = self.retired.borrow();
-        let late = retired.iter().filter(|(disk, _)| disk.writes_in_flight() > 0).map(|(disk, len)| (disk, *len));
+        let late = retired.iter().filter(|old| old.disk.writes_in_flight() > 0).map(|old| (&old.disk, old.len));
         used.chain(late).flat_map(|(disk, len)| disk.areas().map(move |(node, at)| (node, at, len))).collect()
     }
 
@@ -238,7 +260,7 @@ impl<P: Platform> SpaceShared<P> {
     /// Resolves once no lease write of this lockspace is in flight any more.
     pub async fn reaped(&self) {
         let disks: Vec<Rc<LeaseDisk<P>>> =
-            self.disks.borrow().values().chain(self.retired.borrow().iter().map(|(disk, _)| disk)).cloned().collect();
+            self.disks.borrow().values().chain(self.retired.borrow().iter().map(|old| &old.disk)).cloned().collect();
         for disk in disks {
             disk.all_reaped().await;
         }
@@ -246,6 +268,10 @@ impl<P: Platform> SpaceShared<P> {
 
     fn clock(&self) -> &P::Clock {
         self.platform.clock()
+    }
+
+    const fn platform(&self) -> &P {
+        &self.platform
     }
 
     fn deadline(&self) -> LocalInstant {
@@ -298,15 +324,15 @@ impl<P: Platform> HostLiveness for SpaceShared<P> {
     }
 }
 
+async fn open_one<P: Platform>(shared: &SpaceShared<P>, place: &Place) -> Result<Arc<P::File>, (ResultCode, String)> {
+    codes::opened(shared.platform.open_apart(&place.path).await)
+}
+
 /// Opens the devices of a lease, side by side. Of several none is waited for longer than an I/O may take, or, once a majority is
 /// open, much longer.
 pub async fn open_all<P: Platform>(shared: &SpaceShared<P>, places: &[Place]) -> Vec<Opened<P::File>> {
     let until = if places.len() > 1 { shared.deadline() } else { LocalInstant::NEVER };
-    let open = |place: &Place| {
-        let path = place.path.clone();
-        async move { codes::opened(shared.platform.open_apart(&path).await) }
-    };
-    let opens = places.iter().map(open).collect();
+    let opens = places.iter().map(|place| open_one(shared, place)).collect();
     let ends = lease_disk::side_by_side(opens, places.len() / 2 + 1, shared.clock(), until).await;
     let opened = |(place, end): (&Place, Option<_>)| {
         let late = || Err((ResultCode::IO_TIMEOUT, format!("{} does not open in time", place.path.display())));
@@ -316,7 +342,8 @@ pub async fn open_all<P: Platform>(shared: &SpaceShared<P>, places: &[Place]) ->
 }
 
 /// Prepares a lease's devices: a disk of its own over them, and the fence where one has none yet. Of several a majority is enough:
-/// what cannot be opened, or fenced, is left out.
+/// what cannot be opened, or fenced, is left out, and once a majority is fenced nobody waits for the others much longer: each bounds itself
+/// by an I/O's time, twice.
 pub async fn prepare<P: Platform>(
     shared: &SpaceShared<P>,
     mut opened: Vec<Opened<P::File>>,
@@ -479,7 +506,7 @@ pub async fn run_acquire<P: Platform>(
     }
     notes.event(Event::Acquired { task, end: AcquireEnd::Refused { code, why, may_change, undoing } });
     if let Some(duty) = undo {
-        finish(&shared, &disk.copies, duty).await;
+        mending(&shared, key, &notes, finish(&shared, &disk.copies, duty)).await;
         shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
@@ -587,7 +614,7 @@ pub async fn run_release<P: Platform>(shared: Rc<SpaceShared<P>>, task: TaskId, 
         (true, false) => {}
     }
     if let Some(duty) = undo {
-        finish(&shared, &disk.copies, duty).await;
+        mending(&shared, key, &notes, finish(&shared, &disk.copies, duty)).await;
         shared.forget_disk(key);
         notes.event(Event::TaskDone { task });
     }
@@ -641,6 +668,7 @@ pub async fn run_verify<P: Platform>(shared: Rc<SpaceShared<P>>, key: LeaseKey, 
     let Some(disk) = shared.disk_of(key) else {
         return notes.event(verified(Err("its device was closed".to_owned())));
     };
+    mend(&shared, key, &notes);
     let found = standing(&disk.copies, shared.clock(), held, &shared.me).await;
     notes.event(verified(found.as_ref().map(|found| *found).map_err(|e| codes::chain(e))));
     if let Ok(found) = found {
@@ -685,8 +713,14 @@ pub async fn run_convert<P: Platform>(
         Ok(disk) => {
             *disk.steady.lock().await = None;
             let end = match mode {
-                Mode::Shared => convert_to_shared(&shared, &disk.copies, held, value).await,
-                Mode::Exclusive => convert_to_exclusive(&shared, &disk.copies, held, nowait, &stop).await,
+                Mode::Shared => {
+                    let conversion = convert_to_shared(&shared, &disk.copies, held, value);
+                    mending(&shared, key, &notes, conversion).await
+                }
+                Mode::Exclusive => {
+                    let conversion = convert_to_exclusive(&shared, &disk.copies, held, nowait, &stop);
+                    mending(&shared, key, &notes, conversion).await
+                }
             };
             *disk.steady.lock().await = end.held.as_ref().map(|(_, mode, lver)| (*lver, *mode));
             end

@@ -263,6 +263,7 @@ impl<P: Platform> Works<P> {
             Effect::EndTasks { space } => self.with_shared(space, |s| s.over.set()),
             Effect::Leave { space, free } => self.leave(space, free),
             Effect::OpenDevice { task, request } => self.open_device(task, request),
+            Effect::FenceSaved { saved } => saved.set(),
             Effect::StartAcquire { task, request, stop } => {
                 if let Some(shared) = self.shared(request.key.space) {
                     match shared.begin_acquire(&request, &self.formats) {

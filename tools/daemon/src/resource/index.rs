@@ -34,12 +34,19 @@ impl<P: Platform> SpaceShared<P> {
     /// host_id a lease could be had that is about to be another one.
     ///
     /// # Errors
-    /// Its area is being formatted.
+    /// Its area is being formatted, or a write of ours to one of its disks is on its way under another number of that disk.
     pub fn begin_acquire(&self, request: &LeaseRequest, formats: &Formats) -> Result<(), String> {
         let Some(disk) = self.disk_of(request.key) else { return Ok(()) };
         if self.is_spoilt(request.key) {
             return Err(format!(
                 "an earlier task of {} panicked: what it wrote may still land, or be on a few disks",
+                request.key
+            ));
+        }
+        let areas: Vec<(NodeId, u64)> = disk.areas().collect();
+        if disk.copies.copies() > 1 && self.may_be_renumbered(request.key, &areas) {
+            return Err(format!(
+                "a write to a disk that {} was on is not over, and one of its disks now may be that one",
                 request.key
             ));
         }

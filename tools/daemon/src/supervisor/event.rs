@@ -225,6 +225,15 @@ pub enum Event<L> {
         /// The new fences taken, and whether the lease can be used: or else the answer and the reason.
         prepared: Prepared,
     },
+    /// A disk of a lease that is in use was missing, is back, and has its fence. It is used once the state file names that.
+    Fenced {
+        /// In which lockspace.
+        space: SpaceName,
+        /// The fence.
+        fence: FenceRecord,
+        /// To be set then.
+        saved: Stop,
+    },
     /// An acquire task ended.
     Acquired {
         /// Which task.
@@ -580,6 +589,11 @@ pub enum Effect<L> {
         task: TaskId,
         /// The lease.
         request: LeaseRequest,
+    },
+    /// The state file names a fence: what waited for that goes on.
+    FenceSaved {
+        /// What waits.
+        saved: Stop,
     },
     /// Acquire; report [`Event::Acquired`].
     StartAcquire {

@@ -206,6 +206,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Reaped { space } => self.reaped(space),
             Event::Left { space } => self.left(space, now),
             Event::DeviceReady { task, prepared } => self.device_ready(task, prepared, now),
+            Event::Fenced { space, fence, saved } => self.fenced(space, fence, saved),
             Event::Acquired { task, end } => self.acquired(task, end, now),
             Event::Released { task, code, why, done } => self.released(task, code, why, done, now),
             Event::Converted { task, end } => self.converted(task, end, now),

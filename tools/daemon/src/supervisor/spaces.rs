@@ -397,6 +397,14 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.want_armed(now);
     }
 
+    /// A further device has its fence: in the state file before the first write through it (P1).
+    pub(super) fn fenced(&mut self, name: SpaceName, fence: FenceRecord, saved: Stop) {
+        let Some(record) = self.spaces.get_mut(&name).and_then(|space| space.record.as_mut()) else { return };
+        record.fences.push(fence);
+        self.save();
+        self.effects.push(Effect::FenceSaved { saved });
+    }
+
     pub(super) fn joined(&mut self, name: SpaceName, result: Result<Join, (ResultCode, String)>, now: LocalInstant) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
         let waits = std::mem::take(&mut space.join_waits);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, Lver, SpaceName};
 use holdfast_io::seal::SealedFire;
+use holdfast_io::stop::Stop;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
 use holdfast_io::units::{Geometry, SectorSize};
 use holdfast_protocol::codes::ResultCode;
@@ -363,6 +364,15 @@ fn p1_generation_and_fences_are_saved_before_the_join_may_write() {
     let saved = w.index(|e| matches!(e, Effect::Save(s) if s.lockspaces.iter().any(|l| l.fences == [fence()])));
     assert!(saved < w.index(|e| matches!(e, Effect::AllowJoin { .. })));
     assert_eq!(w.codes(900), [0]);
+}
+
+#[test]
+fn p1_the_fence_of_a_disk_that_is_back_is_saved_before_it_is_used() {
+    let (mut w, saved) = (World::joined(), Stop::new());
+    let fence = FenceRecord { start: 4096, ..fence() };
+    w.apply(Event::Fenced { space: name("LS"), fence: fence.clone(), saved });
+    let written = w.index(|e| matches!(e, Effect::Save(s) if s.lockspaces.iter().any(|l| l.fences.contains(&fence))));
+    assert!(written < w.index(|e| matches!(e, Effect::FenceSaved { .. })));
 }
 
 #[test]

@@ -1,0 +1,181 @@
+//! A lease on three disks: the files of this machine, without a supervisor.
+
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use delta_lease::format::plan as plan_lockspace;
+use holdfast_io::bytes::array_at;
+use holdfast_io::identity::Machine;
+use holdfast_io::ids::SpaceName;
+use holdfast_io::seal::{AreaUuid, SealedFire};
+use holdfast_io::sys::linux::{Access, BlockFile};
+use holdfast_io::timing::IoTimeout;
+use holdfast_io::units::{Geometry, SectorSize};
+
+use super::*;
+use crate::note::Note;
+use crate::supervisor::event::Orphans;
+use crate::watchdog::Choice;
+
+const MIB: u64 = 1 << 20;
+
+struct Rig {
+    dir: tempfile::TempDir,
+    shared: Rc<SpaceShared>,
+}
+
+fn key() -> LeaseKey {
+    LeaseKey { space: SpaceName::new(b"LS").unwrap(), resource: ResourceName::new(b"r").unwrap() }
+}
+
+fn geometry() -> Geometry {
+    Geometry::default_for(SectorSize::B512)
+}
+
+/// Runs it as the daemon's main loop does.
+fn local<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, future)
+}
+
+impl Rig {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let file = std::fs::File::create(dir.path().join(name)).unwrap();
+            file.set_len(MIB).unwrap();
+            file
+        };
+        let LeaseKey { space, resource } = key();
+        let (space_file, machine) = (file("space"), Machine::from_ids("m", "", "b"));
+        for write in plan_lockspace(geometry(), space, IoTimeout::DEFAULT, None) {
+            space_file.write_all_at(&write.bytes, write.offset_in_area).unwrap();
+        }
+        let (uuid, writer) =
+            (AreaUuid::random(), paxos_lease::format::Writer { machine, fire: SealedFire::NoWatchdog });
+        for copy in 1..=3 {
+            let place = Some(paxos_lease::Place { copy, copies: 3 });
+            let lease =
+                paxos_lease::format::NewLease { geometry: geometry(), space, resource, num_hosts: None, uuid, place };
+            let file = file(&format!("disk{copy}"));
+            for write in paxos_lease::format::plan(&lease, &writer).unwrap() {
+                file.write_all_at(&write.bytes, write.offset_in_area).unwrap();
+            }
+        }
+        let linux = Linux::new(Choice::None, dir.path().to_owned()).unwrap();
+        let area = DeltaArea { at: LeaseOffset(0), geometry: geometry(), space, uuid: AreaUuid::random() };
+        let term = HostTerm { host_id: HostId::new(1).unwrap(), generation: Generation(1) };
+        let me = Me { term, machine, fire: SealedFire::NoWatchdog, io_timeout: IoTimeout::DEFAULT };
+        let opened = linux.open(&dir.path().join("space")).unwrap();
+        let shared = Rc::new(SpaceShared::new(area, opened, me, &linux));
+        shared.limit.set(LocalInstant::NEVER);
+        Rig { dir, shared }
+    }
+
+    fn path(&self, n: usize) -> PathBuf {
+        self.dir.path().join(format!("disk{n}"))
+    }
+
+    fn request(&self) -> LeaseRequest {
+        LeaseRequest {
+            key: key(),
+            places: (1..=3).map(|n| Place { path: self.path(n), offset: 0 }).collect(),
+            expected_lver: None,
+            num_hosts: None,
+            nowait: true,
+            mode: Mode::Exclusive,
+            value: false,
+            persistent: false,
+            orphans: Orphans::Refused,
+        }
+    }
+
+    /// Takes the lease as the daemon does.
+    async fn acquire(&self) -> Held {
+        let (notes, mut inbox) = Notes::channel();
+        let opened = open_all(&self.shared, &self.request().places).await;
+        prepare(&self.shared, opened, &self.request()).await.result.unwrap();
+        run_acquire(Rc::clone(&self.shared), TaskId(1), self.request(), Stop::new(), notes).await;
+        let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
+        match *event {
+            Event::Acquired { end: AcquireEnd::Ours { held, .. }, .. } => held,
+            other => panic!("not acquired: {other:?}"),
+        }
+    }
+
+    fn states(&self) -> Vec<String> {
+        let disk = self.shared.disk_of(key()).unwrap();
+        let states = disk.states().unwrap();
+        states.as_array().unwrap().iter().map(|state| state["state"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn sector(&self, n: usize, sector: usize) -> Vec<u8> {
+        std::fs::read(self.path(n)).unwrap()[sector * 512..][..512].to_vec()
+    }
+}
+
+/// The third disk is not there when the lease is taken. It is back before the second is lost.
+#[test]
+fn a_disk_that_was_missing_when_a_lease_was_taken_counts_once_it_is_back() {
+    local(async {
+        let rig = Rig::new();
+        let hidden = rig.dir.path().join("hidden");
+        std::fs::rename(rig.path(3), &hidden).unwrap();
+        let held = rig.acquire().await;
+        assert_eq!(rig.states(), ["member", "member", "unknown"]);
+        std::fs::rename(&hidden, rig.path(3)).unwrap();
+
+        let (notes, mut inbox) = Notes::channel();
+        mend(&rig.shared, key(), &notes);
+        let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
+        let Event::Fenced { fence, saved, .. } = *event else { panic!("no fence") };
+        assert_eq!((fence.path, fence.locked), (rig.path(3), true));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(rig.states()[2], "unknown", "not before the state file names the fence");
+        saved.set();
+        let begun = Instant::now();
+        while rig.states()[2] != "member" {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", rig.states());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // What it has missed of our own sector it gets with the next look at the lease.
+        assert_ne!(rig.sector(3, 2), rig.sector(1, 2));
+        run_verify(Rc::clone(&rig.shared), key(), &held, notes.clone()).await;
+        assert_eq!(rig.sector(3, 2), rig.sector(1, 2));
+
+        // The second is replaced, and with it a copy is none.
+        std::fs::write(rig.path(2), vec![0; usize::try_from(MIB).unwrap()]).unwrap();
+        let what = Release { key: key(), held, rename: None, value: None };
+        run_release(Rc::clone(&rig.shared), TaskId(2), what, notes).await;
+        let leader = LeaderRecord::parse(&array_at(&rig.sector(3, 0), 0));
+        assert!(leader.is_free() && leader.lver == Lver(1), "{leader:?}");
+    });
+}
+
+/// What comes back in the place of a disk is another one, or one that the lease has already.
+#[test]
+fn a_disk_that_comes_back_as_something_else_is_not_used() {
+    local(async {
+        for strange in [0, 2] {
+            let rig = Rig::new();
+            std::fs::remove_file(rig.path(3)).unwrap();
+            rig.acquire().await;
+            match strange {
+                0 => std::fs::write(rig.path(3), vec![0; usize::try_from(MIB).unwrap()]).unwrap(),
+                n => std::os::unix::fs::symlink(rig.path(n), rig.path(3)).unwrap(),
+            }
+            let before = std::fs::read(rig.path(3)).unwrap();
+            let (notes, mut inbox) = Notes::channel();
+            mend(&rig.shared, key(), &notes);
+            if strange == 0 {
+                let Some(Note::Event(event)) = inbox.recv().await else { panic!("no event") };
+                let Event::Fenced { saved, .. } = *event else { panic!("no fence") };
+                saved.set();
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert_ne!(rig.states()[2], "member");
+            assert!(std::fs::read(rig.path(3)).unwrap() == before, "nothing was written");
+        }
+    });
+}
