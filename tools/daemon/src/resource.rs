@@ -350,9 +350,15 @@ pub async fn prepare<P: Platform>(
     request: &LeaseRequest,
 ) -> Prepared {
     let mut fences = Vec::new();
-    for one in &mut opened {
-        let Ok(file) = &one.file else { continue };
-        match fence(shared, file, &one.place).await {
+    let fencing = |one: &Opened<P::File>| {
+        let (file, place) = (one.file.clone(), one.place.clone());
+        async move { fence(shared, &file?, &place).await }
+    };
+    let fencings = opened.iter().map(fencing).collect();
+    let ends = lease_disk::side_by_side(fencings, opened.len() / 2 + 1, shared.clock(), LocalInstant::NEVER).await;
+    for (one, end) in opened.iter_mut().zip(ends) {
+        let late = || Err((ResultCode::IO_TIMEOUT, format!("{} is not fenced in time", one.place.path.display())));
+        match end.unwrap_or_else(late) {
             Ok(record) => fences.extend(record),
             Err(refused) => one.file = Err(refused),
         }

@@ -179,3 +179,17 @@ fn a_disk_that_comes_back_as_something_else_is_not_used() {
         }
     });
 }
+
+/// Another daemon on this machine has the lock on one of three disks.
+#[test]
+fn a_fence_that_somebody_holds_on_one_disk_of_three_is_not_waited_for() {
+    local(async {
+        let rig = Rig::new();
+        let others = BlockFile::open(&rig.path(2), Access::ReadWrite).unwrap();
+        assert_eq!(LeaseFile::try_fence(&others, 2 * 512, 512).unwrap(), FenceOutcome::Held);
+        let begun = Instant::now();
+        rig.acquire().await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert_eq!(rig.states(), ["member", "unknown", "member"]);
+    });
+}
