@@ -585,7 +585,9 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
             return Ok(found);
         }
         let (write_generation, write_timestamp) = (me.generation.0, self.clock.now().disk_seconds());
-        let leader = LeaderRecord { write_id: me.host_id.get(), write_generation, write_timestamp, ..found };
+        // What an earlier record said of a short hold is not said of this one.
+        let flags = found.flags & !SHORT_HOLD;
+        let leader = LeaderRecord { write_id: me.host_id.get(), write_generation, write_timestamp, flags, ..found };
         if let Err(e) = area.write_leader(&leader).await {
             mine.in_doubt |= may_have_landed(&e);
             return Err(e.into());

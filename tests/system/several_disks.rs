@@ -131,6 +131,38 @@ fn a_lockspace_that_waits_for_a_disk_that_hangs_before_it_is_left_does_not_cost_
     wait_until("it is left", AT_MOST, || daemon.space().is_none());
 }
 
+/// The third disk is away when the lease is taken and back before the second is lost: the lease is given back, and had by another host.
+#[test]
+fn a_disk_that_was_away_when_a_lease_was_taken_makes_up_for_one_that_is_lost_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, c] = ["a", "c"].map(|name| Area::file(directory.path(), name));
+    let lost_later = FreezableDisk::new();
+    let lease = lease_on(&[&a, &lost_later.area, &c], "one");
+    let (mut here, mut there) = (Machine::boot(), Machine::boot());
+    let (first, second) = (serving(&mut here, "first"), serving(&mut there, "second"));
+    first.format(&a);
+    first.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).unwrap();
+    first.join(&a, 1);
+    second.join(&a, 2);
+    let [mut one, mut two] = [&first, &second].map(|daemon| daemon.connection().register().unwrap());
+    let hidden = directory.path().join("hidden");
+    std::fs::rename(&c.path, &hidden).unwrap();
+    assert!(takes(&mut one, &lease));
+    assert_eq!(copies(&first), ["member", "member", "unknown"]);
+    std::fs::rename(&hidden, &c.path).unwrap();
+    wait_until("it is used", AT_MOST, || copies(&first) == ["member", "member", "member"]);
+    wait_until("it has what it missed", AT_MOST, || c.dblock("one", 1).bytes[..] == a.dblock("one", 1).bytes[..]);
+
+    let (freeze, _) = lost_later.freeze();
+    let begun = boot_now();
+    gives_back(&mut one, &lease);
+    assert!(takes(&mut two, &lease));
+    assert!(boot_now().since(begun) < Duration::from_secs(8), "nobody waits for the one that is lost");
+    assert_eq!(lver(&second), 2);
+    gives_back(&mut two, &lease);
+    freeze.thaw();
+}
+
 #[test]
 fn a_part_of_the_disks_of_a_lease_is_not_taken_for_all_of_them() {
     let directory = tempfile::tempdir().unwrap();

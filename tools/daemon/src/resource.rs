@@ -470,6 +470,8 @@ pub async fn run_acquire<P: Platform>(
         let end = AcquireEnd::Refused { code, why, may_change: false, undoing: false };
         return notes.event(Event::Acquired { task, end });
     }
+    // Whoever still tends what was held on these disks before comes to an end first.
+    *disk.steady.lock().await = None;
     let place = |length| shared.places.borrow_mut().insert(key, (length, false));
     let first = request.places.first().map_or(0, |place| place.offset);
     place(shared.area.geometry.align().bytes());

@@ -45,6 +45,7 @@ impl<P: Platform> SpaceShared<P> {
         }
         let areas: Vec<(NodeId, u64)> = disk.areas().collect();
         if disk.copies.copies() > 1 && self.may_be_renumbered(request.key, &areas) {
+            self.forget_disk(request.key);
             return Err(format!(
                 "a write to a disk that {} was on is not over, and one of its disks now may be that one",
                 request.key
