@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use delta_lease::format::plan as plan_lockspace;
 use holdfast_io::bytes::array_at;
@@ -134,9 +133,9 @@ fn a_disk_that_was_missing_when_a_lease_was_taken_counts_once_it_is_back() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(rig.states()[2], "unknown", "not before the state file names the fence");
         saved.set();
-        let begun = Instant::now();
+        let begun = rig.shared.clock().now();
         while rig.states()[2] != "member" {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", rig.states());
+            assert!(rig.shared.clock().now().since(begun) < Duration::from_secs(20), "{:?}", rig.states());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         // What it has missed of our own sector it gets with the next look at the lease.
@@ -187,9 +186,10 @@ fn a_fence_that_somebody_holds_on_one_disk_of_three_is_not_waited_for() {
         let rig = Rig::new();
         let others = BlockFile::open(&rig.path(2), Access::ReadWrite).unwrap();
         assert_eq!(LeaseFile::try_fence(&others, 2 * 512, 512).unwrap(), FenceOutcome::Held);
-        let begun = Instant::now();
+        let begun = rig.shared.clock().now();
         rig.acquire().await;
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        let took = rig.shared.clock().now().since(begun);
+        assert!(took < Duration::from_secs(5), "{took:?}");
         assert_eq!(rig.states(), ["member", "unknown", "member"]);
     });
 }
