@@ -22,7 +22,7 @@ use crate::clients;
 use crate::coverage::{Coverage, Fault};
 use crate::daemon::{self, Config, CopyAt, Habits, ResourceAt, World};
 use crate::dice::{Dice, Stream, nanos};
-use crate::disk::{FaultRates, HostIndex, SimDisk};
+use crate::disk::{FaultRates, HostIndex, PathLoss, SimDisk};
 use crate::executor::{Ended, Group, Nanos, Sim};
 use crate::host::{Seat, SimHost};
 use crate::machine::SimMachine;
@@ -74,6 +74,7 @@ pub struct Cluster {
     /// Its daemons.
     pub members: Vec<Rc<Member>>,
     rates: FaultRates,
+    sharers_stay: bool,
     mishaps: Group,
 }
 
@@ -131,8 +132,11 @@ impl Cluster {
         let members = members.collect();
         let habits = Cell::new(plan.habits);
         let world = Rc::new(World { sim: sim.clone(), disks, checkers, space, resources, habits });
+        if plan.copies > 1 {
+            world.disks.iter().for_each(SimDisk::fail_opens);
+        }
         let mishaps = sim.new_group();
-        Ok(Cluster { sim, world, hosts, members, rates: plan.rates, mishaps })
+        Ok(Cluster { sim, world, hosts, members, rates: plan.rates, sharers_stay: plan.sharers_stay, mishaps })
     }
 
     /// Starts a daemon on a host that is up, if its seat is free.
@@ -253,7 +257,7 @@ impl Cluster {
             unkillable: 0,
             slow_writes: 0,
             absence: seconds(10),
-            longest_run: now.longest_run.min(seconds(20)),
+            longest_run: now.longest_run.min(if self.sharers_stay { now.longest_run } else { seconds(20) }),
             ..now
         });
         for disk in disks {
@@ -280,8 +284,16 @@ impl Cluster {
 }
 
 impl Cluster {
+    /// No host reaches this disk any more, now or later.
+    fn lose_for_good(&self, disk: usize) {
+        self.world.checkers.note(None, || format!("disk {disk} is lost for good"));
+        let disk = &self.world.disks[disk];
+        self.hosts.iter().for_each(|host| disk.lose_path(host.index(), PathLoss::Fails));
+        disk.stay_lost();
+    }
+
     /// What is not as it should be while there are no faults.
-    fn missing(&self, progress: &Progress) -> Option<String> {
+    fn missing(&self, plan: &Plan, progress: &Progress) -> Option<String> {
         let shared = |id: HostId| self.members.iter().filter(|m| m.config.host_id == id).count() > 1;
         let ours = |m: &&Rc<Member>| m.peer.is_none() && !shared(m.config.host_id);
         for member in self.members.iter().filter(ours) {
@@ -289,7 +301,11 @@ impl Cluster {
                 return Some(format!("host {} has not joined as {}", member.host.index().0, member.config.host_id));
             }
         }
-        let free = self.world.resources.iter().find(|r| !progress.held.contains(&r.area));
+        let shares = |m: &&Rc<Member>| self.world.checkers.held_by(m.host.index()) > 0;
+        if let Some(member) = self.members.iter().filter(ours).find(|m| plan.sharers_stay && !shares(m)) {
+            return Some(format!("host {} does not come to share the lease", member.host.index().0));
+        }
+        let free = self.world.resources.iter().find(|r| !progress.held.contains(&r.area) && !plan.sharers_stay);
         free.map(|resource| format!("nobody got the lease at {:?}", resource.area))
     }
 }
@@ -423,8 +439,8 @@ impl Scene {
         self.world.sim.call_after(Group::RUN, after, what);
     }
 
-    fn lose_path(&self, host: &SimHost, disk: usize, how: crate::disk::PathLoss, lasts: Duration) {
-        let fault = if how == crate::disk::PathLoss::Fails { Fault::PathFails } else { Fault::PathHangs };
+    fn lose_path(&self, host: &SimHost, disk: usize, how: PathLoss, lasts: Duration) {
+        let fault = if how == PathLoss::Fails { Fault::PathFails } else { Fault::PathHangs };
         if host.is_up() {
             self.world.checkers.strikes(host.index(), fault);
         }
@@ -608,9 +624,12 @@ fn phases(plan: &Plan, telling: bool, seen: &RefCell<Option<Seen>>) -> Result<Ou
 fn until_progress(cluster: &Cluster, plan: &Plan) -> Result<(), Box<Violation>> {
     let checkers = &cluster.world.checkers;
     cluster.end_faults();
+    if let Some(disk) = plan.lost {
+        cluster.lose_for_good(disk);
+    }
     checkers.forget_progress();
     let bound = cluster.sim.now() + nanos(plan.liveness_bound());
-    let missing = || cluster.missing(&checkers.progress());
+    let missing = || cluster.missing(plan, &checkers.progress());
     while let Some(missing) = missing() {
         if cluster.sim.now() >= bound {
             checkers.violate("liveness", None, format!("{missing} within {:?}", plan.liveness_bound()));

@@ -203,6 +203,8 @@ struct Medium {
     dice: RefCell<Dice>,
     rates: Cell<FaultRates>,
     lost: RefCell<BTreeMap<HostIndex, PathLoss>>,
+    opens_fail: Cell<bool>,
+    stays_lost: Cell<bool>,
     prompt: RefCell<BTreeMap<HostIndex, Duration>>,
     script: RefCell<Option<Script>>,
     /// Whose next write to anything but the first area is held back, and who wants to know.
@@ -271,6 +273,8 @@ impl SimDisk {
             dice: RefCell::new(Dice::new(sim.seed(), Stream::Disk(u8::try_from(index).unwrap_or(u8::MAX)))),
             rates: Cell::new(FaultRates::NONE),
             lost: RefCell::default(),
+            opens_fail: Cell::default(),
+            stays_lost: Cell::default(),
             prompt: RefCell::default(),
             script: RefCell::default(),
             holds: RefCell::default(),
@@ -314,9 +318,28 @@ impl SimDisk {
 
     /// The path is back; what hung on it goes on.
     pub fn restore_path(&self, host: HostIndex) {
+        if self.0.stays_lost.get() {
+            return;
+        }
         if self.0.lost.borrow_mut().remove(&host).is_some() {
             self.release(|facts| facts.writer.host == host);
         }
+    }
+
+    /// No path that is lost now comes back.
+    pub fn stay_lost(&self) {
+        self.0.stays_lost.set(true);
+    }
+
+    /// From now on it cannot be opened by a host that has lost its path in the way of [`PathLoss::Fails`].
+    pub fn fail_opens(&self) {
+        self.0.opens_fail.set(true);
+    }
+
+    /// Whether this host can open it now.
+    #[must_use]
+    pub fn opens_for(&self, host: HostIndex) -> bool {
+        !self.0.opens_fail.get() || self.0.lost.borrow().get(&host) != Some(&PathLoss::Fails)
     }
 
     /// From now on an I/O of this host is over within `patience`, or it fails without effect when nobody waits for it any

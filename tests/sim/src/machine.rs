@@ -134,6 +134,10 @@ impl Platform for SimMachine {
     async fn open_apart(&self, path: &Path) -> Result<Result<Arc<SimFile>, OpenError>, String> {
         let host = &self.0.process.host;
         host.sim().sleep(host.within(Duration::from_micros(10), Duration::from_millis(1))).await;
+        let name = path.display().to_string();
+        if host.disk(&name).is_some_and(|disk| !disk.opens_for(host.index())) {
+            return Ok(Err(OpenError::Open { path: name, source: Errno::EIO.into() }));
+        }
         Ok(self.open(path))
     }
 

@@ -32,6 +32,10 @@ pub struct Plan {
     pub two_disks: bool,
     /// On how many disks the first resource lies: 1, or 3 of which a majority is enough.
     pub copies: u8,
+    /// The disk that is lost for good once the faults are over, where a lease lies on several: what one disk knew alone is gone then.
+    pub lost: Option<usize>,
+    /// Whoever shares a lease goes on with that to the end of the run, and every host must come to share it.
+    pub sharers_stay: bool,
     /// How hosts behave.
     pub habits: Habits,
     /// How the disks behave while they are faulty.
@@ -168,6 +172,9 @@ pub enum Trouble {
     Storm,
 }
 
+/// Longer than any run.
+const STAYS: Duration = Duration::from_secs(1_000_000);
+
 fn pick<T: Copy>(dice: &mut Dice, from: &[T]) -> T {
     from[dice.index(from.len())]
 }
@@ -279,6 +286,7 @@ impl Plan {
             safety += falls_silent(seed, &mut mishaps, calm, longest, daemons.len());
         }
         let copies = if wishes.disks.is_some_and(|n| n > 2) { 3 } else { 1 };
+        let (mut two_disks, mut lost, mut sharers_stay) = (two_disks, None, false);
         if copies > 1 {
             let mut dice = Dice::new(seed, Stream::Copies);
             for mishap in &mut mishaps {
@@ -286,9 +294,31 @@ impl Plan {
                     *disk = dice.index(3);
                 }
             }
+            // Not the first, which has the lockspace; and no lease lies on that disk alone, or whoever waits for it would never get on.
+            lost = dice.chance(500).then(|| 1 + dice.index(2));
+            two_disks &= lost.is_none();
+            sharers_stay = lost.is_some() && habits.shares > 0 && dice.chance(700);
+            if sharers_stay {
+                habits = Habits { shares: 1000, converts: 0, shortest_run: STAYS, longest_run: STAYS, ..habits };
+            }
         }
-        let (geometry, unspoken) = (geometry(sector), &[]);
-        Plan { seed, geometry, hosts, daemons, two_disks, copies, habits, rates, safety, mishaps, bug: None, unspoken }
+        let (geometry, unspoken, bug) = (geometry(sector), &[][..], None);
+        Plan {
+            seed,
+            geometry,
+            hosts,
+            daemons,
+            two_disks,
+            copies,
+            lost,
+            sharers_stay,
+            habits,
+            rates,
+            safety,
+            mishaps,
+            bug,
+            unspoken,
+        }
     }
 
     /// A plan without faults for named scenarios: `count` hosts with io_timeout 10 and fire timeout 60.
@@ -304,6 +334,8 @@ impl Plan {
                 .collect(),
             two_disks: false,
             copies: 1,
+            lost: None,
+            sharers_stay: false,
             habits: Habits {
                 programs: 2,
                 shortest_run: seconds(1_000_000),
@@ -338,7 +370,8 @@ impl Plan {
     /// and lets a client that holds the lease run to its end.
     #[must_use]
     pub fn liveness_bound(&self) -> Duration {
-        let client = self.habits.longest_run + self.habits.longest_pause;
+        let run = if self.sharers_stay { Duration::ZERO } else { self.habits.longest_run };
+        let client = run + self.habits.longest_pause;
         seconds(240) + self.rates.late.1 + self.longest_silence() * 3 + client
     }
 }
