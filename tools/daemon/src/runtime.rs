@@ -101,8 +101,9 @@ pub async fn serve(
     let mut shell = Shell { works, guests, door: Door::new(listener) };
     shell.begin(at_start).await?;
     while !shell.guests.exit {
+        // In an order that is drawn anew each time: neither do clients that never stop asking keep others, or a signal, out, nor
+        // whoever never stops connecting those that ask. What lockspaces tell is first in its own branch.
         let woken = tokio::select! {
-            biased;
             turn = shell.works.next() => Woken::Turn(turn),
             signal = signals.recv() => Woken::Signal(signal),
             accepted = shell.door.next(&clock) => Woken::Accepted(accepted),
