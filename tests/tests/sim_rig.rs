@@ -402,6 +402,7 @@ fn d3_switched_off_is_found() {
 #[test]
 fn a_cluster_in_which_nobody_gets_anywhere_is_found() {
     let mut plan = Plan::quiet(1);
+    plan.habits.longest_run = Duration::from_secs(1);
     plan.hosts[0].steps = 1000;
     let found = run(&plan).expect_err("within the bound");
     assert_eq!(found.rule, "liveness", "{found}");

@@ -209,6 +209,9 @@ impl Cluster {
                     while sim.now() < since + nanos(pause.min(world.habits.get().absence)) {
                         sim.sleep(pause.min(seconds(5))).await;
                     }
+                    while member.host.must_stay_down() {
+                        sim.sleep(seconds(1)).await;
+                    }
                     if !member.host.is_up() {
                         // Not at second 0: a host's clock says more than nothing when its daemon starts.
                         member.host.boot(pause.max(seconds(1)));
@@ -269,6 +272,7 @@ impl Cluster {
             let host = &member.host;
             disks.iter().for_each(|disk| disk.restore_path(host.index()));
             host.go_on();
+            host.stays_down(Duration::ZERO);
             member.machine.borrow().iter().for_each(SimMachine::spare);
             while host.is_frozen(member.seat) {
                 host.thaw(member.seat);
@@ -407,6 +411,14 @@ impl Scene {
                 }
                 host.note(|| "power cut".into());
                 host.reset();
+            }
+            Trouble::Dark { lasts } => {
+                if host.is_up() {
+                    strikes(Fault::PowerCut);
+                }
+                host.note(|| "power cut, for long".into());
+                host.reset();
+                host.stays_down(lasts);
             }
             Trouble::Path { disk, everyone: false, how, lasts } => self.lose_path(&host, disk, how, lasts),
             Trouble::Path { disk, everyone: true, how, lasts } => {

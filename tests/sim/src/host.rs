@@ -68,6 +68,8 @@ struct State {
     still: Option<(Nanos, bool)>,
     /// How often it has stood still.
     stops: u64,
+    /// Nobody boots it before.
+    dark_until: Nanos,
     daemons: BTreeMap<Seat, Running>,
     watchdogs: BTreeMap<Seat, Dog>,
     run_dirs: BTreeMap<Seat, StateFile>,
@@ -259,6 +261,18 @@ impl SimHost {
             self.0.sim.kill(running.group);
             running.port.hang_up();
         }
+    }
+
+    /// Nobody boots it for so long from now on.
+    pub fn stays_down(&self, lasts: Duration) {
+        self.0.state.borrow_mut().dark_until = self.0.sim.now() + nanos(lasts);
+    }
+
+    /// Whether it is down, and not to be booted yet.
+    #[must_use]
+    pub fn must_stay_down(&self) -> bool {
+        let state = self.0.state.borrow();
+        !state.up && self.0.sim.now() < state.dark_until
     }
 
     // --- daemons -------------------------------------------------------------------------------------------------

@@ -135,6 +135,11 @@ pub enum Trouble {
     },
     /// The host loses power.
     PowerCut,
+    /// The host loses power, and nobody boots it for so long.
+    Dark {
+        /// For how long.
+        lasts: Duration,
+    },
     /// The host loses its path to a disk.
     Path {
         /// Which disk.
@@ -498,11 +503,12 @@ fn falls_silent(seed: u64, mishaps: &mut Vec<Mishap>, calm: Duration, longest: D
         return Duration::ZERO;
     }
     let lasts = longest + seconds(5);
-    let what = match dice.below(4) {
+    let what = match dice.below(8) {
+        4.. => Trouble::Dark { lasts },
         0 => Trouble::Freeze { lasts, killed: dice.chance(500) },
         1 => Trouble::Path { disk: 0, everyone: false, how: PathLoss::Fails, lasts },
         2 => Trouble::Path { disk: 0, everyone: false, how: PathLoss::Hangs, lasts },
-        _ => Trouble::Still { lasts, clock_too: dice.chance(500) },
+        3 => Trouble::Still { lasts, clock_too: dice.chance(500) },
     };
     let at = calm + dice.between(Duration::from_millis(1), seconds(3));
     let mishap = Mishap { at, whom: Whom::Holder(dice.index(daemons)), what };
