@@ -60,7 +60,7 @@ fn no_seed_breaks_a_rule() {
         let missing: Vec<&Fault> = Fault::ALL.iter().filter(|fault| coverage.of_fault(**fault) == 0).collect();
         assert!(missing.is_empty(), "these never struck: {missing:?}");
         assert!(all.followed > 500, "the specification was followed to the end in {} of 1000 runs", all.followed);
-        assert!(all.takeovers > 80, "{} takeovers", all.takeovers);
+        assert!(all.takeovers > 20, "{} takeovers", all.takeovers);
     }
 }
 

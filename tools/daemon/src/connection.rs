@@ -8,7 +8,7 @@
 //! it, whatever it does: it is the life of its leases (S1).
 
 use std::cell::Cell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use holdfast_io::clock::{BootClock, Clock, First, first_of};
@@ -64,6 +64,11 @@ struct Ending {
 }
 
 impl Ending {
+    fn begin(&self, patience: Duration) {
+        self.patience.set(patience);
+        self.begun.notify_one();
+    }
+
     async fn ends(&self, clock: &BootClock) {
         self.begun.notified().await;
         // Told again, it has another time, or none.
@@ -141,12 +146,6 @@ impl Connection {
         let _ = self.out.send(Outgoing::Bytes(bytes, share));
     }
 
-    /// Nothing will be written any more.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.out.is_closed()
-    }
-
     /// The running request is over.
     pub fn next(&self) {
         self.busy.set(false);
@@ -163,19 +162,42 @@ impl Connection {
     pub fn close(&self) {
         let _ = self.out.send(Outgoing::Close);
         self.stop.notify_one();
-        self.last_words();
+        self.ending.begin(LAST_WORDS);
     }
 
-    /// Nothing more is to be sent: a peer that does not read holds its socket only so long.
-    pub fn last_words(&self) {
-        self.ending.patience.set(LAST_WORDS);
-        self.ending.begun.notify_one();
+    /// Nothing more is to be sent: it is closed once what there is has left, and a peer that does not read holds its socket only so
+    /// long.
+    #[must_use]
+    pub fn last_words(self) -> Leaving {
+        self.ending.begin(LAST_WORDS);
+        Leaving { ending: Rc::downgrade(&self.ending), stop: self.stop }
     }
 
     /// Drops it, whatever is not sent yet. Its end is not reported: the main loop has decided it.
     pub fn cut(&self) {
-        self.ending.patience.set(Duration::ZERO);
-        self.ending.begun.notify_one();
+        self.ending.begin(Duration::ZERO);
+        self.stop.notify_one();
+    }
+}
+
+/// A connection that is gone but for its last words. It keeps nothing open: the writer ends with the last that can give it more.
+pub struct Leaving {
+    ending: Weak<Ending>,
+    stop: Rc<Notify>,
+}
+
+impl Leaving {
+    /// Nothing will be written any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.ending.strong_count() == 0
+    }
+
+    /// Drops what is not sent yet.
+    pub fn cut(&self) {
+        if let Some(ending) = self.ending.upgrade() {
+            ending.begin(Duration::ZERO);
+        }
         self.stop.notify_one();
     }
 }
@@ -366,6 +388,7 @@ impl Reader {
 mod tests {
     use super::*;
     use crate::note::Note;
+    use holdfast_io::clock::boot_now;
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream as Plain;
 
@@ -450,16 +473,39 @@ mod tests {
             }
 
             // What is not read is given back with the connection, and the connection counts for as long as its writer is there.
-            first.last_words();
+            let first = first.last_words();
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
-            assert_eq!((seats.taken(), bytes.taken()), (1, 32 + (8 << 20)));
+            assert_eq!((seats.taken(), bytes.taken(), first.is_over()), (1, 32 + (8 << 20), false));
             first.cut();
-            while seats.taken() + bytes.taken() > 0 {
+            while seats.taken() + bytes.taken() > 0 || !first.is_over() {
                 tokio::task::yield_now().await;
             }
             drop(unread);
+        });
+    }
+
+    #[test]
+    fn a_connection_whose_peer_has_said_all_is_closed_as_soon_as_its_last_words_have_left() {
+        on_a_loop(async {
+            let (notes, mut inbox) = Notes::channel();
+            let (connection, theirs) = pair(&notes);
+            theirs.shutdown(std::net::Shutdown::Write).unwrap();
+            for _ in 0..2 {
+                assert!(is_request(inbox.recv().await));
+                connection.send(Header::request(Command::Version).answer(ResultCode::OK, 0, 0).encode().to_vec());
+                connection.next();
+            }
+            let Some(Note::Event(event)) = inbox.recv().await else { panic!("nothing") };
+            assert!(matches!(*event, Event::Closed { .. }));
+            let begun = boot_now();
+            let leaving = connection.last_words();
+            assert_eq!(drained(theirs).await.len(), 64);
+            assert!(boot_now().since(begun) < LAST_WORDS / 2, "nobody waits for those who do not read");
+            while !leaving.is_over() {
+                tokio::task::yield_now().await;
+            }
         });
     }
 

@@ -19,7 +19,7 @@ use tokio::task::spawn_local;
 
 use crate::codes;
 use crate::config::{Config, ConfigError};
-use crate::connection::{Connection, Unread};
+use crate::connection::{Connection, Leaving, Unread};
 use crate::daemon::{Asked, joins};
 use crate::group;
 use crate::guard::{self, Peer};
@@ -46,7 +46,7 @@ struct Guest {
 struct Guests {
     guests: BTreeMap<ClientId, Guest>,
     /// Those that are gone but for their last words, and whose.
-    leaving: Vec<(u32, Connection)>,
+    leaving: Vec<(u32, Leaving)>,
     procfs: Procfs,
     heirs: Heirs,
     desk: Desk,
@@ -305,9 +305,8 @@ impl Front<Linux> for Guests {
             }
             Effect::Forget { client } => {
                 if let Some(Guest { connection, peer, .. }) = self.guests.remove(&client) {
-                    connection.last_words();
                     self.leaving.retain(|(_, gone)| !gone.is_over());
-                    self.leaving.push((peer.uid(), connection));
+                    self.leaving.push((peer.uid(), connection.last_words()));
                 }
             }
             Effect::Identify { client } => return self.identify(works, client),
@@ -339,7 +338,7 @@ impl Guests {
     }
 
     /// The one of those whose users yield that has been leaving for the longest time.
-    fn leaving_one(&mut self, may_go: impl Fn(u32) -> bool) -> Option<Connection> {
+    fn leaving_one(&mut self, may_go: impl Fn(u32) -> bool) -> Option<Leaving> {
         self.leaving.retain(|(_, gone)| !gone.is_over());
         let at = self.leaving.iter().position(|(uid, _)| may_go(*uid))?;
         Some(self.leaving.remove(at).1)
