@@ -438,8 +438,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 let code = space.veto.unwrap_or(code);
                 let about = format!("lockspace {name}");
                 space.life = Life::Leaving { fail_at: LocalInstant::NEVER };
-                self.refused(about, code, why, now);
-                self.answer_waits(waits, code);
+                if code == ResultCode::ENODEV {
+                    // Nothing was opened and nothing is to be waited for: answered when no trace of it is left, to who may ask again
+                    // at once.
+                    (space.join_waits, space.veto) = (waits, Some(code));
+                    self.refused(about, code, why, now);
+                } else {
+                    self.refused(about, code, why, now);
+                    self.answer_waits(waits, code);
+                }
                 self.effects.push(Effect::Leave { space: name, free: false });
             }
         }
@@ -680,7 +687,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             self.inherited.push(record);
         }
         self.save();
-        self.answer_waits(space.join_waits, ResultCode::EPERM);
+        self.answer_waits(space.join_waits, space.veto.unwrap_or(ResultCode::EPERM));
         self.answer_waits(space.leave_waits, ResultCode::OK);
         self.answer_waits(space.inquiries, ResultCode::ENOENT);
     }
