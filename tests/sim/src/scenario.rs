@@ -113,26 +113,6 @@ pub fn a_write_that_outlives_its_daemon() -> Result<(), Box<Violation>> {
     Ok(())
 }
 
-/// S1 by a flipped bit: a host shares the lease, its claim is read as none, and the next wants the lease for itself.
-///
-/// # Errors
-/// The violation that the checkers found.
-pub fn a_claim_with_a_flipped_bit() -> Result<(), Box<Violation>> {
-    let mut plan = Plan::quiet(2);
-    plan.habits.shares = 1000;
-    let cluster = cluster(&plan);
-    cluster.start(0);
-    must(cluster.run_until(LONG, |c| c.holds(0))?, "the first host shares the lease");
-    cluster.change_habits(|habits| habits.shares = 0);
-    let disk = &cluster.world.disks[0];
-    let sector = disk.sector().bytes() as u64;
-    // The mode, in the first host's own sector of the first resource.
-    disk.damage(1024 * 1024 + 2 * sector, 128, 1);
-    cluster.start(1);
-    must(!cluster.run_until(LONG, |c| c.holds(1))?, "who cannot tell who shares it does not get it");
-    Ok(())
-}
-
 /// P1 (b): two hosts have one host_id. The write with which one of them joins is given up, the other joins and takes the
 /// lease, and the write lands over its delta sector. What stands there now is the first one's, of its own boot, and must not be
 /// taken for a predecessor's: the other still holds the lease under that very generation.

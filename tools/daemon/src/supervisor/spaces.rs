@@ -56,7 +56,7 @@ pub struct Space {
     pub fenced_at: LocalInstant,
     /// How its join is asked to end.
     pub stop: Stop,
-    /// The answer to a join that was stopped for a reason of ours.
+    /// The answer to a join that was stopped for a reason of ours, or that is given when nothing of it is left.
     pub veto: Option<ResultCode>,
     /// Who wants to hear of the end of the join.
     pub join_waits: Vec<ReplyTo>,
@@ -407,7 +407,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     pub(super) fn joined(&mut self, name: SpaceName, result: Result<Join, (ResultCode, String)>, now: LocalInstant) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
-        let waits = std::mem::take(&mut space.join_waits);
+        let mut waits = std::mem::take(&mut space.join_waits);
         match result {
             Ok(join) => {
                 let fail_at = space.fail_at(join.started_at);
@@ -441,12 +441,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 if code == ResultCode::ENODEV {
                     // Nothing was opened and nothing is to be waited for: answered when no trace of it is left, to who may ask again
                     // at once.
-                    (space.join_waits, space.veto) = (waits, Some(code));
-                    self.refused(about, code, why, now);
-                } else {
-                    self.refused(about, code, why, now);
-                    self.answer_waits(waits, code);
+                    (space.join_waits, space.veto) = (std::mem::take(&mut waits), Some(code));
                 }
+                self.refused(about, code, why, now);
+                self.answer_waits(waits, code);
                 self.effects.push(Effect::Leave { space: name, free: false });
             }
         }

@@ -358,6 +358,16 @@ fn a_join_refused_before_its_write_never_touches_the_watchdog() {
 }
 
 #[test]
+fn a_join_of_what_cannot_be_opened_is_answered_when_it_can_be_asked_for_again() {
+    let mut w = World::new();
+    w.add(1, "LS").apply(Event::Joined { space: name("LS"), result: Err((ResultCode::ENODEV, "not there".into())) });
+    assert_eq!(w.codes(1), [] as [i32; 0]);
+    w.apply(Event::Left { space: name("LS") });
+    assert_eq!(w.codes(1), [ResultCode::ENODEV.number()]);
+    assert!(w.add(2, "LS").codes(2).is_empty(), "it is being joined anew");
+}
+
+#[test]
 fn p1_generation_and_fences_are_saved_before_the_join_may_write() {
     let mut w = World::new();
     w.join("LS");
