@@ -39,13 +39,14 @@ def time_of(value):
     return "0" if int(value) == 0 else TIME
 
 
-def client_records(data):
-    """How many records of STATUS are clients; those come with no payload but their string."""
-    count = 0
+def client_pids(data):
+    """The pids of the records of STATUS that are clients, -1 where one has not registered; a client has no payload but its string."""
+    pids = []
     while len(data) >= 80:
-        count += struct.unpack("<I", data[:4])[0] == 2
+        kind, pid = struct.unpack("<Ii", data[:8])
+        pids += [pid] * (kind == 2)
         data = data[80 + struct.unpack("<I", data[72:76])[0]:]
-    return count
+    return pids
 
 
 class Renderer:

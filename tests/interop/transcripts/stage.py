@@ -13,7 +13,7 @@ import time
 
 import wire
 from actor import Actor
-from render import Renderer, client_records
+from render import Renderer, client_pids
 
 MIB = 1 << 20
 IO_TIMEOUT = 1  # seconds
@@ -121,6 +121,14 @@ class Client:
         self.first.request("register")
         return self.first
 
+    def known(self):
+        """The same, and waits until the daemon knows it: REGISTER has no answer, and another's request may overtake it."""
+        self.register()
+        until = time.monotonic() + SOON
+        while self.pid not in client_pids(self.stage.status()) and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.first
+
     def ended(self, within=8.0):
         self.stage.lines.append(f"{self.who} ended by {self.actor.ended_by(within)}")
 
@@ -191,16 +199,16 @@ class Stage:
     def _settle(self):
         """Waits until the daemon has seen the clients go: the next ones then get the same slots on both sides."""
         until = time.monotonic() + SOON
-        while client_records(self._status()) > OWN_CONNECTIONS and time.monotonic() < until:
+        while len(client_pids(self.status())) > OWN_CONNECTIONS and time.monotonic() < until:
             time.sleep(0.02)
 
     def wait_for_workers(self):
         """Waits until no connection waits for its answer: sanlock's workers answer first and let go of it after that."""
         until = time.monotonic() + SOON
-        while b" suspend=1 " in self._status() and time.monotonic() < until:
+        while b" suspend=1 " in self.status() and time.monotonic() < until:
             time.sleep(0.02)
 
-    def _status(self):
+    def status(self):
         """The daemon's records of itself and its connections, this one included; nothing where no daemon answers."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(SOON)

@@ -26,7 +26,7 @@ class Caller:
 
     def newcomer(self):
         client = self.stage.client()
-        client.register()
+        client.known()
         self.clients.append(client)
 
     def pick(self, *choices):

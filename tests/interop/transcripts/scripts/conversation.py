@@ -53,7 +53,7 @@ def target_that_nobody_registered(stage):
 @bare
 def target_by_pid(stage):
     a, b = stage.client(), stage.client()
-    a.register()
+    a.known()
     b.first.ask("inquire", data2=a.pid)
     b.first.ask("release", stage.named(0), data=1, data2=a.pid)
 
@@ -276,9 +276,7 @@ def acquire_with_flags_nobody_knows(stage):
 @bare
 def convert_for_another_process(stage):
     a, b = stage.client(), stage.client()
-    a.register()
-    # REGISTER has no answer: this one comes after it.
-    a.first.ask("inquire", data2=wire.SELF)
+    a.known()
     b.first.ask("convert", stage.named(0), data2=a.pid)
     b.first.ask("convert", stage.named(0), flags=wire.OWNER_NOWAIT, data2=a.pid)
 

@@ -62,7 +62,7 @@ def acquired_again_by_its_holder(stage):
 @leases
 def acquired_for_another_process(stage):
     a, b, n = stage.client(), stage.client(), stage.fresh()
-    a.register()
+    a.known()
     b.first.ask("acquire", stage.lease(n) + wire.options("for A"), data=1, data2=a.pid)
     a.first.ask("inquire", data2=wire.SELF)
     b.first.ask("release", flags=wire.RELEASE_ALL, data2=a.pid)
