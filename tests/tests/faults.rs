@@ -16,7 +16,8 @@ use holdfast_sim::coverage::Fault;
 use holdfast_sim::disk::{Facts, Fate, HostIndex, PathLoss, SimDisk};
 use holdfast_sim::executor::Nanos;
 use holdfast_sim::host::{Seat, SimHost};
-use holdfast_sim::plan::Plan;
+use holdfast_sim::machine::StopAt;
+use holdfast_sim::plan::{Plan, Trouble, Whom};
 use holdfast_sim::scenario::{
     a_late_join_over_a_settled_host, a_paused_owner_is_taken_over, a_pet_that_comes_too_late,
     a_write_on_a_further_device, play,
@@ -456,6 +457,22 @@ fn a_suspended_host_wakes_and_ends_its_clients_before_they_write() {
     run(&cluster, seconds(30));
     assert!(!cluster.holds(0) && cluster.holds(1));
     assert_eq!(cluster.world.checkers.counts().excused, 0);
+}
+
+/// A suspended host whose daemon is stopped as it wakes, taken over long since: its clients go on, and that is A7's. Its
+/// watchdog ends them, or the daemon's next turn.
+#[test]
+fn a7_a_daemon_that_is_stopped_as_its_host_wakes_ends_nobody_in_time() {
+    let mut plan = Plan::quiet(2);
+    plan.habits.longest_run = seconds(1_000_000);
+    let cluster = held_by_the_first(&plan);
+    host(&cluster, 0).stand_still(false);
+    assert!(until(&cluster, |c| c.holds(1)), "the second host takes over");
+    let stop = Trouble::Stop { at: StopAt::Effect(0), lasts: seconds(5), killed: false };
+    cluster.strike(Whom::Daemon(0), stop);
+    host(&cluster, 0).go_on();
+    assert!(until(&cluster, |c| c.world.checkers.counts().excused > 0), "two hosts write, and it is excused");
+    assert!(until(&cluster, |c| !c.holds(0)), "and is over");
 }
 
 /// The fence on a further device.

@@ -43,7 +43,7 @@ def client_pids(data):
     """The pids of the records of STATUS that are clients, -1 where one has not registered; a client has no payload but its string."""
     pids = []
     while len(data) >= 80:
-        kind, pid = struct.unpack("<Ii", data[:8])
+        kind, pid = struct.unpack("<I4xi", data[:12])
         pids += [pid] * (kind == 2)
         data = data[80 + struct.unpack("<I", data[72:76])[0]:]
     return pids

@@ -125,7 +125,9 @@ class Client:
         """The same, and waits until the daemon knows it: REGISTER has no answer, and another's request may overtake it."""
         self.register()
         until = time.monotonic() + SOON
-        while self.pid not in client_pids(self.stage.status()) and time.monotonic() < until:
+        while self.pid not in client_pids(self.stage.status()):
+            if time.monotonic() > until:
+                raise TimeoutError(f"the daemon does not know {self.who}")
             time.sleep(0.02)
         return self.first
 

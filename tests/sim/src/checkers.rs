@@ -488,8 +488,8 @@ impl Checkers {
         self.accept(host, |spec| spec.reset(host));
     }
 
-    /// A host stood still as a whole. `clock_too`: so did its clock. `stubborn`: nobody can end its clients at once.
-    pub fn stood_still(&self, host: HostIndex, still: Duration, clock_too: bool, stubborn: bool) {
+    /// A host stood still as a whole. `clock_too`: so did its clock.
+    pub fn stood_still(&self, host: HostIndex, still: Duration, clock_too: bool) {
         if still > A7_MARGIN {
             self.peer_stood_still(host);
         }
@@ -501,10 +501,14 @@ impl Checkers {
                 state.outlived.stands(term, renewal);
             }
         }
-        if clock_too || stubborn {
-            for (term, renewal) in state.time.stood_still(host, still, A7_MARGIN) {
-                state.outlived.weakens(term, renewal);
-            }
+    }
+
+    /// Its clients may go on before anybody ends them (A7): its clock does not say how long it stood still, or nobody can
+    /// end them in the first moment.
+    pub fn may_be_outlived(&self, host: HostIndex, still: Duration) {
+        let mut state = self.state.borrow_mut();
+        for (term, renewal) in state.time.stood_still(host, still, A7_MARGIN) {
+            state.outlived.weakens(term, renewal);
         }
     }
 

@@ -230,12 +230,18 @@ impl Cluster {
 
     /// What goes wrong beside the disks, until [`Cluster::end_faults`].
     fn spawn_mishaps(&self, plan: &Plan) {
-        let (sim, scene) = (self.sim.clone(), self.scene());
+        let (sim, group) = (self.sim.clone(), self.mishaps);
+        let scene = Rc::new(self.scene());
         let mishaps = plan.mishaps.clone();
-        self.sim.spawn(self.mishaps, "mishaps", async move {
+        self.sim.spawn(group, "mishaps", async move {
             for mishap in mishaps {
                 sim.sleep_until(nanos(mishap.at)).await;
-                scene.strike(mishap);
+                if mishap.whom == Whom::NextHolder {
+                    let scene = Rc::clone(&scene);
+                    sim.spawn(group, "mishap", async move { scene.strike_the_next_holder(mishap.what).await });
+                } else {
+                    scene.strike(mishap);
+                }
             }
             std::future::pending::<()>().await;
         });
@@ -357,14 +363,24 @@ struct Scene {
 }
 
 impl Scene {
+    fn holder(&self) -> Option<&Rc<Member>> {
+        self.members.iter().find(|m| self.world.checkers.held_by(m.host.index()) > 0)
+    }
+
+    async fn strike_the_next_holder(&self, what: Trouble) {
+        while self.holder().is_none() {
+            self.world.sim.sleep(Duration::from_millis(100)).await;
+        }
+        self.strike(Mishap { at: Duration::ZERO, whom: Whom::NextHolder, what });
+    }
+
     fn strike(&self, mishap: Mishap) {
         let member = match mishap.whom {
-            Whom::Daemon(n) => Rc::clone(&self.members[n]),
-            Whom::Holder(n) => {
-                let holder = self.members.iter().find(|m| self.world.checkers.held_by(m.host.index()) > 0);
-                Rc::clone(holder.unwrap_or(&self.members[n]))
-            }
+            Whom::Daemon(n) => Some(&self.members[n]),
+            Whom::Holder(n) => self.holder().or(Some(&self.members[n])),
+            Whom::NextHolder => self.holder(),
         };
+        let Some(member) = member.cloned() else { return };
         let (host, seat) = (member.host.clone(), member.seat);
         let strikes = |fault| self.world.checkers.strikes(host.index(), fault);
         match mishap.what {

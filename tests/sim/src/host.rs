@@ -430,10 +430,7 @@ impl SimHost {
             if clock_too { clock.stood_still(still) } else { clock.slept(still) }
         }
         state.daemons.values().for_each(|d| self.0.sim.thaw(d.group));
-        // One that has just been started has its predecessor's clients to find first.
-        let runs = |d: &Running| !self.0.sim.is_frozen(d.group) && !self.0.checkers.is_starting(d.writer);
         let ports: Vec<Rc<Port>> = state.daemons.values().map(|d| Rc::clone(&d.port)).collect();
-        let daemons_run = !state.daemons.is_empty() && state.daemons.values().all(runs);
         let dogs: Vec<Seat> = state.watchdogs.iter().filter(|(_, d)| d.counting.is_some()).map(|(s, _)| *s).collect();
         for dog in state.watchdogs.values_mut() {
             dog.fires_at += nanos(still);
@@ -442,16 +439,33 @@ impl SimHost {
         drop(state);
 
         let stubborn = self.0.guests.are_stubborn() || self.0.guests.are_left_alone(&ports);
-        self.0.checkers.stood_still(self.0.index, still, clock_too, !daemons_run || stubborn);
+        let outlived = clock_too || stubborn || !self.daemons_run();
+        self.0.checkers.stood_still(self.0.index, still, clock_too);
+        if outlived {
+            self.0.checkers.may_be_outlived(self.0.index, still);
+        }
         dogs.into_iter().for_each(|seat| self.time_firing(seat));
         let host = self.clone();
         self.0.sim.call_after(Group::RUN, HEAD_START, move || {
             // Unless it stands still again: then they have never gone on.
-            if host.0.state.borrow().stops == stops {
-                host.0.guests.go_on();
+            if host.0.state.borrow().stops != stops {
+                return;
             }
+            // A daemon that was stopped within its head start did not have it.
+            if !outlived && !host.daemons_run() {
+                host.0.checkers.may_be_outlived(host.0.index, still);
+            }
+            host.0.guests.go_on();
         });
         self.note(|| format!("goes on after {still:?}"));
+    }
+
+    /// Whether every seat's daemon runs, and can end its clients: one that has just been started has its predecessor's to
+    /// find first.
+    fn daemons_run(&self) -> bool {
+        let state = self.0.state.borrow();
+        let runs = |d: &Running| !self.0.sim.is_frozen(d.group) && !self.0.checkers.is_starting(d.writer);
+        !state.daemons.is_empty() && state.daemons.values().all(runs)
     }
 
     /// Since when it stands still.

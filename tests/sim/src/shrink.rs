@@ -201,6 +201,7 @@ fn without_daemon(plan: &mut Plan, gone: usize) -> bool {
             Whom::Daemon(n) => Whom::Daemon(n - usize::from(n > gone)),
             // Whoever holds the lease, and if nobody does, somebody.
             Whom::Holder(n) => Whom::Holder((n - usize::from(n > gone)).min(plan.daemons.len() - 1)),
+            Whom::NextHolder => Whom::NextHolder,
         };
     }
     // A bit for each daemon: those above move down, and of `u64::MAX` (all of them) all stay set.
