@@ -8,7 +8,7 @@ import wire
 
 from . import set_of
 
-chance = set_of("chance")
+SETS = 3  # each on a daemon of its own: they go on beside each other
 SEEDS = int(os.environ.get("HOLDFAST_TRANSCRIPT_SEEDS", "24"))
 STEPS = 30
 LEASES = 4
@@ -126,9 +126,11 @@ class Caller:
         time.sleep(SETTLES)
 
 
-@chance
-def stage_joined_to_chance(stage):
-    stage.client().first.ask("add_lockspace", stage.space(), within=10.0, data=1)
+def _stage(number):
+    def script(stage):
+        stage.client().first.ask("add_lockspace", stage.space(), within=10.0, data=1)
+    script.__name__ = f"stage_joined_to_chance_{number}"
+    return script
 
 
 def _script(seed):
@@ -141,5 +143,8 @@ def _script(seed):
     return script
 
 
-for number in range(SEEDS):
-    chance(_script(number))
+for number in range(SETS):
+    chance = set_of(f"chance_{number}")
+    chance(_stage(number))
+    for seed in range(number, SEEDS, SETS):
+        chance(_script(seed))
