@@ -66,7 +66,7 @@ const fn wanted(bug: Bug) -> Wanted {
         Bug::StaleLeaderAccepted => asserted("I2"),
         // It gives back what it took for its own.
         Bug::GenerationNotCompared => Wanted { without: &["spec"], ..asserted("only what we own and wrote ourselves") },
-        Bug::GoneWithoutItsWrites => Wanted { says: "gives its host_id back with clients", ..beside_spec("P1") },
+        Bug::GoneWithoutItsWrites => beside_spec("S1"),
         Bug::GoneAtEndOfConnection | Bug::ReleasedIgnored => beside_spec("S1"),
         Bug::SharersOverlooked | Bug::ClaimDroppedInBallot | Bug::LossOverlooked => by("S1"),
         Bug::MinorityCounts => Wanted { rule: "I5", says: "", without: &["I2", "I4"] },

@@ -254,8 +254,13 @@ impl Checkers {
     }
 
     fn accept(&self, host: HostIndex, step: impl FnOnce(&mut Acceptor) -> Result<(), Rejection>) {
-        let rejected = self.spec.borrow_mut().as_mut().and_then(|spec| step(spec).err());
-        if rejected.as_ref().is_some_and(|rejection| self.is_of_a_sleeper(rejection)) {
+        let (rejected, expired) = match self.spec.borrow_mut().as_mut() {
+            Some(spec) => (step(spec).err(), spec.take_expired()),
+            None => return,
+        };
+        // What it has seen end may run on: it knows no hosts that stand still.
+        let sleeps = expired.into_iter().any(|term| self.stood_still_as(term));
+        if sleeps || rejected.as_ref().is_some_and(|rejection| self.is_of_a_sleeper(rejection)) {
             self.without_spec();
         } else if let Some(rejection) = rejected {
             self.violate("spec", Some(host), rejection.to_string());

@@ -136,7 +136,7 @@ impl Checkers {
 
     /// Whether a host of this term stands still, or did while a renewal of it stood on disk upon which a taker may act: the
     /// latest one, or the one before it.
-    fn stood_still_as(&self, term: HostTerm) -> bool {
+    pub(super) fn stood_still_as(&self, term: HostTerm) -> bool {
         let state = self.state.borrow();
         let replaced = state.outlived.replaced.get(&term).copied().unwrap_or_default();
         let stood = state.outlived.stood.get(&term).is_some_and(|renewal| *renewal >= replaced);

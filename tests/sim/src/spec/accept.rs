@@ -100,6 +100,8 @@ pub struct Acceptor {
     resources: Vec<Resource>,
     pulses: BTreeMap<HostId, Pulse>,
     processes: BTreeMap<HostId, u32>,
+    /// Terms that were taken to have ended by silence, since that was last asked.
+    expired: Vec<HostTerm>,
 }
 
 impl Acceptor {
@@ -113,6 +115,7 @@ impl Acceptor {
             resources: Vec::new(),
             pulses: BTreeMap::new(),
             processes: BTreeMap::new(),
+            expired: Vec::new(),
         };
         for area in areas {
             match *area {
@@ -162,6 +165,11 @@ impl Acceptor {
         self.resources.iter_mut().filter(|r| r.meets(io.disk, at, len)).try_for_each(|r| r.read(p, at, len))
     }
 
+    /// The terms that were taken to have ended by silence, since this was last asked.
+    pub fn take_expired(&mut self) -> Vec<HostTerm> {
+        std::mem::take(&mut self.expired)
+    }
+
     /// A write begins, with this content.
     ///
     /// # Errors
@@ -172,15 +180,15 @@ impl Acceptor {
         };
         let p = self.host_id(io.writer.host)?;
         self.is_current(p, io.writer.process)?;
-        let Acceptor { resources, pulses, .. } = self;
+        let Acceptor { resources, pulses, expired, .. } = self;
         let resource = &mut resources[index];
         let Some(write) = resource.write(p, io, bytes)? else { return Ok(()) };
         resource.writes.insert((io.disk, io.id), (p, write));
         let step = Step::Issues(p, write);
         match resource.step(step) {
             Err(Rejection::Refused { why: Why::NotOver(lver), .. }) => {
-                resource
-                    .expire_owners(p, lver, |term| pulses.get(&term.host_id).is_some_and(|pulse| pulse.silent(now)))?;
+                let silent = |term: HostTerm| pulses.get(&term.host_id).is_some_and(|pulse| pulse.silent(now));
+                expired.extend(resource.expire_owners(p, lver, silent)?);
                 resource.step(step)
             }
             done => done,
@@ -349,17 +357,24 @@ impl Resource {
 
     /// `p` acts as if the owner of an lver that it read of were over: if it was silent for long enough it is. Nobody else is,
     /// though he was as silent: while it settled, say, with an io_timeout far below the one that was stored.
-    fn expire_owners(&mut self, p: HostId, lver: Lver, silent: impl Fn(HostTerm) -> bool) -> Result<(), Rejection> {
-        let Ok(host) = self.state.host(p) else { return Ok(()) };
+    fn expire_owners(
+        &mut self,
+        p: HostId,
+        lver: Lver,
+        silent: impl Fn(HostTerm) -> bool,
+    ) -> Result<Vec<HostTerm>, Rejection> {
+        let Ok(host) = self.state.host(p) else { return Ok(Vec::new()) };
         let held = host.mind.leaders.iter().filter(|l| l.lver == lver && l.timestamp != RemoteTimestamp::FREE);
         let owners: Vec<HostTerm> = held.filter_map(|l| l.owner).filter(|owner| owner.host_id != p).collect();
+        let mut expired = Vec::new();
         for owner in owners {
             let current = self.state.term(owner.host_id) == Ok(owner);
             if current && !self.state.is_over(owner) && silent(owner) {
                 self.step(Step::Expires(owner.host_id))?;
+                expired.push(owner);
             }
         }
-        Ok(())
+        Ok(expired)
     }
 }
 
