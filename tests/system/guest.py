@@ -2,7 +2,7 @@
 """A guarded program: takes a lease through libsanlock, then does what must run once.
 
     guest.py --space NAME --resource NAME --path PATH --offset N --events FILE --beats FILE
-             [--keep-trying] [--ignore-term] [--heir] [--connections N]
+             [--keep-trying] [--ignore-term] [--heir] [--connections N] [--ring DEVICE]
 
 Its work is to write the time into BEATS, at offset 0, over and over: that is what a virtual machine's disk would see.
 The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in EVENTS, which gets one JSON object a line:
@@ -12,6 +12,8 @@ The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in E
     refused               it is not, with `code`, the binding's number; --keep-trying says so once and goes on trying
     sigterm               asked to end; with --ignore-term it goes on
     heir                  --heir: a child has inherited the connection, the parent is about to exit
+
+    hangs                 --ring: what it writes to the device as well, through io_uring, is in flight for half a second
 
 With more --connections than one the lease is shared, by each of them.
 """
@@ -26,9 +28,12 @@ import time
 
 import sanlock
 
+import uring
+
 # Refusals that end by themselves: owner alive, ballot lost, commit lost, owner undecided, and a release on its way.
 TRY_AGAIN = {-243, -244, -245, -247, errno.EAGAIN}
 PAUSE = 0.05
+HANGS = 500_000_000  # nanoseconds
 
 
 def now():
@@ -52,6 +57,7 @@ def options():
         parser.add_argument(name, required=True)
     parser.add_argument("--offset", type=int, required=True)
     parser.add_argument("--connections", type=int, default=1)
+    parser.add_argument("--ring")
     for name in ("--keep-trying", "--ignore-term", "--heir"):
         parser.add_argument(name, action="store_true")
     return parser.parse_args()
@@ -93,8 +99,15 @@ def main():
         os._exit(0)
     if chosen.heir:
         told.say("heir")
+    ring, begun = uring.Ring(chosen.ring) if chosen.ring else None, None
     while True:
         os.pwrite(beats, b"%020d" % now(), 0)
+        if ring and ring.is_idle():
+            begun = now()
+            ring.begin(b"%020d" % begun)
+        elif ring and begun and now() - begun > HANGS:
+            begun = None
+            told.say("hangs")
         time.sleep(0.003)
 
 

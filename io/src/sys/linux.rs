@@ -267,7 +267,7 @@ pub enum FenceOutcome {
     Impossible,
 }
 
-fn flock(kind: libc::c_int, start: u64, len: u64) -> io::Result<libc::flock> {
+pub(super) fn flock(kind: libc::c_int, start: u64, len: u64) -> io::Result<libc::flock> {
     let whence = libc::SEEK_SET;
     let narrow = |n: libc::c_int| libc::c_short::try_from(n).map_err(|_| io::Error::from(Errno::EINVAL));
     let wide = |n: u64| libc::off_t::try_from(n).map_err(|_| io::Error::from(Errno::EOVERFLOW));

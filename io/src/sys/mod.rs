@@ -4,6 +4,7 @@
 
 pub mod aligned;
 pub mod linux;
+pub mod mark;
 pub mod memory;
 pub mod process;
 pub mod watchdog;

@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | pidfd of a pid | [`pidfd_open`] | yes, a bare system call |
 //! | a signal to a pidfd | [`send_signal`] | yes, a bare system call |
+//! | a descriptor of another process | [`descriptor_of`] | yes, a bare system call |
 //! | has it exited | [`has_exited`], [`wait_for_exit`] | no: a pidfd polls readable once the whole process has |
 //! | who is on the other end of a socket | [`peer`], [`peer_pidfd`] | no |
 //! | a child in a process group of its own | [`spawn_in_own_group`] | no |
@@ -72,19 +73,34 @@ pub fn pidfd_open(pid: i32) -> Result<Option<OwnedFd>, ProcessError> {
     // SAFETY: pidfd_open takes two integers and no pointer.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     match Errno::result(returned) {
-        Ok(number) => owned(number).map(Some),
+        Ok(number) => owned(number, "pidfd_open").map(Some),
         Err(Errno::ESRCH) => Ok(None),
         Err(source) => Err(ProcessError::OfProcess { operation: "pidfd_open", pid, source }),
     }
 }
 
 /// Takes over a descriptor that a bare system call has just made.
-fn owned(number: libc::c_long) -> Result<OwnedFd, ProcessError> {
+fn owned(number: libc::c_long, operation: &'static str) -> Result<OwnedFd, ProcessError> {
     let Ok(raw) = RawFd::try_from(number) else {
-        return Err(ProcessError::Call { operation: "pidfd_open", source: Errno::EBADF });
+        return Err(ProcessError::Call { operation, source: Errno::EBADF });
     };
     // SAFETY: the kernel has just returned this descriptor to us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A descriptor of ours, close-on-exec, for the open file description that is `number` in the process behind `pidfd`. `None`: it
+/// has none by that number, or is gone.
+///
+/// # Errors
+/// Anything else, mostly `EPERM`: it takes what it takes to trace that process. Source: pidfd_getfd(2).
+pub fn descriptor_of(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<Option<OwnedFd>, ProcessError> {
+    // SAFETY: pidfd_getfd takes three integers and no pointer.
+    let returned = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    match Errno::result(returned) {
+        Ok(number) => owned(number, "pidfd_getfd").map(Some),
+        Err(Errno::ESRCH | Errno::EBADF) => Ok(None),
+        Err(source) => Err(ProcessError::Call { operation: "pidfd_getfd", source }),
+    }
 }
 
 /// Sends `signal` to the process behind `pidfd`. `false`: it is gone, nothing was sent.

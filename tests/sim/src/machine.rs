@@ -298,14 +298,14 @@ impl Front<SimMachine> for Desk {
                     }
                 }
             }
-            Effect::WatchWrites { client } => {
+            Effect::WatchWrites { client, exited } => {
                 let process = port.connection(client)?.process().clone();
                 let until = host.guests().writes_until(&process).unwrap_or(0);
                 if until <= host.sim().now() {
-                    return Some(Event::WritesOver { client });
+                    return Some(Event::WritesOver { client, exited });
                 }
                 let notes = works.notes().clone();
-                host.sim().call_at(group, until + 1, move || notes.event(Event::WritesOver { client }));
+                host.sim().call_at(group, until + 1, move || notes.event(Event::WritesOver { client, exited }));
             }
             Effect::Answer { to, .. } | Effect::AnswerStatus { to } => {
                 if let Some(connection) = port.connection(to.client) {

@@ -15,6 +15,7 @@ use crate::heirs::{Connections, Heirs, Named};
 use crate::log_ring::AT_WILL;
 use crate::note::Notes;
 use crate::procfs::{ProcessId, Procfs};
+use crate::rings;
 use crate::sock_diag;
 use crate::state_file::Guarded;
 use crate::supervisor::event::{ClientId, Event};
@@ -173,7 +174,11 @@ pub fn left_of<'a>(guarded: &'a BTreeSet<Guarded>, procfs: &Procfs) -> Vec<&'a G
     let gone: Vec<&Guarded> = gone.into_iter().filter(|g| ended(g) && closed(g)).collect();
     let look = procfs.holders_of_sockets(&gone.iter().map(|g| g.connection_inode).collect());
     let over = |g: &&Guarded| look.as_ref().is_ok_and(|look| look.shows_nobody(g.connection_inode));
-    let over: BTreeSet<&Guarded> = gone.into_iter().filter(over).collect();
+    let gone: Vec<&Guarded> = gone.into_iter().filter(over).collect();
+    // What they queued in io_uring lands later, and is marked by the predecessor for as long.
+    let marked = rings::marks_of(&gone, procfs);
+    let landed = |g: &&Guarded| marked.as_ref().is_ok_and(|marked| !marked.contains_key(*g));
+    let over: BTreeSet<&Guarded> = gone.into_iter().filter(landed).collect();
     guarded.iter().filter(|g| !over.contains(g)).collect()
 }
 

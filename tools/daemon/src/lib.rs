@@ -20,6 +20,7 @@ pub mod procfs;
 pub mod queries;
 pub mod resource;
 pub mod restart;
+pub mod rings;
 pub mod rundir;
 pub mod runtime;
 pub mod sanlock_conf;

@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use holdfast_io::sys::mark::Mark;
 use holdfast_io::sys::process::{ProcessError, pidfd_open};
 use nix::errno::Errno;
 use nix::libc;
@@ -145,6 +146,21 @@ impl Look {
 
 /// The most scans that a look takes.
 const SCANS: u32 = 8;
+
+/// A descriptor of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Its number.
+    pub number: i32,
+    /// It was opened for writing.
+    pub writes: bool,
+    /// Past the page cache.
+    pub direct: bool,
+    /// Where what it leads to is mounted. Pipes, sockets and the like are mounted nowhere.
+    pub mount: u64,
+    /// The marks on it.
+    pub marks: Vec<Mark>,
+}
 
 /// What one process answers to "do you have this open?".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -407,6 +423,44 @@ impl Procfs {
         self.has_ring_workers(pid)
     }
 
+    /// The marks that open file descriptions bear, each with one that does: `MAJOR:MINOR:INODE`, of a device its node's.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn marks(&self) -> Result<BTreeMap<Mark, String>, ProcError> {
+        let path = self.root.join("locks");
+        let table = fs::read_to_string(&path).map_err(|source| ProcError::Io { path, source })?;
+        Ok(table.lines().filter_map(mark_in).collect())
+    }
+
+    /// The descriptors through which a process may write, of its first thread: others that do not share them are not seen.
+    ///
+    /// # Errors
+    /// Permission denied among them.
+    pub fn written_through(&self, pid: i32) -> Result<Vec<Descriptor>, ProcError> {
+        let directory = self.process(pid).join("fdinfo");
+        let mut found = Vec::new();
+        for number in numbers_in(&directory)?.unwrap_or_default() {
+            let text = if_there(&directory.join(number.to_string()), |path| fs::read_to_string(path))?;
+            found.extend(text.and_then(|text| parse_fdinfo(number, &text)).filter(|d| d.writes));
+        }
+        Ok(found)
+    }
+
+    /// The kinds of file system that a process has mounted, by the numbers that [`Descriptor::mount`] names.
+    ///
+    /// # Errors
+    /// Permission denied among them.
+    pub fn mounts_of(&self, pid: i32) -> Result<BTreeMap<u64, String>, ProcError> {
+        let table = if_there(&self.process(pid).join("mountinfo"), |path| fs::read_to_string(path))?;
+        // ID, parent, device, root, mount point, options, any number of tags, "-", kind, source.
+        let kind_of = |line: &str| {
+            let (head, tail) = line.split_once(" - ")?;
+            Some((head.split(' ').next()?.parse().ok()?, tail.split(' ').next()?.to_owned()))
+        };
+        Ok(table.unwrap_or_default().lines().filter_map(kind_of).collect())
+    }
+
     fn has_ring_workers(&self, pid: i32) -> Result<bool, ProcError> {
         let tasks = self.process(pid).join("task");
         for tid in numbers_in(&tasks)?.unwrap_or_default() {
@@ -465,6 +519,28 @@ fn links_in(directory: &Path, see: &mut impl FnMut(&Path) -> ControlFlow<()>) ->
         }
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// `KEY:\tVALUE`, flags in octal, and a line for each lock.
+fn parse_fdinfo(number: i32, text: &str) -> Option<Descriptor> {
+    let fields: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(':')).collect();
+    let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, value)| value.trim());
+    let flags = libc::c_int::from_str_radix(field("flags")?, 8).ok()?;
+    let locks = fields.iter().filter(|(key, _)| *key == "lock");
+    Some(Descriptor {
+        number,
+        writes: flags & libc::O_ACCMODE != libc::O_RDONLY,
+        direct: flags & libc::O_DIRECT != 0,
+        mount: field("mnt_id")?.parse().ok()?,
+        marks: locks.filter_map(|(_, lock)| Some(mark_in(lock)?.0)).collect(),
+    })
+}
+
+/// `NUMBER: OFDLCK ADVISORY READ -1 MAJOR:MINOR:INODE START END`. What waits for a lock has an arrow behind its number, and no lock.
+fn mark_in(line: &str) -> Option<(Mark, String)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, "OFDLCK", _, _, _, file, start, _] = *words.as_slice() else { return None };
+    Some((Mark::at(start.parse().ok()?)?, file.to_owned()))
 }
 
 /// The inode in `socket:[INODE]`.
@@ -657,6 +733,54 @@ mod tests {
 
     fn stat_line(state: &str, threads: u64, flags: u32) -> String {
         format!("100 (a ) b (c) {state} 7 100 100 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 4242 0 0 0")
+    }
+
+    #[test]
+    fn descriptors_are_what_fdinfo_says_with_the_marks_on_them() {
+        let ours = Mark::of(100, 4242);
+        let start = (1u64 << 62) + (4242 << 22) + 100;
+        let text = format!(
+            "pos:\t0\nflags:\t02140002\nmnt_id:\t24\nino:\t96\n\
+             lock:\t1: OFDLCK ADVISORY  READ -1 00:06:96 {start} {start}\n\
+             lock:\t2: OFDLCK ADVISORY  WRITE -1 00:06:96 100 102\n"
+        );
+        let disk = Descriptor { number: 7, writes: true, direct: true, mount: 24, marks: vec![ours] };
+        assert_eq!(parse_fdinfo(7, &text), Some(disk));
+        let reads = parse_fdinfo(0, "pos:\t0\nflags:\t0100000\nmnt_id:\t16\n").unwrap();
+        assert!(!reads.writes && !reads.direct && reads.marks.is_empty());
+        for cut in ["", "flags:\t02\n", "mnt_id:\t1\n", "flags:\tx\nmnt_id:\t1\n"] {
+            assert_eq!(parse_fdinfo(7, cut), None, "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn marks_are_found_in_the_table_of_locks_and_nothing_else_is_one() {
+        let root = tempfile::tempdir().unwrap();
+        let start = (1u64 << 62) + (9 << 22) + 5;
+        let table = format!(
+            "1: POSIX  ADVISORY  WRITE 5 00:06:1 {start} {start}\n2: FLOCK  ADVISORY  WRITE 5 00:06:2 0 EOF\n\
+             3: OFDLCK ADVISORY  READ -1 00:06:96 {start} {start}\n3: -> OFDLCK ADVISORY  WRITE -1 00:06:96 {start} {start}\n\
+             4: OFDLCK ADVISORY  READ -1 fe:00:7 100 103\n"
+        );
+        fs::write(root.path().join("locks"), table).unwrap();
+        let found = Procfs::at(root.path()).marks().unwrap();
+        assert_eq!(found, BTreeMap::from([(Mark::of(5, 9), "00:06:96".to_owned())]));
+        assert!(Procfs::at(&root.path().join("nowhere")).marks().is_err(), "no table is not an empty one");
+    }
+
+    #[test]
+    fn our_own_mounts_have_the_kinds_that_they_have() {
+        let file = tempfile::tempfile().unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let procfs = Procfs::default();
+        let ours = procfs.written_through(our_pid()).unwrap().into_iter().find(|d| d.number == number).unwrap();
+        assert!(ours.writes && !ours.direct);
+        assert!(procfs.mounts_of(our_pid()).unwrap().contains_key(&ours.mount));
+        let (pipe, _other) = nix::unistd::pipe().unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&_other);
+        let pipes = procfs.written_through(our_pid()).unwrap().into_iter().find(|d| d.number == number).unwrap();
+        assert!(!procfs.mounts_of(our_pid()).unwrap().contains_key(&pipes.mount), "a pipe is mounted nowhere");
+        drop(pipe);
     }
 
     #[test]

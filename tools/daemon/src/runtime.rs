@@ -30,6 +30,7 @@ use crate::platform::Platform;
 use crate::procfs::Procfs;
 use crate::queries::{self, Answer, Asking, Context};
 use crate::resource::SpaceShared;
+use crate::rings::{self, Rings, User};
 use crate::shares::{NoShare, Share, Shares};
 use crate::supervisor::Program;
 use crate::supervisor::event::{ClientId, Effect, Event, Kill, Reloaded, ReplyTo};
@@ -49,6 +50,7 @@ struct Guests {
     leaving: Vec<(u32, Leaving)>,
     procfs: Procfs,
     heirs: Heirs,
+    rings: Rings,
     desk: Desk,
     last_client: u64,
     exit: bool,
@@ -59,6 +61,8 @@ enum Woken {
     Turn(Turn<Linux>),
     Signal(Option<Asked>),
     Accepted(std::io::Result<Accepted>),
+    /// Clients are to be looked at, whether they use io_uring.
+    Look,
 }
 
 /// What clients are served with.
@@ -96,9 +100,10 @@ pub async fn serve(
     let Outside { listener, mut signals, again } = outside;
     let heirs = Heirs::new(|of| guard::signal_heirs(of, &Procfs::default()));
     let (leaving, procfs) = (Vec::new(), Procfs::default());
-    let guests = Guests { guests: BTreeMap::new(), leaving, procfs, heirs, desk, last_client: 0, exit: false };
+    let (guests, rings) = (BTreeMap::new(), Rings::default());
+    let guests = Guests { guests, leaving, procfs, heirs, rings, desk, last_client: 0, exit: false };
     let clock = works.platform().clock().clone();
-    let mut shell = Shell { works, guests, door: Door::new(listener) };
+    let mut shell = Shell { works, guests, door: Door::new(listener), looks: LocalInstant::EARLIEST };
     shell.begin(at_start).await?;
     while !shell.guests.exit {
         // In an order that is drawn anew each time: neither do clients that never stop asking keep others, or a signal, out, nor
@@ -107,6 +112,7 @@ pub async fn serve(
             turn = shell.works.next() => Woken::Turn(turn),
             signal = signals.recv() => Woken::Signal(signal),
             accepted = shell.door.next(&clock) => Woken::Accepted(accepted),
+            () = clock.sleep_until(shell.looks), if shell.works.supervisor.has_leases() => Woken::Look,
         };
         match woken {
             Woken::Turn(turn) => shell.works.take(&mut shell.guests, turn).await?,
@@ -116,6 +122,7 @@ pub async fn serve(
                 None => {}
             },
             Woken::Accepted(accepted) => shell.accept(accepted).await?,
+            Woken::Look => shell.look_for_rings(clock.now()),
         }
     }
     // Replies that were just handed to their connections still have to leave.
@@ -134,11 +141,19 @@ struct Shell {
     works: Works<Linux>,
     guests: Guests,
     door: Door,
+    /// When clients are looked at next.
+    looks: LocalInstant,
 }
 
 impl Shell {
     async fn handle(&mut self, event: Event<Held>) -> Result<(), WorksError> {
         self.works.handle(&mut self.guests, event).await
+    }
+
+    fn look_for_rings(&mut self, now: LocalInstant) {
+        let users = self.works.supervisor.users().into_iter().map(|(process, inherited)| User { process, inherited });
+        self.guests.rings.look(users.collect(), now);
+        self.looks = now.after(rings::LOOK);
     }
 
     async fn begin(&mut self, at_start: Vec<Request>) -> Result<(), WorksError> {
@@ -316,8 +331,7 @@ impl Front<Linux> for Guests {
                     spawn_local(group::watch(leader, client, notes, clock));
                 }
             }
-            // With blocking writes and with libaio a process has exited only when its last write is over.
-            Effect::WatchWrites { client } => return Some(Event::WritesOver { client }),
+            Effect::WatchWrites { client, exited } => return self.watch_writes(works, client, exited),
             Effect::Answer { to, request } => self.answer(works, to, request),
             Effect::AnswerStatus { to } => self.answer_status(works, to),
             Effect::Kill(kill) => self.kill(works, kill),
@@ -373,6 +387,15 @@ impl Guests {
         let process = guest.peer.identify(&self.procfs);
         guest.peer.watch(client, works.notes());
         Some(Event::Registered { client, process })
+    }
+
+    /// With blocking writes and with libaio a process has exited, and its connection is closed, only when its last write is
+    /// over. With an io_uring it takes a look.
+    fn watch_writes(&self, works: &Works<Linux>, client: ClientId, exited: bool) -> Option<Event<Held>> {
+        let ringed = works.supervisor.guarded_of(client).filter(|of| self.rings.knows(of));
+        let Some(of) = ringed.cloned() else { return Some(Event::WritesOver { client, exited }) };
+        spawn_local(rings::watch(client, of, exited, works.notes().clone(), works.platform().clock().clone()));
+        None
     }
 
     fn kill(&self, works: &Works<Linux>, kill: Kill) {

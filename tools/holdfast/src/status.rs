@@ -44,6 +44,14 @@ fn text(status: &Status) -> String {
             text += &format!("  of process {} ({})\n", client.pid, plain(&client.name));
         }
     }
+    let writing: Vec<_> = status.clients.iter().filter(|c| c.writes_in_flight).collect();
+    if !writing.is_empty() {
+        text +=
+            "\nprocesses that are gone, with a write of theirs in flight still (their leases stay until it is over)\n";
+        for client in writing {
+            text += &format!("  process {} ({})\n", client.pid, plain(&client.name));
+        }
+    }
     text
 }
 
@@ -145,7 +153,7 @@ mod tests {
                 "name": "qemu", "inherited": false, "held_for_ms": 2000,
             }],
             "waiting": [{ "lockspace": "LS", "resource": "vm2", "pid": 78, "name": "qemu" }],
-            "clients": [{ "pid": 77, "name": "qemu", "inherited": true }],
+            "clients": [{ "pid": 77, "name": "qemu", "inherited": true }, { "pid": 79, "name": "fio", "writes_in_flight": true }],
             "hosts": { "LS": [{ "own": true, "fire_timeout_s": 60 }] },
         }))
         .unwrap();
@@ -158,6 +166,7 @@ mod tests {
         assert!(shown.contains("  LS         vm1       4     held, inherited  77   qemu  1 min 1 s\n"), "{shown}");
         assert!(shown.contains("  LS         iso       9     shared           77   qemu  2.0 s\n"), "{shown}");
         assert!(shown.contains("  LS         vm2       78   qemu\n"), "{shown}");
-        assert!(shown.ends_with("  of process 77 (qemu)\n"), "{shown}");
+        assert!(shown.contains("  of process 77 (qemu)\n\nprocesses that are gone"), "{shown}");
+        assert!(shown.ends_with("  process 79 (fio)\n"), "{shown}");
     }
 }

@@ -305,6 +305,7 @@ fn client_snapshot(client: &Client) -> serde_json::Value {
         "name": client.name.to_string(),
         "exited": client.exited,
         "inherited": client.is_inherited(),
+        "writes_in_flight": client.waits_for_its_writes(),
         "signals_sent": client.kill_count,
     })
 }

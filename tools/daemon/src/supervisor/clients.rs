@@ -129,6 +129,12 @@ impl Client {
         self.name = name;
     }
 
+    /// It is gone but for what it has in flight.
+    #[must_use]
+    pub fn waits_for_its_writes(&self) -> bool {
+        self.closed && self.process.is_some() && self.has_exited() && !self.writes_over
+    }
+
     /// The connection outlived its process.
     #[must_use]
     pub fn is_inherited(&self) -> bool {
@@ -201,7 +207,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(running) = &ended.running {
             running.stop.set();
         }
-        let (known, strict) = (ended.process.is_some(), ended.is_strict());
+        let (known, strict, exited) = (ended.process.is_some(), ended.is_strict(), ended.has_exited());
         self.stop_listening(client);
         self.drop_waiting(client);
         if planted(Bug::GoneWithoutItsWrites) && !strict || planted(Bug::GoneAtEndOfConnection) {
@@ -209,7 +215,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         if known && !strict {
             // What it wrote before must have landed (S1).
-            self.effects.push(Effect::WatchWrites { client });
+            self.effects.push(Effect::WatchWrites { client, exited });
         }
         self.forget_if_over(client);
     }
@@ -233,7 +239,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn ended(&mut self, client: ClientId) {
         let Some(ended) = self.clients.get(&client) else { return };
         if ended.closed {
-            self.effects.push(Effect::WatchWrites { client });
+            self.effects.push(Effect::WatchWrites { client, exited: true });
         } else {
             tracing::warn!(target: AT_WILL,
                 pid = ended.pid,
@@ -244,10 +250,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     /// Nothing of a client is in flight, whose connection is at its end: its leases go, unless it is one that keeps them to
-    /// the end of its group.
-    pub(super) fn writes_over(&mut self, client: ClientId) {
+    /// the end of its group. An answer that was begun while it lived says nothing of what it wrote since.
+    pub(super) fn writes_over(&mut self, client: ClientId, exited: bool) {
         let Some(ended) = self.clients.get_mut(&client).filter(|c| c.closed) else { return };
-        ended.writes_over = ended.has_exited();
+        ended.writes_over |= exited;
         if !ended.is_strict() {
             self.release_all_of(client);
         }
@@ -299,6 +305,26 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     #[must_use]
     pub fn leads_group(&self, client: ClientId) -> bool {
         self.clients.get(&client).is_some_and(|c| !c.group_gone && c.process.as_ref().is_some_and(|p| p.group))
+    }
+
+    /// Everybody who uses a lease, and whether others have inherited its connection.
+    #[must_use]
+    pub fn users(&self) -> Vec<(Guarded, bool)> {
+        let clients: BTreeSet<ClientId> = self.leases.values().flat_map(|l| &l.tokens).map(|t| t.client).collect();
+        let clients = clients.into_iter().filter_map(|id| self.clients.get(&id));
+        clients.filter_map(|c| Some((c.process.clone()?, c.is_inherited()))).collect()
+    }
+
+    /// Whether anybody does, or wants to.
+    #[must_use]
+    pub fn has_leases(&self) -> bool {
+        !self.leases.is_empty()
+    }
+
+    /// The process behind a registered connection, as the state file names it.
+    #[must_use]
+    pub fn guarded_of(&self, client: ClientId) -> Option<&Guarded> {
+        self.clients.get(&client)?.process.as_ref()
     }
 
     /// The process behind a registered connection.

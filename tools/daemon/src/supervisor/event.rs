@@ -156,6 +156,8 @@ pub enum Event<L> {
     WritesOver {
         /// The connection it registered.
         client: ClientId,
+        /// They were waited for after all of these had exited. Otherwise some of them may live, and write on.
+        exited: bool,
     },
     /// The watchdog is armed, or cannot be.
     Armed {
@@ -529,6 +531,8 @@ pub enum Effect<L> {
     WatchWrites {
         /// Which connection.
         client: ClientId,
+        /// All of these have exited.
+        exited: bool,
     },
     /// Answer from the disk or from what was observed of other hosts, without the supervisor.
     Answer {

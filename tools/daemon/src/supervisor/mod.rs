@@ -194,7 +194,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Closed { client } => self.closed(client),
             Event::Exited { client } => self.exited(client),
             Event::GroupGone { client } => self.group_gone(client),
-            Event::WritesOver { client } => self.writes_over(client),
+            Event::WritesOver { client, exited } => self.writes_over(client, exited),
             Event::Armed { result, device_seconds } => self.armed(result, device_seconds, now),
             Event::Petted { result, until } => self.petted(result, until, now),
             Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences, now),

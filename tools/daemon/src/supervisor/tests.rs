@@ -124,13 +124,13 @@ impl World {
         let effects = self.daemon.apply(event, self.now);
         self.unanswered_pets += effects.iter().filter(|e| matches!(e, Effect::Pet { .. })).count();
         let over = |e: &Effect<u32>| match e {
-            Effect::WatchWrites { client } if !self.writes_in_flight => Some(*client),
+            Effect::WatchWrites { client, exited } if !self.writes_in_flight => Some((*client, *exited)),
             _ => None,
         };
-        let over: Vec<ClientId> = effects.iter().filter_map(over).collect();
+        let over: Vec<(ClientId, bool)> = effects.iter().filter_map(over).collect();
         self.log.extend(effects);
-        for client in over {
-            self.apply(Event::WritesOver { client });
+        for (client, exited) in over {
+            self.apply(Event::WritesOver { client, exited });
         }
         self
     }
@@ -501,14 +501,17 @@ fn s1_what_a_client_has_written_lands_before_its_lease_is_given_back_or_its_lock
     w.writes_in_flight = true;
     w.hold(1, "R").closed(1).exited(1);
     assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 0);
-    w.apply(Event::WritesOver { client: ClientId(1) });
+    w.apply(Event::WritesOver { client: ClientId(1), exited: true });
     assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 1);
 
     let mut w = World::joined();
     w.writes_in_flight = true;
     w.hold(1, "R").pass(8 * IO + 1).closed(1).exited(1).pass(1);
     assert_eq!(w.leaves(), [] as [bool; 0]);
-    w.apply(Event::WritesOver { client: ClientId(1) });
+    // What is answered of the time before it exited says nothing of its last writes.
+    w.apply(Event::WritesOver { client: ClientId(1), exited: false });
+    assert_eq!(w.leaves(), [] as [bool; 0]);
+    w.apply(Event::WritesOver { client: ClientId(1), exited: true });
     assert_eq!(w.leaves(), [false]);
 }
 

@@ -1,0 +1,114 @@
+//! Clients that write through io_uring: they can be gone, every process of them, while a write of theirs is in flight. The write
+//! counts (S1): until it is over their lease stays, a lost lockspace is not left, and a successor of the daemon does not join.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
+
+use std::fs;
+use std::time::Duration;
+
+use harness::{AT_MOST, Area, Daemon, FreezableDisk, Frozen, Guest, Machine, boot_now, stays_so_until, wait_until};
+use nix::sys::signal::Signal;
+
+const FIRE: u32 = 20;
+const GRACE: u32 = 3;
+/// One step of a watchdog's counter.
+const TICK: Duration = Duration::from_secs(1);
+
+const fn seconds(n: u32) -> Duration {
+    Duration::from_secs(n as u64)
+}
+
+fn options(machine: &Machine) -> String {
+    format!("{} -g {GRACE}", machine.watchdog(FIRE))
+}
+
+fn first_host(area: &Area) -> (Machine, Daemon) {
+    let mut machine = Machine::boot();
+    let daemon = machine.daemon("first", &options(&machine));
+    daemon.format(area);
+    daemon.join(area, 1);
+    (machine, daemon)
+}
+
+/// Whether an open device bears the mark of this process: bit 62, then its start time, then its pid in 22 bits.
+fn is_marked(pid: i32) -> bool {
+    let starts = |line: &str| line.contains("OFDLCK").then(|| line.split_whitespace().nth(6)?.parse::<u64>().ok())?;
+    let its = |start: u64| start >> 62 == 1 && start & ((1 << 22) - 1) == u64::try_from(pid).unwrap();
+    fs::read_to_string("/proc/locks").unwrap().lines().filter_map(starts).any(its)
+}
+
+/// A guest that holds a lease, and whose write to a disk of its own is in flight until the disk is thawed.
+fn writes_for_long<'a>(machine: &mut Machine, area: &Area, writes_to: &'a FreezableDisk) -> (Guest, Frozen<'a>) {
+    let ring = format!("--ring {}", writes_to.area.path.display());
+    let guest = Guest::holding(machine, area, "one", &ring);
+    wait_until("its device is marked", AT_MOST, || is_marked(guest.pid_of("held").unwrap()));
+    let (frozen, _) = writes_to.freeze();
+    guest.wait_said("hangs", AT_MOST);
+    (guest, frozen)
+}
+
+#[test]
+fn s1_a_lease_stays_until_the_last_write_of_its_dead_clients_ring_has_landed() {
+    let (directory, writes_to) = (tempfile::tempdir().unwrap(), FreezableDisk::new());
+    let area = Area::file(directory.path(), "leases");
+    let (mut first, daemon) = first_host(&area);
+    let mut second = Machine::boot();
+    let other = second.daemon("second", "--watchdog none");
+    other.join(&area, 2);
+    let (guest, frozen) = writes_for_long(&mut first, &area, &writes_to);
+    let beats = second.path("");
+    let rival = Guest::start(&mut second, &area, "one", "--keep-trying", &beats);
+    rival.wait_said("refused", AT_MOST);
+
+    guest.process.signal(Signal::SIGKILL);
+    guest.process.wait_over("the client", AT_MOST);
+    wait_until("it waits for its writes", AT_MOST, || daemon.status()["clients"][0]["writes_in_flight"] == true);
+    stays_so_until("its lease is its own", boot_now().after(seconds(3)), || rival.said("held").is_none());
+    daemon.wait_said("what it queued in io_uring is in flight still", AT_MOST);
+    frozen.thaw();
+    rival.held();
+    assert!(!is_marked(guest.pid_of("held").unwrap()));
+}
+
+#[test]
+fn d2_a_host_whose_dead_client_has_a_write_of_its_ring_in_flight_is_reset() {
+    let (disk, writes_to) = (FreezableDisk::new(), FreezableDisk::new());
+    let (mut machine, daemon) = first_host(&disk.area);
+    let (guest, frozen) = writes_for_long(&mut machine, &disk.area, &writes_to);
+    let (lost, _) = disk.freeze();
+    let (earliest, latest) = daemon.fails_at_once_blocked();
+    guest.process.wait_over("the client, which the ladder ends", AT_MOST);
+    stays_so_until("the lockspace is not left", latest.after(seconds(GRACE + 2)), || {
+        daemon.space().is_some_and(|s| s["state"] == "failing")
+    });
+    // The daemon's writing threads cannot die before their write is over; its main one can.
+    wait_until("the host is reset", AT_MOST, || daemon.process.is_dead());
+    assert!(is_marked(guest.pid_of("held").unwrap()), "and the write is in flight still");
+    lost.thaw();
+    frozen.thaw();
+    let fired = machine.wait_fired(AT_MOST);
+    assert!(fired.at >= earliest, "{fired:?} before D2's instant {earliest:?}");
+    assert!(fired.at <= latest.after(seconds(FIRE) + TICK), "{fired:?}, D2's instant was {latest:?}");
+}
+
+#[test]
+fn p1_a_successor_waits_for_the_ring_of_its_predecessors_dead_client() {
+    let (directory, writes_to) = (tempfile::tempdir().unwrap(), FreezableDisk::new());
+    let area = Area::file(directory.path(), "leases");
+    let (mut machine, daemon) = first_host(&area);
+    let (guest, frozen) = writes_for_long(&mut machine, &area, &writes_to);
+    let generation = area.generation(1);
+    daemon.process.signal(Signal::SIGKILL);
+    daemon.process.wait_over("the daemon", AT_MOST);
+    guest.process.signal(Signal::SIGKILL);
+    guest.process.wait_over("the client", AT_MOST);
+    let successor = machine.start_daemon("first", &options(&machine));
+    successor.wait_said("ending what a predecessor guarded", AT_MOST);
+    stays_so_until("it waits", boot_now().after(seconds(3)), || area.generation(1) == generation && machine.is_up());
+    frozen.thaw();
+    wait_until("it serves", AT_MOST, || successor.answers());
+    successor.join(&area, 1);
+    assert_eq!(area.generation(1), generation + 1);
+    assert!(machine.is_up());
+}
