@@ -10,6 +10,7 @@ use holdfast_io::bytes::u64_at;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::disk::Op;
 use holdfast_io::planted::Bug;
+use holdfast_io::timing::IoTimeout;
 use holdfast_sim::checkers::Violation;
 use holdfast_sim::cluster::Cluster;
 use holdfast_sim::coverage::Fault;
@@ -436,6 +437,26 @@ fn p1_a_late_join_over_a_settled_host_is_waited_out_like_a_strangers() {
 fn w1_a_pet_that_comes_too_late_resets_the_host_at_once() {
     let took = play(None, a_pet_that_comes_too_late).unwrap_or_else(|violation| panic!("{violation}"));
     assert!(took < seconds(3), "at once: {took:?}");
+}
+
+/// The same, and the daemon dies before its device has fired: its end pets once more, by the shortest timeout that there is.
+#[test]
+fn w1_a_daemon_that_dies_after_a_late_pet_puts_off_its_reset_once_and_no_longer() {
+    let mut plan = Plan::quiet(1);
+    plan.daemons[0].config.io_timeout = IoTimeout::new(1).unwrap();
+    plan.hosts[0].steps = 5;
+    let cluster = held_by_the_first(&plan);
+    // It pets every 12.5 s, and its device counts 25: woken 10 s after it stopped at a pet it is past the instant, and not reset yet.
+    cluster.strike(Whom::Daemon(0), Trouble::Stop { at: StopAt::Pet, lasts: LONG, killed: false });
+    assert!(until(&cluster, |c| host(c, 0).is_frozen(SEAT)));
+    run(&cluster, seconds(10));
+    host(&cluster, 0).thaw(SEAT);
+    run(&cluster, seconds(3));
+    host(&cluster, 0).crash_daemon(SEAT, Fault::Crash);
+    let died = cluster.sim.now();
+    assert!(until(&cluster, |c| !host(c, 0).is_up()));
+    let took = Duration::from_nanos(cluster.sim.now() - died);
+    assert!(took > seconds(4) && took < seconds(7), "{took:?}");
 }
 
 /// A7: a host that its hypervisor pauses, clock and watchdog with it, wakes when another has taken its lease over: two

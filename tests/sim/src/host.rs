@@ -550,6 +550,7 @@ impl SimHost {
         let Some(dog) = state.watchdogs.get_mut(&seat).filter(|d| d.open_by == Some(writer.process)) else { return };
         dog.open_by = None;
         drop(state);
+        self.0.checkers.watchdog_closed(writer);
         self.pet(seat);
     }
 

@@ -17,7 +17,7 @@ use super::{Area, Checkers, Holder};
 use crate::coverage::Phase;
 use crate::dice::nanos;
 use crate::disk::{Facts, HostIndex, Writer};
-use crate::executor::{Group, SimClock};
+use crate::executor::{Group, Nanos, SimClock};
 
 /// Bytes of a sector that say anything.
 const RECORD: usize = 256;
@@ -40,6 +40,8 @@ pub(super) struct State {
 struct Process {
     clock: SimClock,
     watchdog: bool,
+    /// When the kernel closed its watchdog, since it was gone.
+    closed: Option<Nanos>,
     join: Option<Join>,
 }
 
@@ -167,7 +169,7 @@ pub(super) fn instant_of(sector: &Leader) -> Instant {
 impl Checkers {
     /// A process starts that will write as `writer`, by this clock.
     pub fn process_starts(&self, writer: Writer, clock: SimClock) {
-        let process = Process { clock, watchdog: false, join: None };
+        let process = Process { clock, watchdog: false, closed: None, join: None };
         self.state.borrow_mut().time.processes.insert(writer, process);
     }
 
@@ -202,6 +204,13 @@ impl Checkers {
         }
     }
 
+    /// It is gone, and the kernel closes its watchdog, which pets it.
+    pub fn watchdog_closed(&self, writer: Writer) {
+        if let Some(process) = self.state.borrow_mut().time.processes.get_mut(&writer) {
+            process.closed = Some(self.sim.now());
+        }
+    }
+
     /// W1: a process pets. Past D2's instant, with something left that it guards, the host must be gone in a moment.
     pub fn petted(&self, writer: Writer) {
         let late = {
@@ -219,18 +228,24 @@ impl Checkers {
     }
 
     fn check_reset(&self, writer: Writer) {
-        let (up, awake) = {
+        let now = self.sim.now();
+        let due = {
             let state = self.state.borrow();
-            let awake = state.outlived.awake_since(writer.host);
-            let since = if state.still.contains(&writer.host) { self.sim.now() } else { awake };
-            (state.time.processes.contains_key(&writer), self.sim.now() - since)
+            let Some(process) = state.time.processes.get(&writer) else { return };
+            let is_successor = |w: &Writer| w.host == writer.host && w.host_id == writer.host_id && *w > writer;
+            if state.time.processes.iter().any(|(w, p)| is_successor(w) && p.watchdog) {
+                // It has ended what its predecessor guarded before it opened it (D3).
+                return;
+            }
+            // It stood still, and its watchdog with it; or it died, and its end has petted once more.
+            let still = state.still.contains(&writer.host);
+            let awake = if still { now } else { state.outlived.awake_since(writer.host) };
+            awake.max(process.closed.unwrap_or(0)) + nanos(WITHIN)
         };
-        let within = nanos(WITHIN);
-        if up && awake < within {
-            // It stood still, and its watchdog with it.
+        if now < due {
             let Some(checkers) = self.itself.borrow().upgrade() else { return };
-            self.sim.call_at(Group::RUN, self.sim.now() + within - awake, move || checkers.check_reset(writer));
-        } else if up {
+            self.sim.call_at(Group::RUN, due, move || checkers.check_reset(writer));
+        } else {
             self.violate("W1", Some(writer.host), "petted too late, and not reset");
         }
     }
