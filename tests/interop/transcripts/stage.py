@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 
+import past_cache
 import wire
 from actor import Actor
 from render import Renderer, client_pids
@@ -174,16 +175,10 @@ class Stage:
         return wire.lockspace(name, host_id, self.path(file), offset, **more)
 
     def read_disk(self, file, offset, length):
-        with open(self.path(file), "rb") as disk:
-            disk.seek(offset)
-            return disk.read(length)
+        return past_cache.read(self.path(file), offset, length)
 
     def write_disk(self, file, offset, data):
-        with open(self.path(file), "r+b") as disk:
-            disk.seek(offset)
-            disk.write(data)
-            disk.flush()
-            os.fsync(disk.fileno())
+        past_cache.write(self.path(file), offset, data)
 
     def play(self, script):
         """The transcript of one script."""
