@@ -40,6 +40,8 @@ pub(super) struct State {
 struct Process {
     clock: SimClock,
     watchdog: bool,
+    /// It has opened it, whatever became of it.
+    opened: bool,
     /// When the kernel closed its watchdog, since it was gone.
     closed: Option<Nanos>,
     join: Option<Join>,
@@ -169,7 +171,7 @@ pub(super) fn instant_of(sector: &Leader) -> Instant {
 impl Checkers {
     /// A process starts that will write as `writer`, by this clock.
     pub fn process_starts(&self, writer: Writer, clock: SimClock) {
-        let process = Process { clock, watchdog: false, closed: None, join: None };
+        let process = Process { clock, watchdog: false, opened: false, closed: None, join: None };
         self.state.borrow_mut().time.processes.insert(writer, process);
     }
 
@@ -185,7 +187,7 @@ impl Checkers {
         let left = {
             let mut state = self.state.borrow_mut();
             if let Some(process) = state.time.processes.get_mut(&writer) {
-                process.watchdog = true;
+                (process.watchdog, process.opened) = (true, true);
             }
             let mut holders = state.holders.values();
             let own = state.time.processes.get(&writer).and_then(|p| p.join).map(|j| j.term);
@@ -233,7 +235,7 @@ impl Checkers {
             let state = self.state.borrow();
             let Some(process) = state.time.processes.get(&writer) else { return };
             let is_successor = |w: &Writer| w.host == writer.host && w.host_id == writer.host_id && *w > writer;
-            if state.time.processes.iter().any(|(w, p)| is_successor(w) && p.watchdog) {
+            if state.time.processes.iter().any(|(w, p)| is_successor(w) && p.opened) {
                 // It has ended what its predecessor guarded before it opened it (D3).
                 return;
             }
