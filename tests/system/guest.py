@@ -2,7 +2,7 @@
 """A guarded program: takes a lease through libsanlock, then does what must run once.
 
     guest.py --space NAME --resource NAME --path PATH --offset N --events FILE --beats FILE
-             [--keep-trying] [--ignore-term] [--heir] [--connections N] [--ring DEVICE]
+             [--keep-trying] [--ignore-term] [--heir] [--connections N] [--ring DEVICE [--lock]]
 
 Its work is to write the time into BEATS, at offset 0, over and over: that is what a virtual machine's disk would see.
 The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in EVENTS, which gets one JSON object a line:
@@ -13,13 +13,14 @@ The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in E
     sigterm               asked to end; with --ignore-term it goes on
     heir                  --heir: a child has inherited the connection, the parent is about to exit
 
-    hangs                 --ring: what it writes to the device as well, through io_uring, is in flight for half a second
+    hangs                 --ring: what it writes to the device as well, through io_uring, is in flight for half a second; `word` is what
 
 With more --connections than one the lease is shared, by each of them.
 """
 
 import argparse
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -58,7 +59,7 @@ def options():
     parser.add_argument("--offset", type=int, required=True)
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--ring")
-    for name in ("--keep-trying", "--ignore-term", "--heir"):
+    for name in ("--keep-trying", "--ignore-term", "--heir", "--lock"):
         parser.add_argument(name, action="store_true")
     return parser.parse_args()
 
@@ -100,14 +101,16 @@ def main():
     if chosen.heir:
         told.say("heir")
     ring, begun = uring.Ring(chosen.ring) if chosen.ring else None, None
+    if chosen.lock:
+        fcntl.lockf(ring.disk, fcntl.LOCK_EX)
     while True:
         os.pwrite(beats, b"%020d" % now(), 0)
         if ring and ring.is_idle():
             begun = now()
             ring.begin(b"%020d" % begun)
         elif ring and begun and now() - begun > HANGS:
+            told.say("hangs", word="%020d" % begun)
             begun = None
-            told.say("hangs")
         time.sleep(0.003)
 
 

@@ -7,7 +7,9 @@ mod harness;
 use std::fs;
 use std::time::Duration;
 
-use harness::{AT_MOST, Area, Daemon, FreezableDisk, Frozen, Guest, Machine, boot_now, stays_so_until, wait_until};
+use harness::{
+    AT_MOST, Area, Daemon, FreezableDisk, Frozen, Guest, Machine, Process, boot_now, stays_so_until, wait_until,
+};
 use nix::sys::signal::Signal;
 
 const FIRE: u32 = 20;
@@ -31,18 +33,26 @@ fn first_host(area: &Area) -> (Machine, Daemon) {
     (machine, daemon)
 }
 
-/// Whether an open device bears the mark of this process: bit 62, then its start time, then its pid in 22 bits.
-fn is_marked(pid: i32) -> bool {
+/// How many open files bear the mark of this process: bit 62, then its start time, then its pid in 22 bits and three of other use.
+fn marks(pid: i32) -> usize {
     let starts = |line: &str| line.contains("OFDLCK").then(|| line.split_whitespace().nth(6)?.parse::<u64>().ok())?;
-    let its = |start: u64| start >> 62 == 1 && start & ((1 << 22) - 1) == u64::try_from(pid).unwrap();
-    fs::read_to_string("/proc/locks").unwrap().lines().filter_map(starts).any(its)
+    let its = |start: &u64| start >> 62 == 1 && start >> 3 & ((1 << 22) - 1) == u64::try_from(pid).unwrap();
+    fs::read_to_string("/proc/locks").unwrap().lines().filter_map(starts).filter(its).count()
 }
 
 /// A guest that holds a lease, and whose write to a disk of its own is in flight until the disk is thawed.
-fn writes_for_long<'a>(machine: &mut Machine, area: &Area, writes_to: &'a FreezableDisk) -> (Guest, Frozen<'a>) {
-    let ring = format!("--ring {}", writes_to.area.path.display());
+fn writes_for_long<'a>(
+    machine: &mut Machine,
+    area: &Area,
+    writes_to: &'a FreezableDisk,
+    options: &str,
+) -> (Guest, Frozen<'a>) {
+    let ring = format!("--ring {} {options}", writes_to.area.path.display());
     let guest = Guest::holding(machine, area, "one", &ring);
-    wait_until("its device is marked", AT_MOST, || is_marked(guest.pid_of("held").unwrap()));
+    if options != "--lock" {
+        wait_until("its device is marked", AT_MOST, || marks(guest.process_id()) > 0);
+        assert_eq!(marks(guest.process_id()), 1, "the files that it writes to besides are no disks");
+    }
     let (frozen, _) = writes_to.freeze();
     guest.wait_said("hangs", AT_MOST);
     (guest, frozen)
@@ -56,7 +66,7 @@ fn s1_a_lease_stays_until_the_last_write_of_its_dead_clients_ring_has_landed() {
     let mut second = Machine::boot();
     let other = second.daemon("second", "--watchdog none");
     other.join(&area, 2);
-    let (guest, frozen) = writes_for_long(&mut first, &area, &writes_to);
+    let (guest, frozen) = writes_for_long(&mut first, &area, &writes_to, "");
     let beats = second.path("");
     let rival = Guest::start(&mut second, &area, "one", "--keep-trying", &beats);
     rival.wait_said("refused", AT_MOST);
@@ -68,14 +78,50 @@ fn s1_a_lease_stays_until_the_last_write_of_its_dead_clients_ring_has_landed() {
     daemon.wait_said("what it queued in io_uring is in flight still", AT_MOST);
     frozen.thaw();
     rival.held();
-    assert!(!is_marked(guest.pid_of("held").unwrap()));
+    let landed = fs::read(&writes_to.area.backing).unwrap()[..20].to_vec();
+    assert_eq!(String::from_utf8(landed).unwrap(), guest.last_word(), "its last write landed before that");
+    assert_eq!(marks(guest.process_id()), 0);
+}
+
+#[test]
+fn s1_what_an_heir_of_a_clients_connection_has_in_its_ring_counts_like_the_clients_own() {
+    let (directory, writes_to) = (tempfile::tempdir().unwrap(), FreezableDisk::new());
+    let area = Area::file(directory.path(), "leases");
+    let (mut machine, daemon) = first_host(&area);
+    let (guest, frozen) = writes_for_long(&mut machine, &area, &writes_to, "--heir");
+    assert!(guest.process.is_over(), "an heir writes, and the lease is its parent's");
+    let heir = Process::of(guest.pid_of("heir").unwrap());
+    heir.signal(Signal::SIGKILL);
+    heir.wait_over("the heir", AT_MOST);
+    let held = || daemon.status()["leases"].as_array().is_some_and(|leases| leases.len() == 1);
+    stays_so_until("the lease is held", boot_now().after(seconds(3)), held);
+    frozen.thaw();
+    wait_until("it is given back", AT_MOST, || !held());
+}
+
+/// A heuristic: what the device has in flight.
+#[test]
+fn s1_where_a_client_has_locked_its_device_the_writes_in_flight_there_are_waited_for() {
+    let (directory, writes_to) = (tempfile::tempdir().unwrap(), FreezableDisk::new());
+    let area = Area::file(directory.path(), "leases");
+    let (mut machine, daemon) = first_host(&area);
+    let (guest, frozen) = writes_for_long(&mut machine, &area, &writes_to, "--lock");
+    daemon.wait_said("cannot be marked, and only its device is looked at", AT_MOST);
+    assert_eq!(marks(guest.process_id()), 0);
+    guest.process.signal(Signal::SIGKILL);
+    guest.process.wait_over("the client", AT_MOST);
+    let held = || daemon.status()["leases"].as_array().is_some_and(|leases| leases.len() == 1);
+    stays_so_until("the lease is held", boot_now().after(seconds(3)), held);
+    frozen.thaw();
+    wait_until("it is given back", AT_MOST, || !held());
+    assert!(!daemon.log().contains("are never idle"), "{}", daemon.log());
 }
 
 #[test]
 fn d2_a_host_whose_dead_client_has_a_write_of_its_ring_in_flight_is_reset() {
     let (disk, writes_to) = (FreezableDisk::new(), FreezableDisk::new());
     let (mut machine, daemon) = first_host(&disk.area);
-    let (guest, frozen) = writes_for_long(&mut machine, &disk.area, &writes_to);
+    let (guest, frozen) = writes_for_long(&mut machine, &disk.area, &writes_to, "");
     let (lost, _) = disk.freeze();
     let (earliest, latest) = daemon.fails_at_once_blocked();
     guest.process.wait_over("the client, which the ladder ends", AT_MOST);
@@ -84,7 +130,7 @@ fn d2_a_host_whose_dead_client_has_a_write_of_its_ring_in_flight_is_reset() {
     });
     // The daemon's writing threads cannot die before their write is over; its main one can.
     wait_until("the host is reset", AT_MOST, || daemon.process.is_dead());
-    assert!(is_marked(guest.pid_of("held").unwrap()), "and the write is in flight still");
+    assert_eq!(marks(guest.process_id()), 1, "and the write is in flight still");
     lost.thaw();
     frozen.thaw();
     let fired = machine.wait_fired(AT_MOST);
@@ -97,7 +143,7 @@ fn p1_a_successor_waits_for_the_ring_of_its_predecessors_dead_client() {
     let (directory, writes_to) = (tempfile::tempdir().unwrap(), FreezableDisk::new());
     let area = Area::file(directory.path(), "leases");
     let (mut machine, daemon) = first_host(&area);
-    let (guest, frozen) = writes_for_long(&mut machine, &area, &writes_to);
+    let (guest, frozen) = writes_for_long(&mut machine, &area, &writes_to, "");
     let generation = area.generation(1);
     daemon.process.signal(Signal::SIGKILL);
     daemon.process.wait_over("the daemon", AT_MOST);

@@ -58,6 +58,16 @@ impl Guest {
         self.line(event).map(|line| i32::try_from(line["pid"].as_i64().unwrap()).unwrap())
     }
 
+    /// The process that holds the lease.
+    pub fn process_id(&self) -> i32 {
+        self.pid_of("held").unwrap()
+    }
+
+    /// What it wrote last through its ring, when it said that this hangs.
+    pub fn last_word(&self) -> String {
+        self.line("hangs").unwrap()["word"].as_str().unwrap().to_owned()
+    }
+
     /// Waits until it says so.
     pub fn wait_said(&self, event: &str, within: Duration) -> LocalInstant {
         wait_for(&format!("a guest says {event}; it said {:?}", self.events()), within, || self.said(event))

@@ -176,9 +176,8 @@ pub fn left_of<'a>(guarded: &'a BTreeSet<Guarded>, procfs: &Procfs) -> Vec<&'a G
     let over = |g: &&Guarded| look.as_ref().is_ok_and(|look| look.shows_nobody(g.connection_inode));
     let gone: Vec<&Guarded> = gone.into_iter().filter(over).collect();
     // What they queued in io_uring lands later, and is marked by the predecessor for as long.
-    let marked = rings::marks_of(&gone, procfs);
-    let landed = |g: &&Guarded| marked.as_ref().is_ok_and(|marked| !marked.contains_key(*g));
-    let over: BTreeSet<&Guarded> = gone.into_iter().filter(landed).collect();
+    let marked = rings::marked_of(&gone, procfs);
+    let over: BTreeSet<&Guarded> = gone.into_iter().filter(|g| !marked.contains_key(*g)).collect();
     guarded.iter().filter(|g| !over.contains(g)).collect()
 }
 

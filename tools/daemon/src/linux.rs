@@ -5,6 +5,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use holdfast_io::clock::BootClock;
@@ -21,6 +22,7 @@ use crate::lockspace::Lockspace;
 use crate::nodes::Nodes;
 use crate::platform::{LeaseFile, Platform};
 use crate::procfs::Procfs;
+use crate::rings::Rings;
 use crate::state_file::{Guarded, StateFile, StateFileError};
 use crate::supervisor::event::Effect;
 use crate::watchdog::{Choice, Watchdog, WatchdogError};
@@ -59,6 +61,8 @@ pub struct Linux {
     watchdog: Choice,
     run_dir: PathBuf,
     reserve: Arc<Mutex<Vec<File>>>,
+    /// What a predecessor's clients write through was looked at.
+    looked: Arc<AtomicBool>,
 }
 
 impl Linux {
@@ -67,8 +71,8 @@ impl Linux {
     /// # Errors
     /// No timer or no thread for it.
     pub fn new(watchdog: Choice, run_dir: PathBuf) -> io::Result<Self> {
-        let (clock, engines, reserve) = (BootClock::new()?, Arc::default(), Arc::default());
-        let linux = Linux { clock, nodes: Arc::default(), engines, watchdog, run_dir, reserve };
+        let (clock, engines, reserve, looked) = (BootClock::new()?, Arc::default(), Arc::default(), Arc::default());
+        let linux = Linux { clock, nodes: Arc::default(), engines, watchdog, run_dir, reserve, looked };
         linux.keep_reserve();
         Ok(linux)
     }
@@ -172,6 +176,9 @@ impl Platform for Linux {
     }
 
     fn end(&self, guarded: &[&Guarded], signal: Signal) {
+        if !self.looked.swap(true, Ordering::AcqRel) {
+            Rings::look_at_the_left(guarded);
+        }
         guard::end(guarded, signal, &Procfs::default());
     }
 

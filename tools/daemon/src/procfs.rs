@@ -156,7 +156,7 @@ pub struct Descriptor {
     pub writes: bool,
     /// Past the page cache.
     pub direct: bool,
-    /// Where what it leads to is mounted. Pipes, sockets and the like are mounted nowhere.
+    /// Where what it leads to is mounted.
     pub mount: u64,
     /// The marks on it.
     pub marks: Vec<Mark>,
@@ -286,6 +286,17 @@ impl Procfs {
     pub fn is_gone(&self, process: ProcessId) -> Result<bool, ProcError> {
         let stat = self.stat(process.pid)?;
         Ok(stat.is_none_or(|stat| stat.start_time != process.start_time || stat.has_exited()))
+    }
+
+    /// Whether that process has ended, or is about to: its connections may be closed by then, and it a zombie not yet.
+    ///
+    /// # Errors
+    /// As [`stat`](Self::stat).
+    pub fn is_ending(&self, process: ProcessId) -> Result<bool, ProcError> {
+        const PF_EXITING: u32 = 4;
+        let stat = self.stat(process.pid)?;
+        let lives = |s: Stat| s.start_time == process.start_time && !s.has_exited() && s.flags & PF_EXITING == 0;
+        Ok(!stat.is_some_and(lives))
     }
 
     /// A pidfd of exactly that process, `None` when it is gone.
@@ -433,18 +444,32 @@ impl Procfs {
         Ok(table.lines().filter_map(mark_in).collect())
     }
 
-    /// The descriptors through which a process may write, of its first thread: others that do not share them are not seen.
+    /// The descriptors through which a process may write to what has a path, of its first thread: others that do not share them are
+    /// not seen.
     ///
     /// # Errors
     /// Permission denied among them.
     pub fn written_through(&self, pid: i32) -> Result<Vec<Descriptor>, ProcError> {
-        let directory = self.process(pid).join("fdinfo");
+        let directory = self.process(pid).join("fd");
         let mut found = Vec::new();
         for number in numbers_in(&directory)?.unwrap_or_default() {
-            let text = if_there(&directory.join(number.to_string()), |path| fs::read_to_string(path))?;
-            found.extend(text.and_then(|text| parse_fdinfo(number, &text)).filter(|d| d.writes));
+            // Pipes, sockets and the like have none.
+            let link = if_there(&directory.join(number.to_string()), |path| fs::read_link(path))?;
+            if link.is_some_and(|link| link.is_absolute()) {
+                found.extend(self.descriptor(pid, number)?.filter(|d| d.writes));
+            }
         }
         Ok(found)
+    }
+
+    /// One descriptor of a process, of its first thread; `None` when it is not there.
+    ///
+    /// # Errors
+    /// Permission denied among them.
+    pub fn descriptor(&self, pid: i32, number: i32) -> Result<Option<Descriptor>, ProcError> {
+        let path = self.process(pid).join("fdinfo").join(number.to_string());
+        let text = if_there(&path, |path| fs::read_to_string(path))?;
+        Ok(text.and_then(|text| parse_fdinfo(number, &text)))
     }
 
     /// The kinds of file system that a process has mounted, by the numbers that [`Descriptor::mount`] names.
@@ -738,7 +763,7 @@ mod tests {
     #[test]
     fn descriptors_are_what_fdinfo_says_with_the_marks_on_them() {
         let ours = Mark::of(100, 4242);
-        let start = (1u64 << 62) + (4242 << 22) + 100;
+        let start = (1u64 << 62) + (4242 << 25) + (100 << 3);
         let text = format!(
             "pos:\t0\nflags:\t02140002\nmnt_id:\t24\nino:\t96\n\
              lock:\t1: OFDLCK ADVISORY  READ -1 00:06:96 {start} {start}\n\
@@ -756,7 +781,7 @@ mod tests {
     #[test]
     fn marks_are_found_in_the_table_of_locks_and_nothing_else_is_one() {
         let root = tempfile::tempdir().unwrap();
-        let start = (1u64 << 62) + (9 << 22) + 5;
+        let start = (1u64 << 62) + (9 << 25) + (5 << 3);
         let table = format!(
             "1: POSIX  ADVISORY  WRITE 5 00:06:1 {start} {start}\n2: FLOCK  ADVISORY  WRITE 5 00:06:2 0 EOF\n\
              3: OFDLCK ADVISORY  READ -1 00:06:96 {start} {start}\n3: -> OFDLCK ADVISORY  WRITE -1 00:06:96 {start} {start}\n\
@@ -776,11 +801,27 @@ mod tests {
         let ours = procfs.written_through(our_pid()).unwrap().into_iter().find(|d| d.number == number).unwrap();
         assert!(ours.writes && !ours.direct);
         assert!(procfs.mounts_of(our_pid()).unwrap().contains_key(&ours.mount));
-        let (pipe, _other) = nix::unistd::pipe().unwrap();
-        let number = std::os::fd::AsRawFd::as_raw_fd(&_other);
-        let pipes = procfs.written_through(our_pid()).unwrap().into_iter().find(|d| d.number == number).unwrap();
-        assert!(!procfs.mounts_of(our_pid()).unwrap().contains_key(&pipes.mount), "a pipe is mounted nowhere");
-        drop(pipe);
+        let (reads, writes) = nix::unistd::pipe().unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&writes);
+        assert!(procfs.descriptor(our_pid(), number).unwrap().unwrap().writes);
+        assert!(procfs.written_through(our_pid()).unwrap().iter().all(|d| d.number != number), "a pipe has no path");
+        assert_eq!(procfs.descriptor(our_pid(), 1_000_000).unwrap(), None);
+        drop(reads);
+    }
+
+    #[test]
+    fn a_process_is_ending_when_the_kernel_says_so_and_when_it_is_gone() {
+        let root = made_up("/dev/null");
+        let procfs = Procfs::at(root.path());
+        let process = ProcessId { pid: 100, start_time: 4242 };
+        let ending = |state: &str, flags: u32| {
+            fs::write(root.path().join("100/stat"), stat_line(state, 1, flags)).unwrap();
+            procfs.is_ending(process).unwrap()
+        };
+        assert!(!ending("S", 0x0040_0000));
+        assert!(ending("S", 0x0040_0004) && ending("Z", 0));
+        assert!(!ending("D", 0) && procfs.is_ending(ProcessId { start_time: 4241, ..process }).unwrap());
+        assert!(procfs.is_ending(ProcessId { pid: 101, ..process }).unwrap());
     }
 
     #[test]

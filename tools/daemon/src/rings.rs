@@ -5,25 +5,33 @@
 //! shares the description, and could write through it. Either way the client's writes are not over: its leases stay, a lost lockspace is not left,
 //! and where that lasts the watchdog, unpetted, ends the host. The marks are the kernel's: they outlive this daemon, and its successor finds them.
 //!
+//! Where a description cannot be marked, what its device has in flight is looked at instead, as a **heuristic**: once nothing is, whatever the client
+//! wrote before is over. Others may keep a device busy for ever, so that is waited for ten seconds at most, and it is said if it did not help.
+//!
 //! | seen | not seen, or not in time |
 //! | --- | --- |
 //! | block devices, opened for writing | a descriptor that was closed while the ring uses it on (registered files), or is of a thread that shares none |
 //! | files opened with `O_DIRECT` on a local file system | files on a network or user-space file system; that is said in the log |
 //! | rings by descriptor, mapping or kernel thread (`procfs.rs`) | what was opened within the last [`LOOK`] before its process died |
+//! | heirs of a client that has exited | heirs of one that lives, within the last six looks |
 //!
 //! What is written through the page cache is not looked at: with or without a ring it reaches the disk when the kernel likes, and no lease
 //! knows. A client that closes its connection and lives on is taken at its word after a second, as one is that gives back a lease itself.
+//! A client that locks all of its device, or gives such a lock back, takes its mark away until the next look.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::os::fd::AsFd as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use holdfast_io::clock::{BootClock, Clock, LocalInstant};
 use holdfast_io::sys::mark::Mark;
 use holdfast_io::sys::process::descriptor_of;
 use nix::libc;
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat, major, minor};
 
 use crate::codes;
 use crate::log_ring::AT_WILL;
@@ -35,11 +43,20 @@ use crate::supervisor::event::{ClientId, Event};
 /// How often the descriptors of clients that hold leases are looked at.
 pub const LOOK: Duration = Duration::from_secs(5);
 
+/// Every so many looks heirs are looked for of those as well that have not exited: that takes a look through all of /proc.
+const THOROUGH: u32 = 6;
+
 /// For so long a client's writes are waited for that has closed its connection, and lives.
 const ITS_WORD: Duration = Duration::from_secs(1);
 
-/// Between two looks at the marks of a client that is gone, and between two words about it or about a look that hangs.
+/// For so long a device is waited for on which a description could not be marked, to have nothing in flight.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Between two looks at the marks of those that are gone: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(50);
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two words about one that is gone, or about a look that hangs.
 const SAY: Duration = Duration::from_secs(30);
 
 /// So many looks have to agree that a mark is gone: the kernel shows its table piece by piece, and who is removed from it
@@ -59,200 +76,328 @@ pub struct User {
     pub inherited: bool,
 }
 
-/// The marks that this daemon has put.
-#[derive(Clone, Default)]
-pub struct Rings(Arc<Shared>);
+/// A device, major and minor number.
+type Device = (u64, u64);
 
-#[derive(Default)]
-struct Shared(Mutex<Seen>);
+/// What this daemon knows of clients with an io_uring.
+#[derive(Clone, Default)]
+pub struct Rings(Arc<Mutex<Seen>>);
 
 #[derive(Default)]
 struct Seen {
-    /// A look goes on, since then.
-    looking: Option<LocalInstant>,
-    /// That it hangs was said.
+    looks: u32,
+    /// It is being found out who is to be looked at, since then; that this hangs was said.
+    scanning: Option<LocalInstant>,
     hangs: bool,
-    /// Those of whom any description was ever marked: of no other there is a mark.
+    /// Those that are being looked at. A look that hangs in one of them keeps no other from being looked at.
+    looked_at: BTreeSet<Mark>,
+    /// Those of whom a description was ever marked, or was about to be: of no other there is a mark.
     marked: BTreeSet<Mark>,
+    /// Devices of those of whom one could not be.
+    unmarked: BTreeMap<Mark, BTreeSet<Device>>,
     /// Those of whom it was said that not all can be seen.
     told: BTreeSet<Mark>,
 }
 
 impl Rings {
-    /// Marks what these write through, on a thread of its own: a look may hang where a process does. Then there are no others, and
-    /// what was marked before stays so.
+    /// Marks what these write through, on a thread of its own: a look may hang where a process does.
     pub fn look(&self, users: Vec<User>, now: LocalInstant) {
-        if !self.0.begins(now) {
-            return;
-        }
+        let Some(thorough) = self.begins(now) else { return };
         let rings = self.clone();
-        let look = move || {
-            let _over = Over(&rings.0);
-            rings.mark_all(&users, &Procfs::default());
-        };
+        let look = move || rings.mark_all(&users, thorough, &Procfs::default());
         if let Err(error) = std::thread::Builder::new().name("rings".into()).spawn(look) {
-            self.0.seen().looking = None;
+            self.seen().scanning = None;
             tracing::error!(%error, "no thread to look for clients that use io_uring");
         }
     }
 
-    /// Whether anything of this one was ever marked.
+    /// Marks what is left of a predecessor's clients before it is ended; not for longer than a second.
+    pub fn look_at_the_left(guarded: &[&Guarded]) {
+        let user = |g: &&Guarded| User { process: (*g).clone(), inherited: true };
+        let (users, (over, is_over)) = (guarded.iter().map(user).collect::<Vec<_>>(), mpsc::channel());
+        let look = move || {
+            Rings::default().mark_all(&users, true, &Procfs::default());
+            // Nobody waits any more, if it took too long.
+            let _ = over.send(());
+        };
+        match std::thread::Builder::new().name("rings".into()).spawn(look) {
+            Ok(_) if is_over.recv_timeout(ITS_WORD).is_ok() => {}
+            _ => tracing::warn!(
+                "what a predecessor's clients write through could not be looked at before they are ended"
+            ),
+        }
+    }
+
+    /// Whether there may be a mark of this one, or a device to be looked at.
     #[must_use]
     pub fn knows(&self, process: &Guarded) -> bool {
-        self.0.seen().marked.contains(&mark_of(process))
-    }
-
-    fn mark_all(&self, users: &[User], procfs: &Procfs) {
-        let leaders = users.iter().filter(|u| u.process.group).map(|u| id_of(&u.process)).collect();
-        let groups = procfs.groups_of(&leaders).unwrap_or_default();
-        let connections = users.iter().filter(|u| u.inherited).map(|u| u.process.connection_inode).collect();
-        let heirs = procfs.holders_of_sockets(&connections).map(|look| look.holders).unwrap_or_default();
-        for user in users {
-            let (id, mark) = (id_of(&user.process), mark_of(&user.process));
-            let members = groups.get(&id).into_iter().flatten();
-            let heirs = heirs.get(&user.process.connection_inode).filter(|_| user.inherited);
-            let all: BTreeSet<ProcessId> =
-                members.chain(heirs.into_iter().flat_map(|h| &h.found)).copied().chain([id]).collect();
-            for process in all {
-                match mark_process(process, mark, procfs) {
-                    Ok(Marked { any, unseen }) => self.0.note(mark, process, any, unseen),
-                    Err(error) => self.0.note(mark, process, false, Some(codes::chain(&error))),
-                }
-            }
-        }
-    }
-}
-
-impl Shared {
-    /// Whether a look can begin: none goes on.
-    fn begins(&self, now: LocalInstant) -> bool {
-        let mut seen = self.seen();
-        let Some(since) = seen.looking else {
-            (seen.looking, seen.hangs) = (Some(now), false);
-            return true;
-        };
-        if now.since(since) >= SAY && !std::mem::replace(&mut seen.hangs, true) {
-            tracing::warn!(
-                for_s = now.since(since).as_secs(),
-                "a look for clients that use io_uring hangs: until it is over there is no other"
-            );
-        }
-        false
+        let seen = self.seen();
+        seen.marked.contains(&mark_of(process)) || seen.unmarked.contains_key(&mark_of(process))
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, mark: Mark, process: ProcessId, any: bool, unseen: Option<String>) {
+    /// Whether a look can begin, and is a thorough one: nobody is still finding out whom the last one is for.
+    fn begins(&self, now: LocalInstant) -> Option<bool> {
         let mut seen = self.seen();
-        if any {
-            seen.marked.insert(mark);
-        }
-        if let Some(why) = unseen.filter(|_| seen.told.insert(mark)) {
-            tracing::warn!(target: AT_WILL, pid = process.pid, why,
-                "a client uses io_uring, or may: the end of what it writes cannot be seen, and its end is taken for that");
-        }
-    }
-}
-
-/// A look that panics must not be the last one.
-struct Over<'a>(&'a Shared);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.seen().looking = None;
-    }
-}
-
-/// What a look at one process has come to.
-#[derive(Debug, Default)]
-struct Marked {
-    /// Something has the mark.
-    any: bool,
-    /// Something should have it and cannot, and why.
-    unseen: Option<String>,
-}
-
-fn mark_process(process: ProcessId, mark: Mark, procfs: &Procfs) -> Result<Marked, ProcError> {
-    let mut marked = Marked::default();
-    if !procfs.has_io_uring(process.pid)? {
-        return Ok(marked);
-    }
-    let Some(pidfd) = procfs.open(process)? else { return Ok(marked) };
-    let mounts = procfs.mounts_of(process.pid)?;
-    for descriptor in procfs.written_through(process.pid)? {
-        let Some(kind) = mounts.get(&descriptor.mount) else { continue };
-        if descriptor.marks.contains(&mark) {
-            marked.any = true;
-        } else if LOCAL.contains(&kind.as_str()) {
-            let Some(same) = descriptor_of(pidfd.as_fd(), descriptor.number)? else { continue };
-            let reaches_a_disk = fstat(&same).is_ok_and(|stat| match stat.st_mode & libc::S_IFMT {
-                libc::S_IFBLK => true,
-                libc::S_IFREG => descriptor.direct,
-                _ => false,
-            });
-            match mark.put_on(&same) {
-                _ if !reaches_a_disk => {}
-                Ok(()) => marked.any = true,
-                Err(error) => marked.unseen = Some(unmarked(&descriptor, &error)),
+        if let Some(since) = seen.scanning {
+            if now.since(since) >= SAY && !std::mem::replace(&mut seen.hangs, true) {
+                tracing::warn!("a look for clients that use io_uring hangs: until it is over there is no other");
             }
-        } else if descriptor.direct {
-            marked.unseen = Some(unmarked(&descriptor, &format!("it is on {kind}")));
+            return None;
+        }
+        (seen.scanning, seen.hangs) = (Some(now), false);
+        seen.looks = seen.looks.wrapping_add(1);
+        Some(seen.looks % THOROUGH == 1)
+    }
+
+    fn mark_all(&self, users: &[User], thorough: bool, procfs: &Procfs) {
+        let found = everybody(users, thorough, procfs);
+        self.seen().scanning = None;
+        for (mark, processes, unseen) in found {
+            if self.seen().looked_at.insert(mark) {
+                unseen.into_iter().for_each(|why| self.tell(mark, &why));
+                for process in processes {
+                    if let Err(error) = self.mark_process(process, mark, procfs) {
+                        self.tell(mark, &codes::chain(&error));
+                    }
+                }
+                self.seen().looked_at.remove(&mark);
+            }
         }
     }
-    Ok(marked)
-}
 
-fn unmarked(descriptor: &Descriptor, why: &dyn std::fmt::Display) -> String {
-    format!("descriptor {} cannot be marked: {why}", descriptor.number)
-}
-
-/// Reports [`Event::WritesOver`] when nothing of a client is in flight any more; `exited` is what it answers.
-///
-/// Crash, hang or pause here: the mark is the kernel's and tells the next daemon the same. What cannot be seen is not over.
-pub async fn watch(client: ClientId, of: Guarded, exited: bool, notes: Notes, clock: BootClock) {
-    let procfs = Procfs::default();
-    let (began, mut said) = (clock.now(), None);
-    while let Some(through) = still_marked(&of, &procfs) {
-        let now = clock.now();
-        let long = now.since(began) >= ITS_WORD;
-        // One that closed its connection because it died is waited for.
-        if long && !exited && !procfs.is_gone(id_of(&of)).unwrap_or(true) {
-            tracing::info!(target: AT_WILL, pid = of.pid, "a client with an io_uring has closed its connection and lives on: taken at its word");
-            break;
+    fn mark_process(&self, process: ProcessId, mark: Mark, procfs: &Procfs) -> Result<(), ProcError> {
+        if !procfs.has_io_uring(process.pid)? {
+            return Ok(());
         }
-        if long && exited && said.is_none_or(|said| now.since(said) >= SAY) {
-            said = Some(now);
-            let for_s = now.since(began).as_secs();
+        let Some(pidfd) = procfs.open(process)? else { return Ok(()) };
+        let mut mounts = procfs.mounts_of(nix::unistd::getpid().as_raw())?;
+        mounts.extend(procfs.mounts_of(process.pid)?);
+        for descriptor in procfs.written_through(process.pid)? {
+            if descriptor.marks.contains(&mark) {
+                self.seen().marked.insert(mark);
+                continue;
+            }
+            let kind = mounts.get(&descriptor.mount).map(String::as_str);
+            if !kind.is_some_and(|kind| LOCAL.contains(&kind)) {
+                if descriptor.direct {
+                    self.tell(
+                        mark,
+                        &format!("descriptor {} is on {}", descriptor.number, kind.unwrap_or("an unknown mount")),
+                    );
+                }
+                continue;
+            }
+            // One that cannot be had says nothing of the others.
+            match descriptor_of(pidfd.as_fd(), descriptor.number) {
+                Ok(Some(same)) => self.mark_description(&same, mark, process.pid, &descriptor, procfs),
+                Ok(None) => {}
+                Err(error) => self.tell(mark, &format!("descriptor {}: {error}", descriptor.number)),
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_description(&self, same: &std::os::fd::OwnedFd, mark: Mark, pid: i32, of: &Descriptor, procfs: &Procfs) {
+        let Ok(stat) = fstat(same) else { return };
+        let Some(device) = disk_of(&stat, of.direct) else { return };
+        // Known before it is there: its process may end at any moment.
+        self.seen().marked.insert(mark);
+        let put = mark.put_on(same);
+        // A lock of its own over all of the file swallows the mark.
+        let shows = || procfs.descriptor(pid, of.number).ok().flatten().is_none_or(|d| d.marks.contains(&mark));
+        let why = match put {
+            Ok(()) if shows() => return,
+            Ok(()) => "it is locked as a whole".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.seen().unmarked.entry(mark).or_default().insert(device);
+        self.tell(mark, &format!("descriptor {} cannot be marked, and only its device is looked at: {why}", of.number));
+    }
+
+    /// Once for each client.
+    fn tell(&self, mark: Mark, why: &str) {
+        if self.seen().told.insert(mark) {
+            tracing::warn!(target: AT_WILL, %mark, why, "the end of what a client writes through io_uring may not be seen");
+        }
+    }
+
+    /// Devices on which this one has something that could not be marked.
+    fn unmarked(&self, of: &Guarded) -> BTreeSet<Device> {
+        self.seen().unmarked.get(&mark_of(of)).cloned().unwrap_or_default()
+    }
+
+    fn forget(&self, of: &Guarded) {
+        let (mut seen, mark) = (self.seen(), mark_of(of));
+        seen.marked.remove(&mark);
+        seen.unmarked.remove(&mark);
+        seen.told.remove(&mark);
+    }
+}
+
+/// Whom to look at for each user: itself, its group, and who has its connection; and what could not be found out.
+fn everybody(users: &[User], thorough: bool, procfs: &Procfs) -> Vec<(Mark, BTreeSet<ProcessId>, Option<String>)> {
+    let leaders = users.iter().filter(|u| u.process.group).map(|u| id_of(&u.process)).collect();
+    let groups = procfs.groups_of(&leaders);
+    let shared = |u: &&User| thorough || u.inherited;
+    let connections = users.iter().filter(shared).map(|u| u.process.connection_inode).collect();
+    let heirs = procfs.holders_of_sockets(&connections);
+    let error = groups.as_ref().err().or(heirs.as_ref().err()).map(|error| codes::chain(error));
+    let (groups, heirs) = (groups.unwrap_or_default(), heirs.map(|look| look.holders).unwrap_or_default());
+    let own = nix::unistd::getpid().as_raw();
+    let of = |user: &User| {
+        let id = id_of(&user.process);
+        let members = groups.get(&id).into_iter().flatten();
+        let heirs = heirs.get(&user.process.connection_inode).into_iter().flat_map(|h| &h.found);
+        let all = members.chain(heirs).copied().chain([id]).filter(|process| process.pid != own);
+        (mark_of(&user.process), all.collect(), error.clone())
+    };
+    users.iter().map(of).collect()
+}
+
+/// The disk that is written through such a description, if one is.
+fn disk_of(stat: &FileStat, direct: bool) -> Option<Device> {
+    let device = |number| (major(number), minor(number));
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFBLK => Some(device(stat.st_rdev)),
+        libc::S_IFREG if direct => Some(device(stat.st_dev)),
+        _ => None,
+    }
+}
+
+/// Those whose writes are waited for, all of them by one task: the kernel's table is read once for all.
+///
+/// Crash, hang or pause here: the marks are the kernel's and tell the next daemon the same. What cannot be seen is not over.
+pub struct Ends {
+    rings: Rings,
+    procfs: Procfs,
+    waiting: Rc<RefCell<Vec<Waiting>>>,
+}
+
+struct Waiting {
+    client: ClientId,
+    of: Guarded,
+    /// What [`Event::WritesOver`] answers.
+    exited: bool,
+    began: LocalInstant,
+    said: Option<LocalInstant>,
+    /// Devices that were not seen idle yet, of those on which something could not be marked.
+    busy: BTreeSet<Device>,
+}
+
+impl Ends {
+    /// Nobody waits.
+    #[must_use]
+    pub fn new(rings: Rings) -> Self {
+        Ends { rings, procfs: Procfs::default(), waiting: Rc::default() }
+    }
+
+    /// Reports [`Event::WritesOver`] when nothing of a client is in flight any more; `exited` is what it answers.
+    pub fn wait(&self, client: ClientId, of: Guarded, exited: bool, notes: &Notes, clock: &BootClock) {
+        let busy = self.rings.unmarked(&of);
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.push(Waiting { client, of, exited, began: clock.now(), said: None, busy });
+        if waiting.len() == 1 {
+            let ends =
+                Ends { rings: self.rings.clone(), procfs: self.procfs.clone(), waiting: Rc::clone(&self.waiting) };
+            tokio::task::spawn_local(ends.watch(notes.clone(), clock.clone()));
+        }
+    }
+
+    async fn watch(self, notes: Notes, clock: BootClock) {
+        loop {
+            let now = clock.now();
+            let over = self.look(now);
+            over.iter().filter(|w| w.exited).for_each(|w| self.rings.forget(&w.of));
+            over.into_iter().for_each(|w| notes.event(Event::WritesOver { client: w.client, exited: w.exited }));
+            let newest = self.waiting.borrow().iter().map(|w| now.since(w.began)).min();
+            let Some(newest) = newest else { return };
+            clock.sleep((newest / 8).clamp(PAUSE, LONG_PAUSE)).await;
+        }
+    }
+
+    /// Takes out those whose writes are over.
+    fn look(&self, now: LocalInstant) -> Vec<Waiting> {
+        let mut waiting = self.waiting.borrow_mut();
+        let marked = marked_of(&waiting.iter().map(|w| &w.of).collect::<Vec<_>>(), &self.procfs);
+        let (over, left) = waiting.drain(..).partition(|w| !marked.contains_key(&w.of));
+        *waiting = left;
+        let mut over: Vec<Waiting> = over;
+        for w in waiting.iter_mut() {
+            w.say(marked.get(&w.of).map_or("", String::as_str), now);
+        }
+        for w in over.iter_mut() {
+            w.drain(now);
+        }
+        let (drains, over): (Vec<_>, Vec<_>) = over.into_iter().partition(|w| !w.busy.is_empty());
+        let (word, left): (Vec<_>, Vec<_>) =
+            waiting.drain(..).chain(drains).partition(|w| w.is_taken_at_its_word(now, &self.procfs));
+        *waiting = left;
+        over.into_iter().chain(word).collect()
+    }
+}
+
+impl Waiting {
+    fn say(&mut self, through: &str, now: LocalInstant) {
+        let long = now.since(self.began);
+        if long >= ITS_WORD && self.exited && self.said.is_none_or(|said| now.since(said) >= SAY) {
+            self.said = Some(now);
+            let find = format!("grep -l {} /proc/[0-9]*/fdinfo/*", mark_of(&self.of));
             tracing::warn!(
-                pid = of.pid,
+                pid = self.of.pid,
                 through,
-                for_s,
+                for_s = long.as_secs(),
+                find,
                 "a client is gone, and what it queued in io_uring is in flight still, or another process shares its open device: its leases stay"
             );
         }
-        clock.sleep(PAUSE).await;
     }
-    notes.event(Event::WritesOver { client, exited });
+
+    /// Strikes out the devices that have nothing in flight, and in the end all.
+    fn drain(&mut self, now: LocalInstant) {
+        self.busy.retain(|device| in_flight(*device) != Some(0));
+        if !self.busy.is_empty() && now.since(self.began) >= DRAIN {
+            tracing::warn!(pid = self.of.pid, devices = ?self.busy, "devices that a client wrote to through io_uring are never idle: its writes are taken to be over");
+            self.busy.clear();
+        }
+    }
+
+    /// It has closed its connection and lives. One that did so because it is dying is waited for.
+    fn is_taken_at_its_word(&self, now: LocalInstant, procfs: &Procfs) -> bool {
+        let lives = || !procfs.is_ending(id_of(&self.of)).unwrap_or(true);
+        let taken = !self.exited && now.since(self.began) >= ITS_WORD && lives();
+        if taken {
+            tracing::info!(target: AT_WILL, pid = self.of.pid, "a client with an io_uring has closed its connection and lives on: taken at its word");
+        }
+        taken
+    }
 }
 
-/// Through what something of it may be in flight.
-fn still_marked(of: &Guarded, procfs: &Procfs) -> Option<String> {
-    let mut marks = (0..AGREE).map(|_| marks_of(std::slice::from_ref(&of), procfs));
-    marks.find_map(|found| match found {
-        Ok(found) => found.into_values().next(),
-        Err(error) => Some(codes::chain(&error)),
-    })
+/// Writes that a device has in flight. `None`: nobody knows.
+fn in_flight((major, minor): Device) -> Option<u64> {
+    let counts = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/inflight")).ok()?;
+    counts.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Those of these of which something is marked, and through what.
-///
-/// # Errors
-/// It cannot be seen.
-pub fn marks_of<'a>(these: &[&'a Guarded], procfs: &Procfs) -> Result<BTreeMap<&'a Guarded, String>, ProcError> {
-    let marks = procfs.marks()?;
-    Ok(these.iter().filter_map(|g| Some((*g, marks.get(&mark_of(g))?.clone()))).collect())
+/// Those of these of which something is marked, and through what; all of them, if that cannot be seen.
+pub fn marked_of<'a>(these: &[&'a Guarded], procfs: &Procfs) -> BTreeMap<Guarded, String> {
+    let mut marked = BTreeMap::new();
+    for _ in 0..AGREE {
+        let left = these.iter().filter(|g| !marked.contains_key(**g)).copied().collect::<Vec<&'a Guarded>>();
+        if left.is_empty() {
+            break;
+        }
+        let found = procfs.marks();
+        let through = |g: &Guarded| match &found {
+            Ok(marks) => marks.get(&mark_of(g)).cloned(),
+            Err(error) => Some(codes::chain(error)),
+        };
+        marked.extend(left.into_iter().filter_map(|g| Some((g.clone(), through(g)?))));
+    }
+    marked
 }
 
 const fn id_of(guarded: &Guarded) -> ProcessId {
@@ -269,34 +414,56 @@ mod tests {
     use crate::linux::Linux;
     use crate::note::Note;
 
-    /// Watches for this process's writes, with a mark of its own on a file, for longer than its word is waited for. Whether they
-    /// were over by then, and are once the file is closed.
-    fn watched(exited: bool) -> [bool; 2] {
+    fn this_process() -> Guarded {
         let id = Procfs::default().identity(nix::unistd::getpid().as_raw()).unwrap().unwrap();
-        let of = Guarded { pid: id.pid, start_time: id.start_time, connection_inode: 0, group: false };
+        Guarded { pid: id.pid, start_time: id.start_time, connection_inode: 0, group: false }
+    }
+
+    /// Watches for this process's writes, with its mark on a file, until they are over; after `closes` the file is closed.
+    fn watched(exited: bool, closes: Option<Duration>) -> Duration {
+        let of = this_process();
         let file = tempfile::tempfile().unwrap();
         mark_of(&of).put_on(&file).unwrap();
         let (notes, mut told) = Notes::<Linux>::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async move {
             let clock = BootClock::new().unwrap();
-            let watch = tokio::task::spawn_local(watch(ClientId(1), of, exited, notes, clock.clone()));
-            clock.sleep(ITS_WORD + PAUSE * 4).await;
-            let mut is_over = || {
-                let Ok(Note::Event(event)) = told.try_recv() else { return false };
+            let began = clock.now();
+            let ends = Ends::new(Rings::default());
+            ends.wait(ClientId(1), of, exited, &notes, &clock);
+            if let Some(after) = closes {
+                clock.sleep(after).await;
+                assert!(told.try_recv().is_err(), "not while it is marked");
+                drop(file);
+            }
+            let Some(Note::Event(event)) = told.recv().await else { panic!("nothing") };
+            assert!(
                 matches!(*event, Event::WritesOver { client: ClientId(1), exited: answered } if answered == exited)
-            };
-            let before = is_over();
-            drop(file);
-            watch.await.unwrap();
-            [before, before || is_over()]
+            );
+            clock.now().since(began)
         })
     }
 
     // One test: what is marked is this process, and there is one of it.
     #[test]
     fn a_client_that_is_gone_is_waited_for_while_its_mark_is_there_and_one_that_lives_is_taken_at_its_word() {
-        assert_eq!(watched(true), [false, true]);
-        assert_eq!(watched(false), [true, true]);
+        let long = ITS_WORD * 2;
+        assert!(watched(true, Some(long)) >= long);
+        assert!(watched(false, None) >= ITS_WORD);
+        assert!(marked_of(&[&this_process()], &Procfs::default()).is_empty());
+        let nowhere = Procfs::at(std::path::Path::new("/nowhere"));
+        assert_eq!(marked_of(&[&this_process()], &nowhere).len(), 1, "what cannot be seen is not over");
+    }
+
+    #[test]
+    fn a_device_has_a_count_and_what_is_none_has_not() {
+        let mut devices = fs::read_dir("/sys/dev/block").unwrap().flatten();
+        let known = devices.find_map(|entry| {
+            let (major, minor) =
+                entry.file_name().to_str()?.split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
+            Some((major.parse().ok()?, minor.parse().ok()?))
+        });
+        assert!(known.is_none_or(|device| in_flight(device).is_some()));
+        assert_eq!(in_flight((0, 123)), None);
     }
 }

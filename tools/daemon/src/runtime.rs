@@ -30,7 +30,7 @@ use crate::platform::Platform;
 use crate::procfs::Procfs;
 use crate::queries::{self, Answer, Asking, Context};
 use crate::resource::SpaceShared;
-use crate::rings::{self, Rings, User};
+use crate::rings::{self, Ends, Rings, User};
 use crate::shares::{NoShare, Share, Shares};
 use crate::supervisor::Program;
 use crate::supervisor::event::{ClientId, Effect, Event, Kill, Reloaded, ReplyTo};
@@ -51,6 +51,7 @@ struct Guests {
     procfs: Procfs,
     heirs: Heirs,
     rings: Rings,
+    ends: Ends,
     desk: Desk,
     last_client: u64,
     exit: bool,
@@ -101,7 +102,8 @@ pub async fn serve(
     let heirs = Heirs::new(|of| guard::signal_heirs(of, &Procfs::default()));
     let (leaving, procfs) = (Vec::new(), Procfs::default());
     let (guests, rings) = (BTreeMap::new(), Rings::default());
-    let guests = Guests { guests, leaving, procfs, heirs, rings, desk, last_client: 0, exit: false };
+    let ends = Ends::new(rings.clone());
+    let guests = Guests { guests, leaving, procfs, heirs, rings, ends, desk, last_client: 0, exit: false };
     let clock = works.platform().clock().clone();
     let mut shell = Shell { works, guests, door: Door::new(listener), looks: LocalInstant::EARLIEST };
     shell.begin(at_start).await?;
@@ -394,7 +396,7 @@ impl Guests {
     fn watch_writes(&self, works: &Works<Linux>, client: ClientId, exited: bool) -> Option<Event<Held>> {
         let ringed = works.supervisor.guarded_of(client).filter(|of| self.rings.knows(of));
         let Some(of) = ringed.cloned() else { return Some(Event::WritesOver { client, exited }) };
-        spawn_local(rings::watch(client, of, exited, works.notes().clone(), works.platform().clock().clone()));
+        self.ends.wait(client, of, exited, works.notes(), works.platform().clock());
         None
     }
 
