@@ -496,6 +496,33 @@ fn a7_a_daemon_that_is_stopped_as_its_host_wakes_ends_nobody_in_time() {
     assert!(until(&cluster, |c| !c.holds(0)), "and is over");
 }
 
+/// A7, and I1's exception: a sharer that stood still is found dead, and its claim cleared by a write that is slow. It wakes and
+/// clears its claim itself before that lands.
+#[test]
+fn a7_a_sharer_that_wakes_gives_back_what_is_being_cleared_for_it() {
+    let mut plan = Plan::quiet(2);
+    (plan.habits.shares, plan.habits.wants) = (1000, 0b01);
+    let cluster = held_by_the_first(&plan);
+    host(&cluster, 0).stand_still(true);
+    cluster.change_habits(|h| (h.shares, h.wants) = (0, 0b10));
+    let size = disk(&cluster).sector().bytes();
+    let own = Rc::new(Cell::new(0));
+    let seen = Rc::clone(&own);
+    disk(&cluster).set_script(move |io| {
+        seen.set(seen.get() + u32::from(is_write(io, 0, size, 2)));
+        is_write(io, 1, size, 2).then_some(Fate::Held)
+    });
+    assert!(until(&cluster, |c| !disk(c).in_flight(|io| is_write(io, 1, size, 2)).is_empty()), "it is cleared");
+    host(&cluster, 0).go_on();
+    run(&cluster, Duration::from_millis(400));
+    end_clients(&cluster, 0);
+    assert!(until(&cluster, |_| own.get() > 0), "and cleared by its owner");
+    run(&cluster, Duration::from_millis(100));
+    assert_eq!(disk(&cluster).release(|_| true), 1);
+    run(&cluster, seconds(60));
+    assert!(cluster.world.checkers.counts().excused > 0);
+}
+
 /// The fence on a further device.
 #[test]
 fn i6_a_write_on_a_further_device_holds_its_successor_back() {

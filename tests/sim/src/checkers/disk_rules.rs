@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_io::bytes::{is_zero, u64_at};
-use holdfast_io::ids::{Generation, HostTerm};
+use holdfast_io::ids::{Generation, HostId, HostTerm};
 
 use super::sectors::{DELTA, Dblock, Leader, PAXOS};
 use super::time_rules::instant_of;
@@ -161,7 +161,14 @@ impl Checkers {
             let zeroed = is_zero(new) && was.shared && self.is_excused(Some(host), "I1");
             let kept = zeroed || old[..56] == new[..56] && is_zero(&new[128..144]) && was.shared;
             if !kept {
-                self.violate_unexcused("I1", Some(host), format!("wrote dblock {p}"));
+                // It was dead when the write began, and has gone on since (A7).
+                let slept = HostId::new(p).is_some_and(|id| self.has_a_sleeper(id));
+                if slept && is_zero(&new[128..144]) {
+                    self.note(Some(host), || format!("(I1 wrote dblock {p}: A7)"));
+                    self.count(|c| c.excused += 1);
+                } else {
+                    self.violate_unexcused("I1", Some(host), format!("wrote dblock {p}"));
+                }
             } else if !zeroed {
                 self.check_cleared(io.writer, area, p, u64_at(old, 136));
             }

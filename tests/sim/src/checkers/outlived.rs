@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_io::ids::HostTerm;
+use holdfast_io::ids::{HostId, HostTerm};
 
 use super::{Area, Checkers, Holder};
 use crate::dice::nanos;
@@ -21,6 +21,7 @@ use crate::disk::{Facts, HostIndex};
 use crate::executor::{Group, Nanos};
 use crate::spec::Step;
 use crate::spec::accept::Rejection;
+use crate::spec::state::Sector;
 use crate::spec::why::Why;
 
 /// A read that took longer may have been given up by its caller.
@@ -149,9 +150,15 @@ impl Checkers {
     pub(super) fn is_of_a_sleeper(&self, rejection: &Rejection) -> bool {
         let host_id = match rejection {
             Rejection::Refused { step: Step::Expires(host_id) | Step::Joins(host_id, _), .. }
-            | Rejection::Refused { why: Why::TermOver(host_id), .. } => *host_id,
+            | Rejection::Refused { why: Why::TermOver(host_id), .. }
+            | Rejection::Foreign { sector: Sector::Dblock(host_id), .. } => *host_id,
             _ => return false,
         };
+        self.has_a_sleeper(host_id)
+    }
+
+    /// Whether a host of this host_id stands still, or did while a renewal of it stood on disk upon which a taker may act.
+    pub(super) fn has_a_sleeper(&self, host_id: HostId) -> bool {
         let terms = self.state.borrow().time.terms_of(host_id);
         terms.into_iter().any(|term| self.stood_still_as(term))
     }
