@@ -34,6 +34,39 @@ WITHOUT_DAEMON = ["status", "gets", "host_status", "renewal -s LS", "log_dump", 
 
 # Without a daemon in any case, on an index of either side's own making.
 DIRECT = """
+direct init -s NEW:0:DIR/blank:0
+direct read_leader -s NEW:1:DIR/blank:0
+direct read_leader -s NEW:2000:DIR/blank:0
+direct init -s NEW:1:DIR/blank:0 -o 7
+direct read_leader -s NEW:1:DIR/blank:0
+direct init -r LS:r:DIR/blank:1M
+direct read_leader -r LS:r:DIR/blank:1M
+direct dump DIR/blank:1M
+direct init -r LS:r:DIR/blank:1M -n 5
+direct read_leader -r LS:r:DIR/blank:1M
+direct init -r LS:r:DIR/blank:1M:77 -n 3000
+direct read_leader -r LS:r:DIR/blank:1M
+direct init -r LS:r:DIR/blank:1M -z 1
+direct init
+direct init -s NEW
+direct init -r LS:r
+direct init -r LS:r:DIR/blank
+direct init -s NEW:0:DIR/nowhere:0
+direct init -r LS:r:DIR/nowhere:0
+direct init -s NEW:0:DIR/blank:100
+direct init -r LS:r:DIR/blank:100
+direct init -s NEW:0:DIR/blank:512
+direct init -s NEW:0:DIR/blank:0 -Z 4096 -A 8M
+direct read_leader -s NEW:1:DIR/blank:0 -Z 4096 -A 8M
+direct init -s NEW:0:DIR/blank:0 -Z 4096
+direct init -s NEW:0:DIR/blank:0 -A 1M
+direct init -r LS:r:DIR/blank:0 -Z 512
+direct init -r LS:a:DIR/blank:2M -r LS:b:DIR/blank:3M
+direct dump DIR/blank:2M
+direct init -s NEW:0:DIR/blank:0 -r LS:c:DIR/blank:3M
+direct dump DIR/blank:2M
+direct init -s NEW:0:DIR:0
+direct init -r LS:r:DIR:0
 direct format -x LS:DIR/blank:0
 direct lookup -x LS:DIR/blank:0
 direct update -x LS:DIR/blank:0 -e u:5M
@@ -195,6 +228,7 @@ status -j 1
 status -Dx
 status -p
 status -Z 512 -A 2M
+status -A 1M
 status -Z 4096
 kill
 rem_lockspace -s LS:1:DIR/space:0

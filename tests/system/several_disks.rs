@@ -4,10 +4,12 @@
 
 mod harness;
 
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 use harness::host::RENEWAL_FAIL;
-use harness::{AT_MOST, Area, Daemon, FreezableDisk, Machine, boot_now, lease_on, stays_so_until, wait_until};
+use harness::{AT_MOST, Area, Daemon, FreezableDisk, Machine, SPACE, boot_now, lease_on, stays_so_until, wait_until};
 use holdfast_client::blocking::Registered;
 use holdfast_protocol::command::{AcquireFlags, ReleaseFlags, WriteResourceFlags};
 use holdfast_protocol::payload::{Options, Resource};
@@ -34,6 +36,15 @@ fn unless_it_is_said_that_they_are_leases_on_several_disks_are_not_served() {
 
 fn takes(client: &mut Registered, lease: &Resource) -> bool {
     client.acquire(AcquireFlags::NONE, vec![lease.clone()], Options::default()).is_ok()
+}
+
+/// Formats a lease on all of these without a daemon, as `sanlock direct init` is asked to.
+fn formats_offline(areas: &[&Area], resource: &str) {
+    let place = |area: &&Area| format!(":{}:{}", area.path.display(), Area::offset_of(resource));
+    let lease = format!("{SPACE}:{resource}{}", areas.iter().map(place).collect::<String>());
+    let sanlock =
+        Command::new(env!("CARGO_BIN_EXE_holdfast")).arg0("sanlock").args(["direct", "init", "-r", &lease]).output();
+    assert_eq!(String::from_utf8(sanlock.unwrap().stdout).unwrap(), "init done 0\n");
 }
 
 fn gives_back(client: &mut Registered, lease: &Resource) {
@@ -63,7 +74,7 @@ fn a_lease_on_three_disks_lives_through_the_loss_of_any_one_and_is_lost_with_two
     let (mut here, mut there) = (Machine::boot(), Machine::boot());
     let (first, second) = (serving(&mut here, "first"), serving(&mut there, "second"));
     first.format(&a);
-    first.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).unwrap();
+    formats_offline(&[&a, &b, &frozen.area], "one");
     first.join(&a, 1);
     second.join(&a, 2);
     let [mut one, mut two] = [&first, &second].map(|daemon| daemon.connection().register().unwrap());

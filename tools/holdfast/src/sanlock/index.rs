@@ -1,28 +1,21 @@
 //! `sanlock client` and `sanlock direct`: the actions about a resource index (spec B 3, 4).
-//!
-//! Offline nobody keeps others from the index: it is the caller who knows that no host works on it, as with sanlock.
-
-use std::io;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use holdfast_daemon::codes;
-use holdfast_io::clock::{BootClock, Clock as _};
-use holdfast_io::device::{Device, WriteLimit};
-use holdfast_io::disk::Disk as _;
+use holdfast_io::clock::BootClock;
+use holdfast_io::device::Device;
 use holdfast_io::identity::Machine;
 use holdfast_io::ids::{ResourceName, SpaceName};
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::stop::Stop;
-use holdfast_io::sys::linux::{Access, BlockFile, ThreadsEngine};
-use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
-use holdfast_protocol::command::{Command, LockspaceFlags, RindexFlags};
+use holdfast_io::sys::linux::ThreadsEngine;
+use holdfast_io::units::LeaseOffset;
+use holdfast_protocol::command::{Command, RindexFlags};
 use holdfast_protocol::payload::{Rindex, RindexEntry};
 use holdfast_protocol::request::Request;
 use paxos_lease::format::Writer;
 use paxos_lease::index::{self, Header, IndexAt, IndexError, Reader};
 
+use super::offline::{EINVAL, Offline, PATIENCE};
 use super::options::Options;
 use super::wire::{ask, result_of};
 
@@ -31,9 +24,7 @@ pub(super) const CLIENT_ACTIONS: &[&str] = &["format", "create", "delete", "look
 /// What is done without one.
 pub(super) const DIRECT_ACTIONS: &[&str] = &["format", "lookup", "update", "rebuild"];
 
-const EINVAL: i32 = -22;
 const ENOENT: i32 = -2;
-const EPERM: i32 = -1;
 const NO_ANSWER: i32 = -1;
 
 fn done(action: &str, result: i32) -> i32 {
@@ -124,28 +115,20 @@ fn refuse(e: &IndexError) -> i32 {
 
 /// The device of an index, and where it is.
 struct Medium {
-    clock: BootClock,
-    file: Arc<BlockFile>,
-    disk: Device<ThreadsEngine, BootClock>,
+    device: Offline,
     index: IndexAt,
 }
 
 impl Medium {
     fn open(index: &Rindex) -> Result<Self, i32> {
-        let errno = |e: &io::Error| -e.raw_os_error().unwrap_or(nix::libc::EIO);
-        let clock = BootClock::new().map_err(|e| errno(&e))?;
-        let path = index.disk.path.to_string();
-        let file = BlockFile::open(Path::new(&path), Access::ReadWrite);
-        let file = Arc::new(file.map_err(|e| codes::of_open(&e).number())?);
-        // No lease of a lockspace is held here, so D2 limits nothing.
-        let disk = Device::new(ThreadsEngine::new(Arc::clone(&file), 1, "index-io"), clock.clone(), WriteLimit::none());
+        let device = Offline::open(&index.disk.path.to_string(), |e| codes::of_open(e).number())?;
         let at = LeaseOffset(index.disk.offset);
         let index = IndexAt { at, space: SpaceName::from_field(index.lockspace_name.raw()) };
-        Ok(Medium { clock, file, disk, index })
+        Ok(Medium { device, index })
     }
 
     fn reader(&self) -> Reader<'_, Device<ThreadsEngine, BootClock>, BootClock> {
-        Reader { disk: &self.disk, clock: &self.clock, index: self.index, patience: PATIENCE }
+        Reader { disk: &self.device.disk, clock: &self.device.clock, index: self.index, patience: PATIENCE }
     }
 
     fn lookup(&self, entry: &RindexEntry) -> Result<RindexEntry, i32> {
@@ -170,7 +153,7 @@ impl Medium {
     }
 
     fn format(&self, asked: &Rindex) -> Result<(), i32> {
-        let geometry = self.geometry(asked.flags)?;
+        let geometry = self.device.geometry(asked.flags.bits())?;
         if self.index.space.is_empty() {
             return Err(EINVAL);
         }
@@ -178,27 +161,6 @@ impl Medium {
         let machine = Machine::of_this_host().map_err(|_| EINVAL)?;
         let writer = Writer { machine, fire: SealedFire::NoWatchdog };
         let writes = index::format::plan(&header, &writer).map_err(|_| EINVAL)?;
-        for write in writes {
-            let (at, by) = (self.index.at.0.saturating_add(write.offset_in_area), self.clock.now().after(PATIENCE));
-            let written = pollster::block_on(self.disk.write(at, write.bytes, by));
-            written.map_err(|e| codes::of_io(&e).number())?;
-        }
-        Ok(())
-    }
-
-    fn geometry(&self, flags: LockspaceFlags) -> Result<Geometry, i32> {
-        let sector = match (flags.contains(LockspaceFlags::SECTOR_512), flags.contains(LockspaceFlags::SECTOR_4K)) {
-            (true, _) => Some(SectorSize::B512),
-            (false, true) => Some(SectorSize::B4096),
-            (false, false) => None,
-        };
-        match (sector, AlignSize::from_flags(flags.bits())) {
-            (None, None) => Ok(Geometry::default_for(self.file.sector())),
-            (Some(sector), Some(align)) => Geometry::new(sector, align).map_err(|_| EPERM),
-            _ => Err(EPERM),
-        }
+        self.device.write_all(self.index.at.0, writes.into_iter().map(|w| (w.offset_in_area, w.bytes)))
     }
 }
-
-/// How long one I/O may take (spec D 1.5).
-const PATIENCE: Duration = Duration::from_secs(60);

@@ -7,16 +7,20 @@
 //! | `wire.rs` | one request, one answer, as a number and bytes |
 //! | `client.rs` | `sanlock client ACTION` |
 //! | `direct.rs` | `sanlock direct dump`, `read_leader` |
+//! | `format.rs` | `sanlock direct init` |
 //! | `index.rs` | the actions about a resource index |
+//! | `offline.rs` | a device without a daemon |
 //! | `print.rs` | what is read by scripts: status, hosts, renewals |
 //!
 //! All is printed to standard output, errors too, and the exit status is 0 if and only if the last result is 0: also a positive
-//! one, which `align` and `release -O` have, gives 1. `sanlock daemon` is `holdfast daemon`. Of `sanlock direct` what reads is served,
-//! and what is about a resource index; `holdfast init` does the rest of that work.
+//! one, which `align` and `release -O` have, gives 1. `sanlock daemon` is `holdfast daemon`. Of `sanlock direct` all is served that reads
+//! or formats. What takes and gives back leases past the daemon is not: two that do not know of each other would hold one host_id.
 
 mod client;
 mod direct;
+mod format;
 mod index;
+mod offline;
 mod options;
 mod print;
 mod wire;
@@ -31,6 +35,7 @@ sanlock daemon [options]            the lease daemon (holdfast daemon --help)
 sanlock client ACTION [options]     asks the daemon
 sanlock direct dump PATH[:OFFSET[:SIZE]] [-f 0|1|2]
 sanlock direct read_leader -s LOCKSPACE | -r RESOURCE
+sanlock direct init -s LOCKSPACE [-o SECONDS] | -r RESOURCE [-n HOSTS] [-z 1]
 sanlock direct format | rebuild -x INDEX
 sanlock direct lookup -x INDEX [-e NAME[:OFFSET]]
 sanlock direct update -x INDEX -e NAME:OFFSET [-z 1]
@@ -90,6 +95,9 @@ pub fn run(arguments: &[String]) -> ExitCode {
                 rest => (None, rest),
             };
             return end(Options::parse(rest).map(|options| direct::run(action, place, &options)));
+        }
+        ["direct", "init", rest @ ..] => {
+            return end(Options::parse(rest).map(|options| format::run(&options)));
         }
         ["direct", action, rest @ ..] if index::DIRECT_ACTIONS.contains(action) => {
             return end(Options::parse(rest).map(|options| index::direct(action, &options)));

@@ -70,7 +70,7 @@ impl Options {
         };
         let align = match (self.text('A'), sector == LeaseFlags::SECTOR_4K.bits()) {
             (None, _) => 0,
-            (Some("1M"), _) => LeaseFlags::ALIGN_1M.bits(),
+            (Some("1M"), _) if sector != 0 => LeaseFlags::ALIGN_1M.bits(),
             (Some("2M"), true) => LeaseFlags::ALIGN_2M.bits(),
             (Some("4M"), true) => LeaseFlags::ALIGN_4M.bits(),
             (Some("8M"), true) => LeaseFlags::ALIGN_8M.bits(),

@@ -1,0 +1,72 @@
+//! A device that `sanlock direct` writes to, without a daemon. Nobody keeps others from it: it is the caller who knows that no host
+//! works on it, as with sanlock.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_daemon::codes;
+use holdfast_io::clock::{BootClock, Clock as _};
+use holdfast_io::device::{Device, WriteLimit};
+use holdfast_io::disk::Disk as _;
+use holdfast_io::sys::aligned::AlignedBuf;
+use holdfast_io::sys::linux::{Access, BlockFile, OpenError, ThreadsEngine};
+use holdfast_io::units::{AlignSize, Geometry, SectorSize};
+use holdfast_protocol::command::LockspaceFlags;
+
+pub(super) const EINVAL: i32 = -22;
+pub(super) const EPERM: i32 = -1;
+
+/// How long one I/O may take (spec D 1.5).
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An open device.
+pub(super) struct Offline {
+    pub(super) clock: BootClock,
+    pub(super) file: Arc<BlockFile>,
+    pub(super) disk: Device<ThreadsEngine, BootClock>,
+}
+
+impl Offline {
+    /// Opens one, or says which number `no_device` makes of it.
+    pub(super) fn open(path: &str, no_device: impl Fn(&OpenError) -> i32) -> Result<Self, i32> {
+        let errno = |e: &io::Error| -e.raw_os_error().unwrap_or(nix::libc::EIO);
+        let clock = BootClock::new().map_err(|e| errno(&e))?;
+        let file = Arc::new(BlockFile::open(Path::new(path), Access::ReadWrite).map_err(|e| no_device(&e))?);
+        // No lease of a lockspace is held here, so D2 limits nothing.
+        let disk =
+            Device::new(ThreadsEngine::new(Arc::clone(&file), 1, "direct-io"), clock.clone(), WriteLimit::none());
+        Ok(Offline { clock, file, disk })
+    }
+
+    /// The sizes that options give, or those that fit the device.
+    pub(super) fn geometry(&self, flags: u32) -> Result<Geometry, i32> {
+        let asked = LockspaceFlags::from_bits(flags);
+        let sector = match (asked.contains(LockspaceFlags::SECTOR_512), asked.contains(LockspaceFlags::SECTOR_4K)) {
+            (true, _) => Some(SectorSize::B512),
+            (false, true) => Some(SectorSize::B4096),
+            (false, false) => None,
+        };
+        match (sector, AlignSize::from_flags(flags)) {
+            (None, None) => Ok(Geometry::default_for(self.file.sector())),
+            (Some(sector), Some(align)) => Geometry::new(sector, align).map_err(|_| EPERM),
+            _ => Err(EPERM),
+        }
+    }
+
+    /// Whether an area with such sectors can begin at this byte.
+    pub(super) fn fits(&self, geometry: Geometry, offset: u64) -> bool {
+        let sector = geometry.sector().bytes() as u64;
+        offset.is_multiple_of(sector) && geometry.sector() >= self.file.sector()
+    }
+
+    /// Each write on the medium before the next begins. A crash in between leaves what no program takes for an area.
+    pub(super) fn write_all(&self, area: u64, writes: impl IntoIterator<Item = (u64, AlignedBuf)>) -> Result<(), i32> {
+        for (at, bytes) in writes {
+            let (at, by) = (area.saturating_add(at), self.clock.now().after(PATIENCE));
+            pollster::block_on(self.disk.write(at, bytes, by)).map_err(|e| codes::of_io(&e).number())?;
+        }
+        Ok(())
+    }
+}
