@@ -40,6 +40,10 @@ fn marks(pid: i32) -> usize {
     fs::read_to_string("/proc/locks").unwrap().lines().filter_map(starts).filter(its).count()
 }
 
+fn holds_its_lease(daemon: &Daemon) -> bool {
+    daemon.status()["leases"].as_array().is_some_and(|leases| leases.len() == 1)
+}
+
 /// A guest that holds a lease, and whose write to a disk of its own is in flight until the disk is thawed.
 fn writes_for_long<'a>(
     machine: &mut Machine,
@@ -93,10 +97,9 @@ fn s1_what_an_heir_of_a_clients_connection_has_in_its_ring_counts_like_the_clien
     let heir = Process::of(guest.pid_of("heir").unwrap());
     heir.signal(Signal::SIGKILL);
     heir.wait_over("the heir", AT_MOST);
-    let held = || daemon.status()["leases"].as_array().is_some_and(|leases| leases.len() == 1);
-    stays_so_until("the lease is held", boot_now().after(seconds(3)), held);
+    stays_so_until("the lease is held", boot_now().after(seconds(3)), || holds_its_lease(&daemon));
     frozen.thaw();
-    wait_until("it is given back", AT_MOST, || !held());
+    wait_until("it is given back", AT_MOST, || !holds_its_lease(&daemon));
 }
 
 /// A heuristic: what the device has in flight.
@@ -110,10 +113,9 @@ fn s1_where_a_client_has_locked_its_device_the_writes_in_flight_there_are_waited
     assert_eq!(marks(guest.process_id()), 0);
     guest.process.signal(Signal::SIGKILL);
     guest.process.wait_over("the client", AT_MOST);
-    let held = || daemon.status()["leases"].as_array().is_some_and(|leases| leases.len() == 1);
-    stays_so_until("the lease is held", boot_now().after(seconds(3)), held);
+    stays_so_until("the lease is held", boot_now().after(seconds(3)), || holds_its_lease(&daemon));
     frozen.thaw();
-    wait_until("it is given back", AT_MOST, || !held());
+    wait_until("it is given back", AT_MOST, || !holds_its_lease(&daemon));
     assert!(!daemon.log().contains("are never idle"), "{}", daemon.log());
 }
 

@@ -131,8 +131,7 @@ impl Rings {
     /// Whether there may be a mark of this one, or a device to be looked at.
     #[must_use]
     pub fn knows(&self, process: &Guarded) -> bool {
-        let seen = self.seen();
-        seen.marked.contains(&mark_of(process)) || seen.unmarked.contains_key(&mark_of(process))
+        self.seen().marked.contains(&mark_of(process))
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -154,17 +153,21 @@ impl Rings {
     }
 
     fn mark_all(&self, users: &[User], thorough: bool, procfs: &Procfs) {
-        let found = everybody(users, thorough, procfs);
-        self.seen().scanning = None;
+        let found = {
+            let _over = Over(|| self.seen().scanning = None);
+            everybody(users, thorough, procfs)
+        };
         for (mark, processes, unseen) in found {
             if self.seen().looked_at.insert(mark) {
+                let _over = Over(|| {
+                    self.seen().looked_at.remove(&mark);
+                });
                 unseen.into_iter().for_each(|why| self.tell(mark, &why));
                 for process in processes {
                     if let Err(error) = self.mark_process(process, mark, procfs) {
                         self.tell(mark, &codes::chain(&error));
                     }
                 }
-                self.seen().looked_at.remove(&mark);
             }
         }
     }
@@ -235,6 +238,15 @@ impl Rings {
         seen.marked.remove(&mark);
         seen.unmarked.remove(&mark);
         seen.told.remove(&mark);
+    }
+}
+
+/// A look that panics must not be the last one: what ends with it ends all the same.
+struct Over<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Over<F> {
+    fn drop(&mut self) {
+        self.0();
     }
 }
 
@@ -323,24 +335,24 @@ impl Ends {
     fn look(&self, now: LocalInstant) -> Vec<Waiting> {
         let mut waiting = self.waiting.borrow_mut();
         let marked = marked_of(&waiting.iter().map(|w| &w.of).collect::<Vec<_>>(), &self.procfs);
-        let (over, left) = waiting.drain(..).partition(|w| !marked.contains_key(&w.of));
-        *waiting = left;
-        let mut over: Vec<Waiting> = over;
-        for w in waiting.iter_mut() {
-            w.say(marked.get(&w.of).map_or("", String::as_str), now);
+        let mut over = Vec::new();
+        for mut one in std::mem::take(&mut *waiting) {
+            let is_over = one.is_over(marked.get(&one.of).map(String::as_str), now, &self.procfs);
+            if is_over { over.push(one) } else { waiting.push(one) }
         }
-        for w in over.iter_mut() {
-            w.drain(now);
-        }
-        let (drains, over): (Vec<_>, Vec<_>) = over.into_iter().partition(|w| !w.busy.is_empty());
-        let (word, left): (Vec<_>, Vec<_>) =
-            waiting.drain(..).chain(drains).partition(|w| w.is_taken_at_its_word(now, &self.procfs));
-        *waiting = left;
-        over.into_iter().chain(word).collect()
+        over
     }
 }
 
 impl Waiting {
+    fn is_over(&mut self, marked: Option<&str>, now: LocalInstant, procfs: &Procfs) -> bool {
+        match marked {
+            Some(through) => self.say(through, now),
+            None => self.drain(now),
+        }
+        marked.is_none() && self.busy.is_empty() || self.is_taken_at_its_word(now, procfs)
+    }
+
     fn say(&mut self, through: &str, now: LocalInstant) {
         let long = now.since(self.began);
         if long >= ITS_WORD && self.exited && self.said.is_none_or(|said| now.since(said) >= SAY) {

@@ -2,9 +2,8 @@
 
 use holdfast_daemon::codes;
 use holdfast_io::clock::Clock as _;
-use holdfast_io::identity::Machine;
 use holdfast_io::ids::{ResourceName, SpaceName};
-use holdfast_io::seal::{AreaUuid, SealedFire};
+use holdfast_io::seal::AreaUuid;
 use holdfast_io::sys::linux::OpenError;
 use holdfast_io::timing::IoTimeout;
 use holdfast_io::units::Geometry;
@@ -12,7 +11,7 @@ use holdfast_protocol::payload::{Lockspace, Resource};
 use paxos_lease::copies::Place;
 use paxos_lease::format::{NewLease, Writer};
 
-use super::offline::{EINVAL, Offline};
+use super::offline::{EINVAL, Offline, writer};
 use super::options::Options;
 
 const ENODEV: i32 = -19;
@@ -84,10 +83,4 @@ fn lease(options: &Options, asked: &Resource) -> Result<(), i32> {
 fn shape(device: &Offline, flags: u32, offset: u64) -> Result<Geometry, i32> {
     let geometry = device.geometry(flags)?;
     if device.fits(geometry, offset) { Ok(geometry) } else { Err(EINVAL) }
-}
-
-/// Who formats: a tool that joins nothing has no watchdog.
-fn writer() -> Result<Writer, i32> {
-    let machine = Machine::of_this_host().map_err(|_| EINVAL)?;
-    Ok(Writer { machine, fire: SealedFire::NoWatchdog })
 }

@@ -3,19 +3,17 @@
 use holdfast_daemon::codes;
 use holdfast_io::clock::BootClock;
 use holdfast_io::device::Device;
-use holdfast_io::identity::Machine;
 use holdfast_io::ids::{ResourceName, SpaceName};
-use holdfast_io::seal::{AreaUuid, SealedFire};
+use holdfast_io::seal::AreaUuid;
 use holdfast_io::stop::Stop;
 use holdfast_io::sys::linux::ThreadsEngine;
 use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::command::{Command, RindexFlags};
 use holdfast_protocol::payload::{Rindex, RindexEntry};
 use holdfast_protocol::request::Request;
-use paxos_lease::format::Writer;
 use paxos_lease::index::{self, Header, IndexAt, IndexError, Reader};
 
-use super::offline::{EINVAL, Offline, PATIENCE};
+use super::offline::{EINVAL, Offline, PATIENCE, writer};
 use super::options::Options;
 use super::wire::{ask, result_of};
 
@@ -158,9 +156,7 @@ impl Medium {
             return Err(EINVAL);
         }
         let header = Header::new(self.index, geometry, asked.max_resources, AreaUuid::random());
-        let machine = Machine::of_this_host().map_err(|_| EINVAL)?;
-        let writer = Writer { machine, fire: SealedFire::NoWatchdog };
-        let writes = index::format::plan(&header, &writer).map_err(|_| EINVAL)?;
+        let writes = index::format::plan(&header, &writer()?).map_err(|_| EINVAL)?;
         self.device.write_all(self.index.at.0, writes.into_iter().map(|w| (w.offset_in_area, w.bytes)))
     }
 }

@@ -10,10 +10,13 @@ use holdfast_daemon::codes;
 use holdfast_io::clock::{BootClock, Clock as _};
 use holdfast_io::device::{Device, WriteLimit};
 use holdfast_io::disk::Disk as _;
+use holdfast_io::identity::Machine;
+use holdfast_io::seal::SealedFire;
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::sys::linux::{Access, BlockFile, OpenError, ThreadsEngine};
 use holdfast_io::units::{AlignSize, Geometry, SectorSize};
 use holdfast_protocol::command::LockspaceFlags;
+use paxos_lease::format::Writer;
 
 pub(super) const EINVAL: i32 = -22;
 pub(super) const EPERM: i32 = -1;
@@ -69,4 +72,10 @@ impl Offline {
         }
         Ok(())
     }
+}
+
+/// Who formats: a tool that joins nothing has no watchdog.
+pub(super) fn writer() -> Result<Writer, i32> {
+    let machine = Machine::of_this_host().map_err(|_| EINVAL)?;
+    Ok(Writer { machine, fire: SealedFire::NoWatchdog })
 }
