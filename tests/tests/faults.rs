@@ -468,6 +468,35 @@ fn a7_a_paused_host_that_was_taken_over_ends_its_client_with_its_next_renewal() 
     assert!(took < daemons[0].config.timing().renewal_interval() + seconds(2), "{took:?}");
 }
 
+/// A7, and two hosts with one host_id: the one that stood still writes over the sector of the other, which took its host_id and
+/// a lease under the next generation. Nobody can see that generation end while the host that woke has the host_id.
+#[test]
+fn a7_what_a_later_generation_held_waits_until_the_host_that_woke_gives_its_host_id_back() {
+    let mut plan = Plan::quiet(2);
+    plan.daemons[1].config.host_id = plan.daemons[0].config.host_id;
+    plan.habits.programs = 1;
+    let cluster = held_by_the_first(&plan);
+    disk(&cluster).set_script(|io| (io.op == Op::Write && io.writer.host == HostIndex(0)).then_some(Fate::Held));
+    let renews = |c: &Cluster| !disk(c).in_flight(|io| io.op == Op::Write).is_empty();
+    assert!(until(&cluster, renews), "it renews");
+    host(&cluster, 0).stand_still(true);
+    disk(&cluster).clear_script();
+    assert!(until(&cluster, |c| c.holds(1)), "the second host takes over its host_id, and the lease");
+    let area = cluster.world.resources[0].area;
+    let waits = |c: &Cluster| c.world.checkers.outlives_its_generation(area);
+    assert!(!waits(&cluster));
+    assert_eq!(disk(&cluster).release(|_| true), 1);
+    host(&cluster, 0).go_on();
+    assert!(until(&cluster, |c| !c.holds(0) && !c.holds(1)), "both find out");
+
+    cluster.world.checkers.forget_progress();
+    run(&cluster, LONG);
+    assert!(waits(&cluster) && !cluster.world.checkers.progress().held.contains(&area));
+    cluster.change_habits(|habits| habits.leaves = 1000);
+    let had = |c: &Cluster| c.world.checkers.progress().held.contains(&area);
+    assert!(until(&cluster, had), "and it is had again");
+}
+
 /// A suspended host wakes past its instant: its clock counted on, so its daemon ends everything at its first turn.
 #[test]
 fn a_suspended_host_wakes_and_ends_its_clients_before_they_write() {

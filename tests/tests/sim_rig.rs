@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_daemon::platform::Platform;
 use holdfast_io::checksum::lease_crc;
 use holdfast_io::clock::Clock;
 use holdfast_io::device::{Device, WriteLimit};
@@ -25,6 +28,7 @@ use holdfast_sim::dice::{Dice, Stream};
 use holdfast_sim::disk::{Fate, HostIndex, SimDisk, SimEngine};
 use holdfast_sim::executor::{Sim, SimClock};
 use holdfast_sim::host::{Process, Seat, SimHost};
+use holdfast_sim::machine::SimMachine;
 use holdfast_sim::plan::Plan;
 
 const MIB: u64 = 1024 * 1024;
@@ -421,4 +425,17 @@ fn a_sector_with_a_wrong_checksum_is_found() {
         rig.write(vec![(0, at, sector)]);
         rig.must_be("format");
     }
+}
+
+/// As on a real machine: what was written through an engine lies under the fences of the one description of its node (I6).
+#[test]
+fn a_disk_is_reached_through_one_open_file_for_as_long_as_an_engine_of_it_lives() {
+    let rig = rig();
+    let machine = SimMachine::new(rig.daemons[0].clone());
+    let file = machine.open(Path::new("disk")).unwrap();
+    let (engine, known) = (machine.engine(&file, 1, "engine"), Arc::downgrade(&file));
+    drop(file);
+    assert!(known.upgrade().is_some());
+    drop(engine);
+    assert!(known.upgrade().is_none());
 }

@@ -299,6 +299,18 @@ impl Checkers {
         self.state.borrow().progress.clone()
     }
 
+    /// Whether a lease's record names a generation of a host_id that is later than the one that stands for that host_id: a host
+    /// whose host_id was taken has written over its successor's sector (A7, two hosts with one host_id), and while it has the
+    /// host_id nobody can see that later generation end.
+    #[must_use]
+    pub fn outlives_its_generation(&self, area: Area) -> bool {
+        let state = self.state.borrow();
+        let space = state.areas.iter().copied().find(|a| matches!(a, Area::Delta(..)));
+        let stands = |slot| space.map(|space| state.disk.leader(space, slot)).filter(|delta| !delta.is_free());
+        let mut records = state.copies_of(area).map(|copy| state.disk.leader(copy, 0)).filter(|l| !l.is_free());
+        records.any(|l| stands(l.owner[0] - 1).is_some_and(|delta| delta.owner[1] < l.owner[1]))
+    }
+
     /// From here on it is looked for anew.
     pub fn forget_progress(&self) {
         self.state.borrow_mut().progress = Progress::default();

@@ -315,7 +315,10 @@ impl Cluster {
         if let Some(member) = self.members.iter().filter(ours).find(|m| plan.sharers_stay && !shares(m)) {
             return Some(format!("host {} does not come to share the lease", member.host.index().0));
         }
-        let free = self.world.resources.iter().find(|r| !progress.held.contains(&r.area) && !plan.sharers_stay);
+        // What a later generation held waits for whoever has its host_id now: nothing but leaving ends that.
+        let waits = |area| self.world.checkers.outlives_its_generation(area);
+        let wanted = |area| !progress.held.contains(&area) && !plan.sharers_stay && !waits(area);
+        let free = self.world.resources.iter().find(|r| wanted(r.area));
         free.map(|resource| format!("nobody got the lease at {:?}", resource.area))
     }
 }

@@ -19,6 +19,7 @@
 //! A lock on a range of bytes belongs to the open file description that took it, and stays held until that is closed *and*
 //! the last I/O issued through it is over: what the fence relies on. Locks of other hosts are other kernels' business.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -460,7 +461,7 @@ impl SimDisk {
     /// The disk as one process reaches it through one open file description (0: one that carries no locks).
     #[must_use]
     pub fn engine(&self, writer: Writer, description: u64, group: Group, clock: SimClock) -> SimEngine {
-        SimEngine { disk: self.clone(), writer, description, group, clock }
+        SimEngine { disk: self.clone(), writer, description, group, clock, _file: None }
     }
 
     fn latency(&self) -> Duration {
@@ -773,9 +774,17 @@ pub struct SimEngine {
     description: u64,
     group: Group,
     clock: SimClock,
+    /// What closes the description when nobody has it any more.
+    _file: Option<Rc<dyn Any>>,
 }
 
 impl SimEngine {
+    /// As the threads of a real engine do, it keeps its file open: through one node goes one description, which has its fences.
+    #[must_use]
+    pub fn keeping_open(self, file: Rc<dyn Any>) -> Self {
+        SimEngine { _file: Some(file), ..self }
+    }
+
     /// The disk.
     #[must_use]
     pub const fn disk(&self) -> &SimDisk {

@@ -143,7 +143,7 @@ impl Platform for SimMachine {
 
     fn engine(&self, file: &Arc<SimFile>, _at_once: usize, _name: &'static str) -> SimEngine {
         let Process { group, clock, writer, .. } = &self.0.process;
-        file.disk.engine(*writer, file.description, *group, clock.clone())
+        file.disk.engine(*writer, file.description, *group, clock.clone()).keeping_open(Rc::new(Arc::clone(file)))
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
