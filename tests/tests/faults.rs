@@ -552,6 +552,23 @@ fn a7_a_sharer_that_wakes_gives_back_what_is_being_cleared_for_it() {
     assert!(cluster.world.checkers.counts().excused > 0);
 }
 
+/// I1's exception: a sharer is dead, and its claim is being cleared when the daemon dies that does so.
+#[test]
+fn i1_a_claim_may_be_cleared_by_a_write_that_outlives_its_daemon() {
+    let mut plan = Plan::quiet(2);
+    (plan.habits.shares, plan.habits.wants) = (1000, 0b01);
+    let cluster = held_by_the_first(&plan);
+    host(&cluster, 0).reset();
+    cluster.change_habits(|h| (h.shares, h.wants) = (0, 0b10));
+    let size = disk(&cluster).sector().bytes();
+    disk(&cluster).set_script(move |io| is_write(io, 1, size, 2).then_some(Fate::Held));
+    assert!(until(&cluster, |c| !disk(c).in_flight(|io| is_write(io, 1, size, 2)).is_empty()), "it is cleared");
+    host(&cluster, 1).crash_daemon(SEAT, Fault::Crash);
+    assert_eq!(disk(&cluster).release(|_| true), 1);
+    run(&cluster, seconds(1));
+    assert_eq!(sector(&cluster, 2)[128..144], [0; 16]);
+}
+
 /// The fence on a further device.
 #[test]
 fn i6_a_write_on_a_further_device_holds_its_successor_back() {

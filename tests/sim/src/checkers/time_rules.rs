@@ -178,7 +178,10 @@ impl Checkers {
     /// A process is gone. What it promised on disk stands.
     pub fn process_gone(&self, writer: Writer) {
         let mut state = self.state.borrow_mut();
-        state.time.looks.retain(|(w, _), _| *w != writer);
+        // What it saw still counts for what it has in flight.
+        if !state.disk.flights().any(|(_, w, _)| w == writer) {
+            state.time.looks.retain(|(w, _), _| *w != writer);
+        }
         state.phases.insert((writer.host, writer.process), Phase::Down);
     }
 
