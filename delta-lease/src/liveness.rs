@@ -227,6 +227,10 @@ impl Good {
         let needed = self.timing.silence_for_takeover();
         let newer = sector.generation() > self.sector.generation();
         self.needed = if newer { needed } else { needed.max(self.needed) };
+        if planted(Bug::DeadForGood) && self.is_dead() {
+            self.sector = sector;
+            return;
+        }
         // Looks may be reported out of order: one that ended earlier does not set the silence back.
         self.silence = Silence::from(look.ended.max(self.silence.changed_at()));
         self.stirred = true;

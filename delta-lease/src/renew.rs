@@ -365,7 +365,11 @@ impl Held {
     /// Finds the image of ours that `bytes` are, and forgets those that can no longer come back (head of this file).
     fn recognise(&mut self, bytes: &[u8], path: &Arc<str>) -> Result<(), Box<Lost>> {
         let Some(found) = self.images.iter().rposition(|image| **image == *bytes) else {
-            return Err(self.loss(path, self.what_is(bytes)));
+            let found = self.what_is(bytes);
+            if planted(Bug::SuccessorOverlooked) && matches!(found, LostFound::Owner { .. }) {
+                return Ok(());
+            }
+            return Err(self.loss(path, found));
         };
         let newest = self.images.len() - 1;
         let mut place = 0..;

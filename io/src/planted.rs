@@ -19,10 +19,14 @@ pub enum Bug {
     SilenceEndToEnd,
     /// D1: a damaged look counts as one that saw no change.
     LifeFromDamage,
+    /// D1: whoever was found dead once stays so.
+    DeadForGood,
     /// D2: its instant is counted from the end of the renewal's write.
     RenewalCountsFromTheEnd,
     /// D2: what is issued past its instant is not refused.
     WriteAfterExpiry,
+    /// D2: what is lost before its instant may be written on.
+    LimitLeftOpen,
     /// D2: a renewal that comes too late revives the join.
     ExpiredRevived,
     /// D2: only ticks look at the time, not every event.
@@ -39,6 +43,8 @@ pub enum Bug {
     ClockStopsInSuspend,
     /// P1: a successor does not end what its predecessor guarded.
     GenerationOverLiveClients,
+    /// P1: a renewal goes over whoever has the host_id by now.
+    SuccessorOverlooked,
     /// P1: a host of the same name is taken for this machine in another boot.
     CloneBelieved,
     /// Two takers of one host_id: the write is believed without waiting for a rival's.
@@ -69,6 +75,8 @@ pub enum Bug {
     BrokenSealAccepted,
     /// S1: an exclusive owner does not look whether others share its lease.
     SharersOverlooked,
+    /// I1: the claim of an older generation of a living host is cleared.
+    LivingClaimCleared,
     /// S1: nobody looks whether a lease that is held is still ours on disk.
     LossOverlooked,
     /// S1: a conversion to exclusive drops its claim with its first write.
@@ -90,8 +98,10 @@ impl Bug {
         Bug::ExpiryOneTickEarly,
         Bug::SilenceEndToEnd,
         Bug::LifeFromDamage,
+        Bug::DeadForGood,
         Bug::RenewalCountsFromTheEnd,
         Bug::WriteAfterExpiry,
+        Bug::LimitLeftOpen,
         Bug::ExpiredRevived,
         Bug::ExpiryAtTicksOnly,
         Bug::WatchdogOnlyWithClients,
@@ -100,6 +110,7 @@ impl Bug {
         Bug::PetAfterDeadline,
         Bug::ClockStopsInSuspend,
         Bug::GenerationOverLiveClients,
+        Bug::SuccessorOverlooked,
         Bug::CloneBelieved,
         Bug::SettlingSkipped,
         Bug::GoneWithoutItsWrites,
@@ -115,6 +126,7 @@ impl Bug {
         Bug::GenerationNotCompared,
         Bug::BrokenSealAccepted,
         Bug::SharersOverlooked,
+        Bug::LivingClaimCleared,
         Bug::LossOverlooked,
         Bug::ClaimDroppedInBallot,
         Bug::MinorityCounts,

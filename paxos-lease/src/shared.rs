@@ -8,6 +8,7 @@
 use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::disk::Disk;
 use holdfast_io::ids::HostTerm;
+use holdfast_io::planted::{Bug, planted};
 use tracing::info;
 
 use crate::area::Area;
@@ -65,6 +66,10 @@ pub(crate) async fn settle_shared<D: Disk, C: Clock, H: HostLiveness>(
                 continue;
             }
             Verdict::Gone(Gone::Free | Gone::Silent | Gone::Confirmed) => {
+                clear(area, holder).await?;
+                continue;
+            }
+            Verdict::Gone(Gone::NewerGeneration) if planted(Bug::LivingClaimCleared) => {
                 clear(area, holder).await?;
                 continue;
             }

@@ -20,6 +20,7 @@ use holdfast_sim::host::{Seat, SimHost};
 use holdfast_sim::machine::StopAt;
 use holdfast_sim::plan::{Plan, Trouble, Whom};
 use holdfast_sim::scenario::{
+    a_host_wakes_whose_host_id_was_taken, a_host_wakes_whose_host_id_was_taken_with_something_to_give_back,
     a_late_join_over_a_settled_host, a_paused_owner_is_taken_over, a_pet_that_comes_too_late,
     a_write_on_a_further_device, play,
 };
@@ -466,6 +467,14 @@ fn a7_a_paused_host_that_was_taken_over_ends_its_client_with_its_next_renewal() 
     let took = play(None, a_paused_owner_is_taken_over).unwrap_or_else(|violation| panic!("{violation}"));
     let Plan { daemons, .. } = Plan::quiet(2);
     assert!(took < daemons[0].config.timing().renewal_interval() + seconds(2), "{took:?}");
+}
+
+/// A7, and two hosts with one host_id: the one that stood still finds out, and writes nothing more.
+#[test]
+fn a7_a_host_whose_host_id_was_taken_while_it_stood_still_writes_nothing_more_when_it_has_seen_that() {
+    play(None, a_host_wakes_whose_host_id_was_taken).unwrap_or_else(|violation| panic!("{violation}"));
+    let undoing = a_host_wakes_whose_host_id_was_taken_with_something_to_give_back;
+    play(None, undoing).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 /// A7, and two hosts with one host_id: the one that stood still writes over the sector of the other, which took its host_id and

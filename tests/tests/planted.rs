@@ -16,6 +16,7 @@ use holdfast_sim::checkers::Violation;
 use holdfast_sim::cluster::run_untold;
 use holdfast_sim::plan::{Plan, Wishes};
 use holdfast_sim::scenario::{
+    a_host_wakes_whose_host_id_was_taken, a_host_wakes_whose_host_id_was_taken_with_something_to_give_back,
     a_late_join_over_a_settled_host, a_paused_owner_is_taken_over, a_pet_that_comes_too_late,
     a_write_on_a_further_device, a_write_that_outlives_its_daemon, play,
 };
@@ -48,6 +49,9 @@ const fn asserted(says: &'static str) -> Wanted {
 const fn wanted(bug: Bug) -> Wanted {
     match bug {
         Bug::I6Off => by("I6"),
+        Bug::DeadForGood => by("D1"),
+        Bug::LimitLeftOpen | Bug::SuccessorOverlooked => by("P1"),
+        Bug::LivingClaimCleared => by("I1"),
         Bug::ExpiryOneTickEarly | Bug::SilenceEndToEnd | Bug::LifeFromDamage | Bug::CloneBelieved => by("D1"),
         Bug::BrokenSealAccepted => by("D1"),
         Bug::RenewalCountsFromTheEnd => Wanted { rule: "D2", says: "", without: &["W1", "D3"] },
@@ -102,6 +106,13 @@ fn by_scenario(bug: Bug) -> Option<Found> {
         Bug::UnconfirmedJoinBelieved => {
             ("a_late_join_over_a_settled_host", play(Some(bug), a_late_join_over_a_settled_host))
         }
+        Bug::SuccessorOverlooked => {
+            ("a_host_wakes_whose_host_id_was_taken", play(Some(bug), a_host_wakes_whose_host_id_was_taken))
+        }
+        Bug::LimitLeftOpen => (
+            "a_host_wakes_whose_host_id_was_taken_with_something_to_give_back",
+            play(Some(bug), a_host_wakes_whose_host_id_was_taken_with_something_to_give_back),
+        ),
         Bug::LossOverlooked => {
             ("a_paused_owner_is_taken_over", play(Some(bug), a_paused_owner_is_taken_over).map(drop))
         }

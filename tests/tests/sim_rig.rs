@@ -15,7 +15,7 @@ use holdfast_daemon::platform::Platform;
 use holdfast_io::checksum::lease_crc;
 use holdfast_io::clock::Clock;
 use holdfast_io::device::{Device, WriteLimit};
-use holdfast_io::disk::Disk;
+use holdfast_io::disk::{Disk, ReadDisk};
 use holdfast_io::identity::MachineHash;
 use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, RemoteTimestamp, ResourceName};
 use holdfast_io::leader::{LeaderKind, LeaderRecord};
@@ -101,6 +101,15 @@ impl Rig {
             }
         });
         self.sim.run_until(self.sim.now() + 30 * S);
+    }
+
+    /// Lets a host look at the first sectors of the lockspace.
+    fn looks(&self, host: usize) {
+        let (device, clock) = (self.device(host), self.daemons[host].clock.clone());
+        self.sim.spawn(holdfast_sim::executor::Group::RUN, "look", async move {
+            device.read(0, 2 * 512, clock.now().after(Duration::from_secs(10))).await.unwrap();
+        });
+        self.sim.run_until(self.sim.now() + S);
     }
 
     fn violation(&self) -> Box<Violation> {
@@ -197,23 +206,33 @@ fn i1_a_claim_of_a_living_host_that_is_cleared_is_found_and_one_of_a_host_that_h
     claim[136] = 1;
     let mut cleared = claim.clone();
     cleared[128..144].fill(0);
-    let shares = |rig: &Rig| {
-        rig.write(vec![(0, 0, delta(0, 1)), (0, dblock_at(1), claim.clone())]);
+    let shares = |rig: &Rig, now: u64| {
+        rig.write(vec![(0, 0, delta(0, 1)), (0, dblock_at(1), claim.clone()), (0, 0, delta(0, now))]);
         rig.is_timed(1);
         assert!(rig.hosts[1].open_watchdog(&rig.daemons[1]));
         rig.write(vec![(1, 512, delta_at(1, 1, &rig.daemons[1].clock, 10))]);
     };
     let lives = rig();
-    shares(&lives);
+    shares(&lives, 1);
+    lives.looks(1);
     lives.write(vec![(1, dblock_at(1), cleared.clone())]);
     lives.must_be("I1");
+    // Over, but its host may be writing there.
+    let begins_anew = rig();
+    shares(&begins_anew, 2);
+    begins_anew.looks(1);
+    begins_anew.write(vec![(1, dblock_at(1), cleared.clone())]);
+    begins_anew.must_be("I1");
     let leaves = rig();
-    shares(&leaves);
+    shares(&leaves, 1);
     let mut free = delta(0, 1);
     free[152..160].fill(0);
     let crc = lease_crc(&free[..168]);
     free[168..172].copy_from_slice(&crc.to_le_bytes());
-    leaves.write(vec![(0, 0, free), (1, dblock_at(1), cleared.clone())]);
+    leaves.hosts[1].pet(Seat(0));
+    leaves.write(vec![(0, 0, free)]);
+    leaves.looks(1);
+    leaves.write(vec![(1, dblock_at(1), cleared.clone())]);
     assert!(leaves.checkers.violation().is_none(), "{}", leaves.violation());
 }
 

@@ -299,8 +299,8 @@ impl Checkers {
         self.state.borrow().progress.clone()
     }
 
-    /// Whether a lease's record names a generation of a host_id that is later than the one that stands for that host_id: a host
-    /// whose host_id was taken has written over its successor's sector (A7, two hosts with one host_id), and while it has the
+    /// Whether a lease's record names a generation of a host_id that is later than the one that stands for that host_id, since a host
+    /// whose host_id was taken has written over its successor's sector (A7, two hosts with one host_id): while it has the
     /// host_id nobody can see that later generation end.
     #[must_use]
     pub fn outlives_its_generation(&self, area: Area) -> bool {
@@ -308,7 +308,10 @@ impl Checkers {
         let space = state.areas.iter().copied().find(|a| matches!(a, Area::Delta(..)));
         let stands = |slot| space.map(|space| state.disk.leader(space, slot)).filter(|delta| !delta.is_free());
         let mut records = state.copies_of(area).map(|copy| state.disk.leader(copy, 0)).filter(|l| !l.is_free());
-        records.any(|l| stands(l.owner[0] - 1).is_some_and(|delta| delta.owner[1] < l.owner[1]))
+        records.any(|l| {
+            let later = stands(l.owner[0] - 1).is_some_and(|delta| delta.owner[1] < l.owner[1]);
+            later && state.outlived.is_overwritten(l.owner[0])
+        })
     }
 
     /// From here on it is looked for anew.
@@ -512,8 +515,10 @@ impl Checkers {
         }
         let mut state = self.state.borrow_mut();
         state.outlived.wakes(host, self.sim.now());
+        if !clock_too && still > A7_MARGIN {
+            state.time.watchdog_slept(host, still);
+        }
         if clock_too || still > A7_MARGIN {
-            state.time.watchdog_stood_still(host, still);
             for (term, renewal) in state.time.terms_on(host) {
                 state.outlived.stands(term, renewal);
             }
@@ -559,7 +564,13 @@ impl Witness for Checkers {
     fn writes(&self, io: &Facts, data: &[u8]) {
         self.check_times(io, data);
         self.accept(io.writer.host, |spec| spec.issued(io, data, self.sim.now()));
-        self.state.borrow_mut().disk.begins(io);
+        let foreign = match self.area_of(io.disk, io.at) {
+            Some((area @ Area::Paxos(..), index)) if index > 1 && index - 1 != io.writer.host_id.get() => {
+                Some((area, index - 1, self.looks_at(io.writer, index - 2)))
+            }
+            _ => None,
+        };
+        self.state.borrow_mut().disk.begins(io, foreign);
     }
 
     fn read(&self, io: &Facts, bytes: &[u8], damaged: &[u64]) {

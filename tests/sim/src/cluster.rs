@@ -315,6 +315,9 @@ impl Cluster {
         if let Some(member) = self.members.iter().filter(ours).find(|m| plan.sharers_stay && !shares(m)) {
             return Some(format!("host {} does not come to share the lease", member.host.index().0));
         }
+        if let Some(host) = self.world.checkers.outliver() {
+            return Some(format!("a client of host {} outlives its lease", host.0));
+        }
         // What a later generation held waits for whoever has its host_id now: nothing but leaving ends that.
         let waits = |area| self.world.checkers.outlives_its_generation(area);
         let wanted = |area| !progress.held.contains(&area) && !plan.sharers_stay && !waits(area);

@@ -368,6 +368,7 @@ impl SimHost {
         {
             running.frozen -= 1;
             self.0.sim.thaw(running.group);
+            self.0.checkers.process_goes_on(running.writer);
             self.note(|| "thawed".into());
         }
     }

@@ -9,7 +9,7 @@ use holdfast_io::timing::IoTimeout;
 use crate::checkers::Violation;
 use crate::cluster::Cluster;
 use crate::coverage::Fault;
-use crate::disk::{Fate, HostIndex};
+use crate::disk::{Fate, HostIndex, Landed};
 use crate::host::Seat;
 use crate::machine::StopAt;
 use crate::plan::{Plan, Trouble, Whom, seconds};
@@ -159,4 +159,50 @@ pub fn a_paused_owner_is_taken_over() -> Result<Duration, Box<Violation>> {
     let took = Duration::from_nanos(cluster.sim.now() - woke);
     must(cluster.holds(1) && paused.is_up(), "and nothing else");
     Ok(took)
+}
+
+/// P1: a host stands still, and another takes its host_id, and its lease. It wakes, and its next renewal shows it that.
+///
+/// # Errors
+/// The violation that the checkers found.
+pub fn a_host_wakes_whose_host_id_was_taken() -> Result<(), Box<Violation>> {
+    let mut plan = Plan::quiet(2);
+    plan.daemons[1].config.host_id = plan.daemons[0].config.host_id;
+    let cluster = cluster(&plan);
+    cluster.start(0);
+    must(cluster.run_until(LONG, |c| c.holds(0))?, "the host gets the free lease");
+    let slept = cluster.members[0].host.clone();
+    slept.stand_still(true);
+    cluster.start(1);
+    must(cluster.run_until(LONG, |c| c.holds(1))?, "the other host takes over its host_id, and the lease");
+    slept.go_on();
+    must(cluster.run_until(LONG, |c| !c.holds(0))?, "the first one ends its client");
+    cluster.run_for(LONG)?;
+    must(cluster.holds(1), "and the other goes on");
+    Ok(())
+}
+
+/// P1: the same, with a lease that it gives back when it falls asleep, on a disk that does not take that.
+///
+/// # Errors
+/// The violation that the checkers found.
+pub fn a_host_wakes_whose_host_id_was_taken_with_something_to_give_back() -> Result<(), Box<Violation>> {
+    let mut plan = Plan::quiet(2);
+    plan.daemons[1].config.host_id = plan.daemons[0].config.host_id;
+    (plan.habits.shortest_run, plan.habits.longest_run) = (seconds(5), seconds(5));
+    let cluster = cluster(&plan);
+    cluster.start(0);
+    must(cluster.run_until(LONG, |c| c.holds(0))?, "the host gets the free lease");
+    let (disk, area) = (cluster.world.disks[0].clone(), 1024 * 1024);
+    let fails = Fate::Fails { after: Duration::from_millis(5), landed: Landed::Nothing };
+    disk.set_script(move |io| (io.op == Op::Write && io.at >= area && io.writer.host == HostIndex(0)).then_some(fails));
+    must(cluster.run_until(LONG, |c| !c.holds(0))?, "its client ends");
+    cluster.run_for(seconds(3))?;
+    let slept = cluster.members[0].host.clone();
+    slept.stand_still(true);
+    cluster.start(1);
+    must(cluster.run_until(LONG, |c| c.world.checkers.counts().joins == 2)?, "the other host takes over its host_id");
+    slept.go_on();
+    cluster.run_for(LONG)?;
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use delta_lease::renew::LostFound;
 use delta_lease::{
     DeltaArea, DeltaError, Held, Joined, LocalHost, Progress, Publication, ReleaseError, RenewError, acquire, read_host,
 };
@@ -27,7 +28,7 @@ use crate::note::{Note, Notes};
 use crate::panicked;
 use crate::platform::{Disk as LeaseDisk, LeaseFile, Platform};
 use crate::state_file::FenceRecord;
-use crate::supervisor::event::{Event, Join, JoinRequest, Took};
+use crate::supervisor::event::{Event, Join, JoinRequest, LostTo, Took};
 
 /// A failed renewal is tried again after this long.
 const RETRY: Duration = Duration::from_millis(500);
@@ -283,10 +284,10 @@ impl<P: Platform> Lockspace<P> {
                     started_at.after(interval)
                 }
                 Err(e) => {
-                    let lost = matches!(e, RenewError::Lost(_));
+                    let lost = lost_to(&e);
                     let timed_out = matches!(&e, RenewError::Io(e) if codes::of_io(e) == ResultCode::IO_TIMEOUT);
                     self.notes.event(Event::RenewalFailed { space, why: codes::chain(&e), lost, timed_out });
-                    if lost { LocalInstant::NEVER } else { clock.now().after(RETRY) }
+                    if lost.is_some() { LocalInstant::NEVER } else { clock.now().after(RETRY) }
                 }
             };
         }
@@ -313,4 +314,14 @@ async fn release(mut held: Held, disk: &impl Disk, clock: &impl Clock) {
             }
         }
     }
+}
+
+/// Who may have what was granted under a delta lease that did not stand this renewal; `None`: it is not lost.
+fn lost_to(e: &RenewError) -> Option<LostTo> {
+    let RenewError::Lost(lost) = e else { return None };
+    Some(match lost.found {
+        LostFound::Owner { .. } | LostFound::Reformatted { .. } => LostTo::Another,
+        // Whoever reads that learns nothing of us.
+        LostFound::Record { .. } | LostFound::Damaged(_) => LostTo::Nobody,
+    })
 }

@@ -17,7 +17,7 @@ use paxos_lease::Held;
 
 use crate::note::Notes;
 use crate::platform::Platform;
-use crate::supervisor::event::{AcquireEnd, Converted, Event, LeaseKey, Prepared, TaskId};
+use crate::supervisor::event::{AcquireEnd, Converted, Event, LeaseKey, LostTo, Prepared, TaskId};
 use crate::supervisor::index::IndexEnd;
 
 /// What a task was to do.
@@ -90,7 +90,7 @@ pub async fn lockspace<P: Platform>(work: impl Future<Output = ()>, space: Space
     let tell = || {
         tracing::error!(lockspace = %space, "its thread has panicked: it is not joined again before this daemon is restarted");
         let why = UNKNOWN.to_owned();
-        news.event(Event::RenewalFailed { space, why, lost: true, timed_out: false });
+        news.event(Event::RenewalFailed { space, why, lost: Some(LostTo::Nobody), timed_out: false });
     };
     watched(work, tell).await;
 }
@@ -158,7 +158,7 @@ mod tests {
     fn a_lockspace_whose_thread_panics_is_lost() {
         let space = "LS".parse().unwrap();
         let events = told(|news| lockspace(async { panic!("on purpose") }, space, news));
-        assert!(matches!(&events[..], [Event::RenewalFailed { lost: true, .. }]), "{events:?}");
+        assert!(matches!(&events[..], [Event::RenewalFailed { lost: Some(LostTo::Nobody), .. }]), "{events:?}");
         assert!(told(|news| lockspace(async {}, space, news)).is_empty());
     }
 }

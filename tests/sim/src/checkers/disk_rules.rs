@@ -6,26 +6,42 @@ use holdfast_io::bytes::{is_zero, u64_at};
 use holdfast_io::ids::{Generation, HostId, HostTerm};
 
 use super::sectors::{DELTA, Dblock, Leader, PAXOS};
-use super::time_rules::instant_of;
+use super::time_rules::{Look, instant_of};
 use super::{Area, Checkers};
 use crate::disk::{Facts, HostIndex, Writer};
+use crate::executor::Nanos;
 
 /// What is on the media, and what is on its way there.
 #[derive(Default)]
 pub(super) struct State {
     /// (area, lver, bal) -> inp.
     inps: BTreeMap<(Area, u64, u64), [u64; 3]>,
-    /// (area, lver) -> (owner_id, generation), in landed leaders.
-    owners: BTreeMap<(Area, u64), [u64; 2]>,
+    /// (area, lver) -> (owner_id, generation), in landed leaders, and when the first of them landed.
+    owners: BTreeMap<(Area, u64), ([u64; 2], Nanos)>,
     /// Leaders and delta sectors as they stand.
     leaders: BTreeMap<(Area, u64), Leader>,
     dblocks: BTreeMap<(Area, u64), Dblock>,
     /// What dblocks have ever said, whatever a peer put over it: nobody can unsee it.
     said: BTreeMap<(Area, u64), Said>,
-    /// Who wrote the delta sectors and dblocks that stand there.
-    by: BTreeMap<(Area, u64), HostIndex>,
-    /// Writes in flight: (disk, number) -> by whom, where.
-    flights: BTreeMap<(usize, u64), (Writer, u64)>,
+    /// Who wrote the delta sectors and dblocks that stand there, and when they landed.
+    by: BTreeMap<(Area, u64), (HostIndex, Nanos)>,
+    /// Writes in flight: (disk, number) -> which.
+    flights: BTreeMap<(usize, u64), Flight>,
+}
+
+struct Flight {
+    writer: Writer,
+    at: u64,
+    /// Of a write to another host's dblock.
+    foreign: Option<Foreign>,
+}
+
+/// What whoever begins to write another host's dblock goes by.
+pub(super) struct Foreign {
+    /// That dblock, as it stands there.
+    before: Dblock,
+    /// What it has seen of that host.
+    seen: Vec<Look>,
 }
 
 /// The furthest that the dblock of one host has been.
@@ -38,8 +54,9 @@ struct Said {
 }
 
 impl State {
-    pub(super) fn begins(&mut self, io: &Facts) {
-        self.flights.insert((io.disk, io.id), (io.writer, io.at));
+    pub(super) fn begins(&mut self, io: &Facts, foreign: Option<(Area, u64, Vec<Look>)>) {
+        let foreign = foreign.map(|(area, of, seen)| Foreign { before: self.dblock(area, of), seen });
+        self.flights.insert((io.disk, io.id), Flight { writer: io.writer, at: io.at, foreign });
     }
 
     pub(super) fn over(&mut self, io: &Facts) {
@@ -47,7 +64,7 @@ impl State {
     }
 
     pub(super) fn host_reset(&mut self, host: HostIndex) {
-        self.flights.retain(|_, (writer, _)| writer.host != host);
+        self.flights.retain(|_, flight| flight.writer.host != host);
     }
 
     /// The leader of a resource, or sector `index` of a lockspace; formatted if nobody has written it yet.
@@ -73,7 +90,12 @@ impl State {
     }
 
     pub(super) fn flights(&self) -> impl Iterator<Item = (usize, Writer, u64)> {
-        self.flights.iter().map(|((disk, _), (writer, at))| (*disk, *writer, *at))
+        self.flights.iter().map(|((disk, _), flight)| (*disk, flight.writer, flight.at))
+    }
+
+    /// When an owner's record of this lver was first seen on a disk.
+    pub(super) fn published(&self, lease: Area, lver: u64) -> Nanos {
+        self.owners.get(&(lease, lver)).map_or(0, |(_, at)| *at)
     }
 }
 
@@ -111,11 +133,19 @@ impl Checkers {
         if new.magic != DELTA || !new.valid {
             return self.violate("format", Some(host), format!("delta sector with magic {:08x}", new.magic));
         }
-        // A renewal of a host whose term is over may land late over another host's (D3); a host's own never do (I6).
-        let same_host = self.state.borrow().disk.by.get(&(area, index)) == Some(&host);
-        if new.owner[1] < old.owner[1] && (same_host || new.is_free()) {
+        let (by, since) = self.state.borrow().disk.by.get(&(area, index)).copied().unwrap_or((host, 0));
+        if new.owner[1] < old.owner[1] {
             let what = format!("generation fell from {} to {}", old.owner[1], new.owner[1]);
-            self.fell(io.writer, (area, index), what);
+            if by == host || new.is_free() {
+                self.fell(io.writer, (area, index), what);
+            } else if io.began >= since && self.clock_of(io.writer).is_some() {
+                // A renewal of a host whose term is over may land late over another host's (D3), or be begun by one that stood still (A7);
+                // a host's own never do (I6).
+                let term = self.state.borrow().time.term_of(io.writer);
+                let outlived = term.is_some_and(|term| self.state.borrow().outlived.has_outlived_itself(term));
+                self.violate_unless(outlived, "I2", host, what);
+            }
+            self.state.borrow_mut().outlived.overwrites(io.writer.host_id);
         }
         let mut state = self.state.borrow_mut();
         if new.owner == old.owner {
@@ -123,7 +153,7 @@ impl Checkers {
             state.outlived.replaces(term, instant_of(&old));
         }
         state.disk.leaders.insert((area, index), new);
-        state.disk.by.insert((area, index), host);
+        state.disk.by.insert((area, index), (host, self.sim.now()));
     }
 
     fn landed_leader(&self, io: &Facts, area: Area, new: &[u8]) {
@@ -135,7 +165,8 @@ impl Checkers {
             return self.violate("format", Some(host), format!("leader with magic {:08x}", new.magic));
         }
         let lease = self.state.borrow().lease_of(area);
-        let known = *self.state.borrow_mut().disk.owners.entry((lease, new.lver)).or_insert(new.owner);
+        let now = self.sim.now();
+        let (known, _) = *self.state.borrow_mut().disk.owners.entry((lease, new.lver)).or_insert((new.owner, now));
         if known != new.owner {
             let [a, b] = [known, new.owner];
             let what = format!("lver {} belongs to host_id {}/{}, not to {}/{}", new.lver, a[0], a[1], b[0], b[1]);
@@ -160,17 +191,21 @@ impl Checkers {
             // A peer that is excused from I1 zeroes all of it, and does nothing else.
             let zeroed = is_zero(new) && was.shared && self.is_excused(Some(host), "I1");
             let kept = zeroed || old[..56] == new[..56] && is_zero(&new[128..144]) && was.shared;
+            let foreign =
+                self.state.borrow_mut().disk.flights.get_mut(&(io.disk, io.id)).and_then(|f| f.foreign.take());
+            let (before, seen) = foreign.map_or_else(Default::default, |f| (f.before, f.seen));
             if !kept {
-                // It was dead when the write began, and has gone on since (A7).
+                // It was dead, and shared the lease, when the write began, and has gone on since (A7).
                 let slept = HostId::new(p).is_some_and(|id| self.has_a_sleeper(id));
-                if slept && is_zero(&new[128..144]) {
+                let cleared = before.shared && is == Dblock { shared: false, ..before };
+                if slept && cleared {
                     self.note(Some(host), || format!("(I1 wrote dblock {p}: A7)"));
                     self.count(|c| c.excused += 1);
                 } else {
                     self.violate_unexcused("I1", Some(host), format!("wrote dblock {p}"));
                 }
             } else if !zeroed {
-                self.check_cleared(io.writer, area, p, u64_at(old, 136));
+                self.check_cleared(io.writer, area, (p, u64_at(old, 136)), &seen);
             }
             return;
         }
@@ -201,7 +236,7 @@ impl Checkers {
         said.lver = said.lver.max(lver);
         said.released = said.released.max(is.released.then_some((lver, generation)));
         state.disk.dblocks.insert((area, p), is);
-        state.disk.by.insert((area, p), host);
+        state.disk.by.insert((area, p), (host, self.sim.now()));
     }
 
     /// I2: a sector says less than it did. A term that was outlived while its host stood still as a whole is excused, where
@@ -210,7 +245,7 @@ impl Checkers {
     fn fell(&self, writer: Writer, sector: (Area, u64), what: String) {
         let outlived = {
             let state = self.state.borrow();
-            let anothers = state.disk.by.get(&sector).is_some_and(|by| *by != writer.host);
+            let anothers = state.disk.by.get(&sector).is_some_and(|(by, _)| *by != writer.host);
             let term = state.time.term_of(writer).filter(|_| anothers);
             term.is_some_and(|term| state.outlived.has_outlived_itself(term))
         };

@@ -10,7 +10,7 @@
 //! - Until they must be over: the daemon reads with each renewal how its leases stand. [`Checkers::check_outlived`] holds it
 //!   to that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast_io::ids::{HostId, HostTerm};
@@ -24,7 +24,7 @@ use crate::spec::accept::Rejection;
 use crate::spec::state::Sector;
 use crate::spec::why::Why;
 
-/// A read that took longer may have been given up by its caller.
+/// A read that took longer may have been given up by its caller, before it has joined.
 const PROMPT: Duration = Duration::from_millis(500);
 
 /// When a renewal began by its host's clock, as it stands in the sector: seconds, milliseconds.
@@ -65,8 +65,10 @@ pub(super) struct State {
     /// The renewal that the one on disk has replaced: a taker may have read it, and act upon it still.
     replaced: BTreeMap<HostTerm, Instant>,
     woke: BTreeMap<HostIndex, Nanos>,
-    /// When a host last could not read an area as it is.
+    /// When a host last could not read an area, or a copy of it, as it is.
     blind: BTreeMap<(HostIndex, Area), Nanos>,
+    /// host_ids of which a host has written over a later generation.
+    overwritten: BTreeSet<HostId>,
 }
 
 impl State {
@@ -83,6 +85,23 @@ impl State {
     /// A renewal of this term lands over this one.
     pub(super) fn replaces(&mut self, term: HostTerm, renewal: Instant) {
         self.replaced.insert(term, renewal);
+    }
+
+    /// A host writes over a later generation of its host_id.
+    pub(super) fn overwrites(&mut self, host_id: HostId) {
+        self.overwritten.insert(host_id);
+    }
+
+    /// Whether one has.
+    pub(super) fn is_overwritten(&self, host_id: u64) -> bool {
+        HostId::new(host_id).is_some_and(|host_id| self.overwritten.contains(&host_id))
+    }
+
+    /// When a host last could not read a lease: more than a minority of its copies.
+    fn blind_since(&self, host: HostIndex, copies: &[Area]) -> Nanos {
+        let mut times: Vec<Nanos> = copies.iter().map(|c| self.blind.get(&(host, *c)).copied().unwrap_or(0)).collect();
+        times.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        times.get(copies.len() - (copies.len() / 2 + 1)).copied().unwrap_or(0)
     }
 
     pub(super) fn wakes(&mut self, host: HostIndex, now: Nanos) {
@@ -163,6 +182,12 @@ impl Checkers {
         terms.into_iter().any(|term| self.stood_still_as(term))
     }
 
+    /// A client that has outlived its lease: it must be over, and may not be yet.
+    pub(crate) fn outliver(&self) -> Option<HostIndex> {
+        let state = self.state.borrow();
+        state.holders.values().find(|holder| state.outlived.is_outlived(holder)).map(|holder| holder.host)
+    }
+
     /// Whether a client may run beside the one that has its lease now.
     pub(super) fn is_outlived(&self, holder: &Holder) -> bool {
         let state = self.state.borrow();
@@ -174,15 +199,15 @@ impl Checkers {
     /// A read of an area that told its caller nothing, or too late.
     pub(super) fn read_in_vain(&self, io: &Facts, all_of_it: bool) {
         let mut state = self.state.borrow_mut();
-        if all_of_it && self.sim.now() - io.began < nanos(PROMPT) {
+        let patience = state.time.io_timeout(io.writer).unwrap_or(PROMPT);
+        if all_of_it && self.sim.now() - io.began < nanos(patience) {
             return;
         }
         let (from, to) = (io.at, io.at + io.len as u64);
         let (now, host) = (self.sim.now(), io.writer.host);
         let touched: Vec<Area> = state.areas.iter().copied().filter(|a| a.meets(io.disk, from, to)).collect();
         for area in touched {
-            let lease = state.lease_of(area);
-            state.outlived.blind.insert((host, lease), now);
+            state.outlived.blind.insert((host, area), now);
         }
     }
 
@@ -208,7 +233,8 @@ impl Checkers {
             let left = state.holders.values().find(|h| takeover.is_of(h)).copied();
             left.map(|holder| {
                 let woke = state.outlived.awake_since(holder.host);
-                let seen = state.outlived.blind.get(&(holder.host, holder.area)).copied().unwrap_or(0);
+                let copies: Vec<Area> = state.copies_of(holder.area).collect();
+                let seen = state.outlived.blind_since(holder.host, &copies);
                 let still = state.still.contains(&holder.host);
                 let from = if still { now } else { takeover.at.max(woke).max(seen) };
                 (holder, from + nanos(takeover.bound()))

@@ -24,6 +24,8 @@ const RECORD: usize = 256;
 /// In what time a watchdog fires that is told to fire at once: the shortest timeout of the coarsest device is 5 s, and its
 /// tick comes on top.
 const WITHIN: Duration = Duration::from_secs(7);
+/// In what time a process acts upon what it has read.
+const TO_ACT: Duration = Duration::from_secs(1);
 /// Images of one sector that are told apart at one time.
 const IMAGES: usize = 4;
 
@@ -44,6 +46,10 @@ struct Process {
     opened: bool,
     /// When the kernel closed its watchdog, since it was gone.
     closed: Option<Nanos>,
+    /// It has ended.
+    gone: bool,
+    /// Since when it runs without having been stopped.
+    runs_since: Nanos,
     join: Option<Join>,
 }
 
@@ -55,6 +61,10 @@ struct Join {
     limit: LocalInstant,
     /// From there to D3's.
     fire: Duration,
+    /// How long its watchdog has slept since the last good renewal that began after it, by a clock that did not, and when it woke.
+    slept: (Duration, LocalInstant),
+    /// How long it waits for an I/O.
+    io_timeout: Duration,
     /// A lease was asked for under it. Before, nothing can be lost: a join that settled for longer than its own term lasts
     /// renews first.
     used: bool,
@@ -74,13 +84,16 @@ struct Pending {
 
 /// One image of a delta sector, as a process has seen it.
 #[derive(Clone, Copy)]
-struct Look {
+pub(super) struct Look {
     image: u64,
     sector: Leader,
     /// The end of the first read that showed it.
     seen_at: LocalInstant,
     /// The start of the latest read that showed it.
     unchanged_at: LocalInstant,
+    /// The end of the first and the start of the latest, in true time.
+    first: Nanos,
+    latest: Nanos,
 }
 
 impl Look {
@@ -88,10 +101,21 @@ impl Look {
         self.unchanged_at.since(self.seen_at)
     }
 
+    /// It shows this generation, silent for so long: D1's time, or `least`.
+    fn silent(&self, of: u64, least: Option<Duration>) -> Option<Silence> {
+        let silent = self.sector.owner[1] == of && self.silence() >= least.unwrap_or_else(|| self.needed());
+        silent.then(|| self.relied_on())
+    }
+
     /// What whoever has seen it relies on.
     fn relied_on(&self) -> Silence {
         let fire = u64::from(self.sector.seal.map_or(60, |s| s.fire));
         Silence { renewal: instant_of(&self.sector), timeouts: (u64::from(self.sector.io_timeout), fire) }
+    }
+
+    /// Whether it shows this generation, or a later one, given back.
+    fn is_left(&self, generation: u64) -> bool {
+        self.sector.is_free() && self.sector.owner[1] >= generation
     }
 
     /// D1, by the checkers' own arithmetic: 8x + fire + 1 s, on a clock fast by 500 ppm against one slow by as much.
@@ -154,12 +178,18 @@ impl State {
     }
 
     /// A watchdog that stood still fires that much later.
-    pub(super) fn watchdog_stood_still(&mut self, host: HostIndex, still: Duration) {
+    pub(super) fn watchdog_slept(&mut self, host: HostIndex, still: Duration) {
         for (_, process) in self.processes.iter_mut().filter(|(w, _)| w.host == host) {
+            let now = process.clock.dial();
             if let Some(join) = &mut process.join {
-                join.fire += still;
+                join.slept = (join.slept.0 + still, now);
             }
         }
+    }
+
+    /// How long a process waits for an I/O.
+    pub(super) fn io_timeout(&self, writer: Writer) -> Option<Duration> {
+        Some(self.processes.get(&writer)?.join?.io_timeout)
     }
 }
 
@@ -171,7 +201,8 @@ pub(super) fn instant_of(sector: &Leader) -> Instant {
 impl Checkers {
     /// A process starts that will write as `writer`, by this clock.
     pub fn process_starts(&self, writer: Writer, clock: SimClock) {
-        let process = Process { clock, watchdog: false, opened: false, closed: None, join: None };
+        let (closed, join, runs_since) = (None, None, self.sim.now());
+        let process = Process { clock, watchdog: false, opened: false, closed, gone: false, runs_since, join };
         self.state.borrow_mut().time.processes.insert(writer, process);
     }
 
@@ -182,7 +213,17 @@ impl Checkers {
         if !state.disk.flights().any(|(_, w, _)| w == writer) {
             state.time.looks.retain(|(w, _), _| *w != writer);
         }
+        if let Some(process) = state.time.processes.get_mut(&writer) {
+            process.gone = true;
+        }
         state.phases.insert((writer.host, writer.process), Phase::Down);
+    }
+
+    /// A process goes on that was stopped.
+    pub fn process_goes_on(&self, writer: Writer) {
+        if let Some(process) = self.state.borrow_mut().time.processes.get_mut(&writer) {
+            process.runs_since = self.sim.now();
+        }
     }
 
     /// A process has opened its watchdog, which pets it. D3: not over what a predecessor has left.
@@ -289,7 +330,7 @@ impl Checkers {
                 // Where there is no seal, damage behind what the checksum covers is what the sector says.
                 let readable = || Some(Leader::read(sector)).is_some_and(|l| l.valid && l.seal.is_none());
                 if area.sector_of(io.disk, place).is_some() && (!spoilt || readable()) {
-                    self.look(io.writer, slot, sector, (started, ended));
+                    self.look(io, slot, sector, (started, ended));
                 }
             }
         }
@@ -303,30 +344,62 @@ impl Checkers {
         }
     }
 
-    fn look(&self, writer: Writer, slot: u64, sector: &[u8], (started, ended): (LocalInstant, LocalInstant)) {
+    fn look(&self, io: &Facts, slot: u64, sector: &[u8], (started, ended): (LocalInstant, LocalInstant)) {
         // The seal's CRC, among these bytes, covers the rest.
         let image = (0..RECORD)
             .step_by(8)
             .fold(0u64, |hash, at| (hash ^ u64_at(sector, at)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23));
         let mut state = self.state.borrow_mut();
-        let looks = state.time.looks.entry((writer, slot)).or_default();
+        let looks = state.time.looks.entry((io.writer, slot)).or_default();
         if let Some(look) = looks.iter_mut().find(|l| l.image == image) {
             look.unchanged_at = look.unchanged_at.max(started);
+            look.latest = look.latest.max(io.began);
             look.seen_at = look.seen_at.min(ended);
             return;
         }
         if looks.len() == IMAGES {
             looks.remove(0);
         }
-        looks.push(Look { image, sector: Leader::read(sector), seen_at: ended, unchanged_at: started.min(ended) });
+        let (sector, unchanged_at) = (Leader::read(sector), started.min(ended));
+        looks.push(Look { image, sector, seen_at: ended, unchanged_at, first: self.sim.now(), latest: io.began });
     }
 
-    /// D1: whether a process has seen the holder of a slot silent for long enough.
-    fn saw_silence(&self, writer: Writer, slot: u64, of: u64, least: Option<Duration>) -> Option<Silence> {
+    /// What a process has seen of a slot.
+    pub(super) fn looks_at(&self, writer: Writer, slot: u64) -> Vec<Look> {
+        self.state.borrow().time.looks.get(&(writer, slot)).cloned().unwrap_or_default()
+    }
+
+    /// P1: a process that has read, for as long as it takes to act upon that, that its host_id has a later generation, writes nothing more
+    /// under its own.
+    fn check_succeeded(&self, writer: Writer, at: u64) {
         let state = self.state.borrow();
-        let looks = state.time.looks.get(&(writer, slot))?;
-        let silent = |l: &&Look| l.sector.owner[1] == of && l.silence() >= least.unwrap_or_else(|| l.needed());
-        looks.iter().filter(silent).map(Look::relied_on).max_by_key(|s| s.renewal)
+        let Some(process) = state.time.processes.get(&writer) else { return };
+        let Some(term) = process.join.map(|join| join.term) else { return };
+        let looks = state.time.looks.get(&(writer, u64::from(term.host_id.slot()))).into_iter().flatten();
+        let awake = process.runs_since.max(state.outlived.awake_since(writer.host));
+        let later = |look: &&Look| look.sector.owner[1] > term.generation.0 && !look.sector.is_free();
+        let known = looks.filter(later).map(|look| look.first.max(awake)).min();
+        drop(state);
+        if known.is_some_and(|known| self.sim.now() > known + nanos(TO_ACT)) {
+            let what = format!("writes at {at} under {term}, though it has seen a later generation");
+            self.violate("P1", Some(writer.host), what);
+        }
+    }
+
+    /// D1: whether a process has seen the holder of a slot silent for long enough, and since `since` that it still was.
+    fn saw_silence(
+        &self,
+        (writer, slot): (Writer, u64),
+        of: u64,
+        since: Nanos,
+        least: Option<Duration>,
+    ) -> Option<Silence> {
+        let looks = self.looks_at(writer, slot);
+        looks
+            .iter()
+            .filter(|look| look.latest >= since)
+            .filter_map(|look| look.silent(of, least))
+            .max_by_key(|s| s.renewal)
     }
 
     /// A write begins.
@@ -338,6 +411,7 @@ impl Checkers {
             Some((area @ Area::Delta(..), index)) => self.check_delta(io, area, index, &Leader::read(data)),
             Some((area @ Area::Paxos(..), index)) => {
                 self.check_limit(io);
+                self.check_succeeded(io.writer, io.at);
                 if index > 1 && index - 1 == io.writer.host_id.get() {
                     self.check_takeover(io.writer, area, &Dblock::read(data));
                 }
@@ -374,6 +448,7 @@ impl Checkers {
         }
         let term = HostTerm { host_id: writer.host_id, generation: Generation(new.owner[1]) };
         if new.is_free() {
+            self.check_succeeded(writer, io.at);
             self.check_freed(io, term, join, now);
         } else if join.is_none_or(|j| j.term != term) {
             self.check_join(writer, index, &current, new);
@@ -381,10 +456,21 @@ impl Checkers {
             let mut state = self.state.borrow_mut();
             state.counts.joins += 1;
             if let Some(process) = state.time.processes.get_mut(&writer) {
-                let (limit, stood) = (LocalInstant::EARLIEST, (Duration::ZERO, LocalInstant::EARLIEST));
-                let written = instant_of(new);
-                process.join = Some(Join { term, limit, fire, used: false, freed: false, written, stood });
+                let never = (Duration::ZERO, LocalInstant::EARLIEST);
+                process.join = Some(Join {
+                    term,
+                    limit: LocalInstant::EARLIEST,
+                    fire,
+                    io_timeout: Duration::from_secs(u64::from(new.io_timeout)),
+                    used: false,
+                    freed: false,
+                    written: instant_of(new),
+                    stood: never,
+                    slept: never,
+                });
             }
+        } else {
+            self.check_succeeded(writer, io.at);
         }
         let written = instant_of(new);
         let started = LocalInstant::from_nanos((written.0 * 1000 + written.1) * 1_000_000);
@@ -418,7 +504,9 @@ impl Checkers {
         let (old, own) = (current.seal.unwrap_or_default(), new.seal.unwrap_or_default());
         // P1 (a): another boot of its own machine.
         let least = Duration::from_secs(3 * u64::from(current.io_timeout));
-        let silence = self.saw_silence(writer, slot, current.owner[1], (old.machine == own.machine).then_some(least));
+        let newest = self.looks_at(writer, slot).iter().map(|look| look.latest).max().unwrap_or(0);
+        let look = (writer, slot);
+        let silence = self.saw_silence(look, current.owner[1], newest, (old.machine == own.machine).then_some(least));
         if let Some(silence) = silence.filter(|_| !current.is_free()) {
             self.taken(under, None, silence);
         }
@@ -430,18 +518,28 @@ impl Checkers {
         for holder in left {
             let what = format!("generation {} begins over a living client of {}", new.owner[1], holder.term);
             let outlived = self.state.borrow().outlived.has_outlived_itself(holder.term);
-            self.violate_unless(outlived, "P1", host, what);
+            self.violate_unless(outlived && holder.host != host, "P1", host, what);
         }
         if current.is_free() || current.owner[0] == 0 {
             return;
         }
         let same_boot = old.machine == own.machine && old.boot == own.boot;
-        if same_boot && self.saw_silence(writer, slot, current.owner[1], None).is_none() {
-            // P1 (b): whatever wrote under the older generation has nothing in flight.
+        if same_boot && self.saw_silence(look, current.owner[1], newest, None).is_none() {
+            // P1 (b): whatever wrote under the older generation has ended, and has nothing in flight.
             let state = self.state.borrow();
             let older = |w: &Writer| w.host == host && w.host_id == writer.host_id && w.process != writer.process;
+            let has_it = |p: &Process| p.join.is_some_and(|j| j.term == under && !j.freed && p.clock.dial() < j.limit);
+            let runs = |(w, p): &(&Writer, &Process)| older(w) && !p.gone && has_it(p);
+            let running = state.time.processes.iter().find(runs).map(|(w, _)| w.process);
             let flight = state.disk.flights().find(|(_, w, _)| older(w));
             drop(state);
+            if let Some(process) = running {
+                self.violate(
+                    "P1",
+                    Some(host),
+                    format!("a generation begins beside process {process}, which has {under}"),
+                );
+            }
             if let Some((_, by, at)) = flight {
                 let what = format!("a generation begins beside a write at {at} of process {}", by.process);
                 self.violate("P1", Some(host), what);
@@ -478,16 +576,20 @@ impl Checkers {
             let space = state.areas.iter().find(|a| matches!(a, Area::Delta(..)));
             let delta = space.map(|a| state.disk.leader(*a, slot)).unwrap_or_default();
             let newer = delta.owner[1] > leader.owner[1];
-            if given_up || newer || delta.is_free() {
+            if given_up || newer || (delta.is_free() && delta.owner[1] == leader.owner[1]) {
                 return;
             }
             (leader.owner, slot)
         };
-        let lease = self.state.borrow().lease_of(area);
+        let (lease, since) = {
+            let state = self.state.borrow();
+            let lease = state.lease_of(area);
+            (lease, state.disk.published(lease, new.lver - 1))
+        };
         self.count(|c| c.takeovers += 1);
         let host_id = holdfast_io::ids::HostId::new(owner[0]).unwrap_or(writer.host_id);
         let term = HostTerm { host_id, generation: Generation(owner[1]) };
-        match self.saw_silence(writer, slot, owner[1], None) {
+        match self.saw_silence((writer, slot), owner[1], since, None) {
             Some(silence) => {
                 let taken = Taken { lease, lver: new.lver.saturating_sub(1) };
                 self.taken(term, Some(taken), silence);
@@ -499,22 +601,17 @@ impl Checkers {
         }
     }
 
-    /// I1's exception: only a claim of a host that has left, was found dead, or has begun anew since is cleared.
-    pub(super) fn check_cleared(&self, writer: Writer, area: Area, of: u64, generation: u64) {
+    /// I1's exception: only a claim of a host that has left or was found dead is cleared, as whoever does so had seen when its write
+    /// began.
+    pub(super) fn check_cleared(&self, writer: Writer, area: Area, (of, generation): (u64, u64), seen: &[Look]) {
         if self.clock_of(writer).is_none() {
             return; // Real sanlock, which keeps other times.
         }
-        let slot = of - 1;
-        let over = {
-            let state = self.state.borrow();
-            let space = state.areas.iter().find(|a| matches!(a, Area::Delta(..)));
-            let delta = space.map(|a| state.disk.leader(*a, slot)).unwrap_or_default();
-            delta.owner[1] > generation || delta.is_free()
-        };
         let host_id = holdfast_io::ids::HostId::new(of).unwrap_or(writer.host_id);
         let term = HostTerm { host_id, generation: Generation(generation) };
-        match self.saw_silence(writer, slot, generation, None) {
-            _ if over => {}
+        let silence = seen.iter().filter_map(|look| look.silent(generation, None)).max_by_key(|s| s.renewal);
+        match silence {
+            _ if seen.iter().any(|look| look.is_left(generation)) => {}
             Some(silence) => {
                 // The taker's own ballot is for a later one.
                 let lver = self.state.borrow().disk.begun(area).saturating_sub(1);
@@ -546,11 +643,14 @@ impl Checkers {
         if pending.started >= join.stood.1 {
             join.stood.0 = Duration::ZERO;
         }
+        if pending.started >= join.slept.1 {
+            join.slept.0 = Duration::ZERO;
+        }
         let x = Duration::from_secs(u64::from(pending.sector.io_timeout));
         // The sector cuts its instant to milliseconds.
         join.limit = pending.started.after(x * 8 + Duration::from_millis(1));
         let (limit, clock) = (join.limit, process.clock.clone());
-        let due = clock.rate().true_time(limit.after(join.fire));
+        let due = clock.rate().true_time(limit.after(join.fire + join.slept.0));
         drop(state);
         self.time_end(io.writer, pending.term, limit, due);
     }
@@ -567,7 +667,7 @@ impl Checkers {
             let Some(process) = state.time.processes.get(&writer) else { return };
             let Some(join) = process.join.filter(|j| j.term == term && j.limit == limit && !j.freed) else { return };
             let asleep = state.still.contains(&writer.host);
-            let due = process.clock.rate().true_time(limit.after(join.fire));
+            let due = process.clock.rate().true_time(limit.after(join.fire + join.slept.0));
             if asleep {
                 Some(self.sim.now() + nanos(Duration::from_secs(1)))
             } else {

@@ -113,6 +113,15 @@ pub enum AcquireEnd<L> {
     },
 }
 
+/// How the delta lease of a lockspace was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostTo {
+    /// The host_id is another's, or free, or counts no more: what was granted under it may be another host's by now.
+    Another,
+    /// It cannot be renewed any more, and others must see it silent first.
+    Nobody,
+}
+
 /// What has happened.
 #[derive(Debug)]
 pub enum Event<L> {
@@ -205,8 +214,8 @@ pub enum Event<L> {
         space: SpaceName,
         /// What happened.
         why: String,
-        /// The delta lease is another's: final.
-        lost: bool,
+        /// The delta lease is lost: final.
+        lost: Option<LostTo>,
         /// The disk did not answer in time.
         timed_out: bool,
     },

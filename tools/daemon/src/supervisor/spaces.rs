@@ -27,7 +27,7 @@ use holdfast_protocol::text::Name48;
 
 use super::Supervisor;
 use super::calls::Calls;
-use super::event::{ClientId, Effect, Join, JoinRequest, Place, ReplyTo, Took};
+use super::event::{ClientId, Effect, Join, JoinRequest, LostTo, Place, ReplyTo, Took};
 use super::history::History;
 use super::losses::Ousted;
 use crate::log_ring::AT_WILL;
@@ -492,7 +492,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         &mut self,
         name: SpaceName,
         why: String,
-        lost: bool,
+        lost: Option<LostTo>,
         timed_out: bool,
         now: LocalInstant,
     ) {
@@ -500,8 +500,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         space.failures += 1;
         space.history.failed(timed_out);
         tracing::warn!(lockspace = %name, %why, failures = space.failures, "renewal failed");
-        if lost {
-            self.lose(name, now, "renewals have come to their end");
+        match lost {
+            None => {}
+            Some(LostTo::Nobody) => self.lose(name, now, "renewals have come to their end"),
+            // What was granted under it may be another host's at this moment (S1).
+            Some(LostTo::Another) => self.lose_within(name, now, Duration::ZERO, "its host_id is not ours any more"),
         }
     }
 
@@ -529,7 +532,14 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// A lockspace is lost: nothing is written under it any more, and what it guards is ended.
     pub(super) fn lose(&mut self, name: SpaceName, now: LocalInstant, why: &str) {
+        self.lose_within(name, now, self.settings.kill_grace, why);
+    }
+
+    fn lose_within(&mut self, name: SpaceName, now: LocalInstant, grace: Duration, why: &str) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
+        if let Life::Failing { kill_at } = &mut space.life {
+            *kill_at = now.after(grace).min(*kill_at);
+        }
         if matches!(space.life, Life::Failing { .. } | Life::Leaving { .. }) {
             return;
         }
@@ -539,7 +549,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Life::Active { fail_at, .. } | Life::Removing { fail_at } => fail_at.min(now),
             _ => now,
         };
-        space.life = Life::Failing { kill_at: from.after(self.settings.kill_grace) };
+        space.life = Life::Failing { kill_at: from.after(grace) };
         space.stop.set();
         // A write of ours may still be on its way that lands over whoever takes the host_id after D1 (P1 b).
         if let Some(record) = &mut space.record {

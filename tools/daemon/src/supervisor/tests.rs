@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use paxos_lease::{Loss, Mode, Standing};
 use proptest::prelude::*;
 
-use super::event::{AcquireEnd, ClientId, Converted, Effect, Event, Join, LeaseKey, Prepared, TaskId, Took};
+use super::event::{AcquireEnd, ClientId, Converted, Effect, Event, Join, LeaseKey, LostTo, Prepared, TaskId, Took};
 use super::{Life, Report, Settings, Supervisor};
 use crate::state_file::{FenceRecord, Guarded, SpaceRecord};
 use crate::watchdog::Kind;
@@ -578,18 +578,33 @@ fn a_lost_delta_lease_is_acted_on_at_once() {
     w.hold(1, "R").apply(Event::RenewalFailed {
         space: name("LS"),
         why: "changed".into(),
-        lost: true,
+        lost: Some(LostTo::Nobody),
         timed_out: false,
     });
     assert_eq!(w.signals(1), [Signal::SIGTERM]);
     assert_eq!(w.count(|e| matches!(e, Effect::CloseLimit { .. })), 1);
 }
 
+/// Another host may have the leases at this moment: there is no grace to give.
+#[test]
+fn s1_who_uses_what_another_host_has_taken_with_the_host_id_is_killed_at_once() {
+    let mut w = World::joined();
+    let (space, lost) = (name("LS"), Some(LostTo::Another));
+    w.hold(1, "R").apply(Event::RenewalFailed { space, why: "taken".into(), lost, timed_out: false });
+    assert_eq!(w.signals(1), [Signal::SIGKILL]);
+    assert_eq!(w.count(|e| matches!(e, Effect::CloseLimit { .. })), 1);
+    // Also where the lockspace was lost before that was known.
+    let mut w = World::joined();
+    let failed = |lost| Event::RenewalFailed { space, why: "lost".into(), lost: Some(lost), timed_out: false };
+    w.hold(1, "R").apply(failed(LostTo::Nobody)).pass(2).apply(failed(LostTo::Another)).pass(1);
+    assert_eq!(w.signals(1).last(), Some(&Signal::SIGKILL));
+}
+
 #[test]
 fn a_join_whose_thread_has_panicked_is_answered_and_no_other_begins_while_its_write_may_land() {
     let mut w = World::new();
     w.add(1, "LS").fenced("LS", 1).armed();
-    w.apply(Event::RenewalFailed { space: name("LS"), why: "panicked".into(), lost: true, timed_out: false });
+    w.apply(Event::RenewalFailed { space: name("LS"), why: "panicked".into(), lost: Some(LostTo::Nobody), timed_out: false });
     assert_eq!(w.codes(1), [ResultCode::RENEW_DIFFERS.number()]);
     assert_eq!(w.leaves(), [false]);
     w.pass(60);
