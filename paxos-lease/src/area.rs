@@ -7,7 +7,7 @@ use holdfast_io::bytes::{array_at, put};
 use holdfast_io::clock::{Clock, LocalInstant};
 use holdfast_io::disk::{Disk, IoErrorKind};
 use holdfast_io::identity::Machine;
-use holdfast_io::ids::{HostId, HostTerm, ResourceName, SpaceName};
+use holdfast_io::ids::{HostId, HostTerm, Lver, ResourceName, SpaceName};
 use holdfast_io::leader::{self, Decoded, Expected, LeaderError, LeaderKind, LeaderRecord};
 use holdfast_io::seal::{self, AreaUuid, Seal, SealedFire, SealedKind};
 use holdfast_io::sys::aligned::AlignedBuf;
@@ -15,8 +15,8 @@ use holdfast_io::timing::{IoTimeout, Timing};
 use holdfast_io::units::{Geometry, LeaseOffset, SectorIndex};
 
 use crate::choose::newest_lver;
-use crate::copies::{Place, is_of_another_lockspace};
-use crate::dblock::{Dblock, HostSector, Inp, ModeBlock, is_passed_over, pass_over};
+use crate::copies::{Place, ValueRemarks, is_of_another_lockspace, is_passed_over, pass_over};
+use crate::dblock::{Dblock, HostSector, Inp, ModeBlock};
 use crate::error::AreaError;
 use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
 use crate::request::{Address, Addressee, RequestError, RequestRecord};
@@ -347,16 +347,32 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         let (at, size) = (dblock_of(self.me.term.host_id), self.geometry.sector());
         let seal = self.me.seal(self.uuid, at, self.clock.now());
         let mut sector = HostSector { dblock: *dblock, mode: ModeBlock::NONE, seal: None }.sector(size, &seal);
-        over.iter().for_each(|of| pass_over(&mut sector, of.host_id));
+        pass_over(&mut sector, dblock.lver, over.iter().map(|of| of.host_id));
         seal::write(&mut sector, SealedKind::Dblock, &seal);
         self.write(at, sector).await
     }
 
-    /// Whether the sector of `owner` says that it has passed our claim over.
-    pub(crate) async fn is_passed_over_by(&self, owner: HostId) -> Result<bool, AreaError> {
-        let sector = self.read(dblock_of(owner), self.geometry.sector().bytes()).await?;
-        let found = self.decode_host(owner, &sector)?;
-        Ok(found.seal.is_some() && is_passed_over(&sector, self.me.term.host_id))
+    /// Whether any host's sector says that it has passed over the claim that we have had since `since`.
+    pub(crate) async fn is_passed_over(&self, since: Lver) -> Result<bool, AreaError> {
+        let us = self.me.term.host_id;
+        let over = |sector: &[u8], found: &HostSector| found.seal.is_some() && is_passed_over(sector, us, since);
+        Ok(self.of_every_host(over).await?.into_iter().any(|over| over))
+    }
+
+    /// What every host says of the value of the lease, on several disks.
+    pub(crate) async fn value_remarks(&self) -> Result<Vec<ValueRemarks>, AreaError> {
+        let of = |sector: &[u8], found: &HostSector| {
+            found.seal.map_or_else(ValueRemarks::default, |_| ValueRemarks::of_sealed(sector))
+        };
+        self.of_every_host(of).await
+    }
+
+    /// Something of the verified sector of each host that fits the area.
+    async fn of_every_host<T>(&self, what: impl Fn(&[u8], &HostSector) -> T) -> Result<Vec<T>, AreaError> {
+        let (count, size) = (self.geometry.max_hosts(), self.geometry.sector());
+        let bytes = self.read(FIRST_DBLOCK, SectorIndex(count).at(size)).await?;
+        let found = self.decode_hosts(&bytes, count)?;
+        Ok(bytes.chunks_exact(size.bytes()).zip(&found).map(|(sector, found)| what(sector, found)).collect())
     }
 
     /// Whether a host's sector is of before the lockspace was made anew, by its stamp and that of our own sector, which we have written.

@@ -30,24 +30,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use holdfast_io::bytes::array_at;
 use holdfast_io::clock::{Clock, LocalInstant, first_of};
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
-use holdfast_io::ids::HostTerm;
+use holdfast_io::ids::{HostTerm, Lver};
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::{self, AreaUuid, SealedKind};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::{LeaseOffset, SectorIndex};
 use tracing::warn;
 
+use crate::dblock::Dblock;
 use crate::layout::{FIRST_DBLOCK, dblock_of};
 
 mod merge;
 mod place;
+mod remarks;
 mod stamp;
 
 pub use place::{MOST, Place};
 
 use merge::{Found, Merged, Own, Shape, classify, merge, newest};
+use remarks::carry_passed_over;
+pub(crate) use remarks::{Slot, Tag, ValueRemarks, is_passed_over, pass_over};
 pub(crate) use stamp::is_of_another_lockspace;
 use stamp::{Lockspace, Stamp};
 
@@ -82,6 +87,10 @@ struct State {
     late: Vec<u32>,
     /// Our own sector as we wrote it last, whatever became of it.
     own: Option<OwnSector>,
+    /// What the next of our writes of it is to say of the value, if that is another thing than the last one.
+    value: Option<ValueRemarks>,
+    /// The value that the lease is to have from our RELEASED of this version on.
+    next: Option<(Lver, Tag)>,
     /// Each disk of which we do not know that it has `own` as we wrote it last.
     behind: Vec<bool>,
     /// The latest of our own stamps that was written, or seen on any disk: the next is greater.
@@ -139,7 +148,8 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let path = Arc::from(names.join(" + "));
         let (standing, late) = (vec![Standing::Unknown; list.len()], vec![0; list.len()]);
         let behind = vec![false; list.len()];
-        let state = State { shape: None, standing, late, own: None, behind, last: Stamp::default() };
+        let (own, value, next, last) = (None, None, None, Stamp::default());
+        let state = State { shape: None, standing, late, own, value, next, behind, last };
         let (me, lockspace) = me.map(|(me, lockspace)| (me, Lockspace::of(lockspace))).unzip();
         Copies { list, path, clock, me, lockspace, state: RefCell::new(state) }
     }
@@ -496,11 +506,73 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let mut state = self.state.borrow_mut();
         let stamp = state.last.next(self.lockspace?, me.generation);
         stamp.put_into(&mut sector);
+        let mut said = state.value.take().unwrap_or_else(|| self.said_of_value(&state));
+        let dblock = Dblock::parse(&array_at(&sector, 0));
+        if let Some(next) = state.next.take_if(|(lver, _)| dblock.is_released() && *lver == dblock.lver) {
+            said.settled = Some(next);
+        }
+        said.put_into(&mut sector);
+        if let Some(before) = &state.own {
+            carry_passed_over(&before.bytes, &mut sector);
+        }
         seal::write(&mut sector, SealedKind::Dblock, &seal);
         state.last = stamp;
         state.own = Some(OwnSector { bytes: sector.to_vec(), counts: false });
         state.behind.fill(true);
         Some(sector)
+    }
+
+    /// What our own sector says of the value as we wrote it last, or found it. An earlier generation of ours has nothing on its way any
+    /// more (P1).
+    fn said_of_value(&self, state: &State) -> ValueRemarks {
+        let Some(own) = state.own.as_ref().map(|own| own.bytes.as_slice()) else { return ValueRemarks::default() };
+        let mut said = ValueRemarks::of_sealed(own);
+        if self.me.is_some_and(|me| Stamp::of_sealed(own).generation != me.generation) {
+            said.is_reaped();
+        }
+        said
+    }
+
+    /// What the next write of our own sector is to say of the value: to be changed, and handed to [`Copies::say_of_value`].
+    pub(crate) fn value_remarks(&self) -> ValueRemarks {
+        let state = self.state.borrow();
+        let mut said = state.value.unwrap_or_else(|| self.said_of_value(&state));
+        // A disk that cannot be used now may have been open before, with a write on its way.
+        let used = state.standing.iter().all(|standing| *standing == Standing::Copy);
+        if used && self.list.iter().all(|copy| poll_once(copy.disk.reaped())) {
+            said.is_reaped();
+        }
+        said
+    }
+
+    /// The next write of our own sector says this of the value; and that which says RELEASED at the version of `next`, that this is the
+    /// lease's.
+    pub(crate) fn say_of_value(&self, said: ValueRemarks, next: Option<(Lver, Tag)>) {
+        let mut state = self.state.borrow_mut();
+        (state.value, state.next) = (Some(said), next);
+    }
+
+    /// Reads a sector of which each copy is good by itself that `is_good`; `None`: none of a majority is.
+    pub(crate) async fn read_good(
+        &self,
+        at: u64,
+        len: usize,
+        deadline: LocalInstant,
+        is_good: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<AlignedBuf>, IoError> {
+        self.shape(deadline).await?;
+        let offset = self.in_area(Op::Read, at, len)?;
+        let read = |answers: &[Option<Answer>]| {
+            let good = |answer: &&AlignedBuf| is_good(answer);
+            answers.iter().flatten().flatten().find(good).cloned()
+        };
+        let member = |standing: &Standing| *standing == Standing::Copy;
+        let answers = self.read_from(offset, len, deadline, member, |answers| read(answers).is_some()).await;
+        let answered = answers.iter().flatten().filter(|answer| answer.is_ok()).count();
+        match read(&answers) {
+            None if answered < self.majority() => Err(self.why_not(&answers, at, len)),
+            found => Ok(found),
+        }
     }
 
     /// Our own sector in sectors that were read from `from` on.

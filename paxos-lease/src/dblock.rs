@@ -14,7 +14,7 @@
 //! | 132 | u32 | reserved | sanlock leaves stack bytes here; not looked at |
 //! | 136 | u64 | generation | of the shared holder |
 //!
-//! | 256 | 250 B | passed over | Holdfast, under its seal, on several disks: the hosts whose claims this owner found dead; bit (n - 1) % 8 of byte (n - 1) / 8 for host n |
+//! What Holdfast adds on several disks, in \[56,128) and behind the mode block: `copies/stamp.rs`, `copies/remarks.rs`.
 //!
 //! sanlock's checksum leaves out the flags and the mode block, though both decide who may hold the lease; the seal
 //! covers them. A sector that nobody used is all zero. Bytes \[56,128) and \[144,sector) of a sector written by sanlock
@@ -49,10 +49,6 @@ const MODE_GENERATION: usize = MODE_RESERVED + 4;
 /// Where it ends.
 pub const MODE_END: usize = MODE_GENERATION + 8;
 const _: () = assert!(LEN <= MODE && MODE_END <= seal::OFFSET, "dblock, mode block and seal stand side by side");
-
-/// Where the hosts begin whose claims were passed over.
-const PASSED_OVER: usize = seal::END;
-const _: () = assert!(PASSED_OVER + (holdfast_io::ids::MAX_HOSTS as usize).div_ceil(8) <= 512, "a bit for every host");
 
 /// RELEASED: this host does not hold, and will not hold, the lease at this dblock's lver.
 pub const RELEASED: u32 = 0x1;
@@ -356,24 +352,6 @@ impl HostSector {
         seal::write(&mut sector, SealedKind::Dblock, seal);
         sector
     }
-}
-
-/// Where a host stands in the list of those whose claims were passed over.
-const fn passed_over_at(host: HostId) -> (usize, u8) {
-    let slot = host.slot() as usize;
-    (PASSED_OVER + slot / 8, 1 << (slot % 8))
-}
-
-/// Says in a sector, which is sealed afterwards, that the claim of `host` was passed over.
-pub(crate) fn pass_over(sector: &mut [u8], host: HostId) {
-    let (at, bit) = passed_over_at(host);
-    sector[at] |= bit;
-}
-
-/// Whether a sector whose seal was verified says so.
-pub(crate) fn is_passed_over(sector: &[u8], host: HostId) -> bool {
-    let (at, bit) = passed_over_at(host);
-    sector[at] & bit != 0
 }
 
 #[cfg(test)]

@@ -91,6 +91,34 @@ pub enum AreaError {
         /// Bytes.
         needed: usize,
     },
+    /// On several disks a value that no copy has as it was written (-EIO).
+    #[error(
+        "no copy of the lease at offset {offset} of {path} has its value of lver {lver}, of CRC 0x{expected:08x}, in sector {sector}"
+    )]
+    ValueLost {
+        /// The disks.
+        path: Arc<str>,
+        /// Byte offset on the first.
+        offset: u64,
+        /// Under which version it was set, or vouched for last.
+        lver: Lver,
+        /// Where it should be.
+        sector: u32,
+        /// Its CRC-32.
+        expected: u32,
+    },
+    /// On several disks no sector is left in which no write may be on its way, to write a value to (-EIO).
+    #[error(
+        "no room for a value in the lease at offset {offset} of {path}: a write of an earlier one may be on its way to each of {slots} sectors"
+    )]
+    NoSlot {
+        /// The disks.
+        path: Arc<str>,
+        /// Byte offset on the first.
+        offset: u64,
+        /// How many there are.
+        slots: usize,
+    },
     /// A host's dblock sector is damaged (-214). It may hide a shared holder or a committed value, so nobody may go on.
     #[error("dblock of host_id {host_id} at offset {offset} of {path} cannot be trusted")]
     Dblock {

@@ -9,7 +9,7 @@
 //! dblocks are the truth, and ours keeps everybody away (`entry.rs`).
 //!
 //! I/O: R leader; R own sector where that record is an older one; of a shared lease R own sector, and on several disks R leader, and R
-//! the sector of the owner that it names, if any.
+//! dblocks where that is a later one.
 
 use holdfast_io::clock::Clock;
 use holdfast_io::disk::Disk;
@@ -108,7 +108,8 @@ async fn shared<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Result
     Ok(Standing::Lost(if formatted { Loss::Formatted } else { Loss::ClaimCleared }))
 }
 
-/// On several disks nobody clears a claim. An exclusive owner that found us dead says so in its own sector before it is one.
+/// On several disks nobody clears a claim. An exclusive owner that found us dead says so in its own sector before it is one, and goes
+/// on saying so when it has given the lease back.
 async fn is_passed_over<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -> Result<bool, AreaError> {
     let leader = match area.read_leader().await {
         Ok(leader) => leader,
@@ -116,11 +117,7 @@ async fn is_passed_over<D: Disk, C: Clock>(area: &Area<'_, D, C>, held: &Held) -
         Err(AreaError::OtherArea { .. } | AreaError::Shape { .. }) => return Ok(false),
         Err(e) => return Err(e),
     };
-    let owner = leader.owner().filter(|owner| owner.host_id != area.me.term.host_id);
-    match owner.filter(|_| leader.lver > held.lver() && !leader.is_free()) {
-        Some(owner) => area.is_passed_over_by(owner.host_id).await,
-        None => Ok(false),
-    }
+    Ok(leader.lver > held.lver() && area.is_passed_over(held.lver()).await?)
 }
 
 /// Our own sector; `None`: it is of another format of the area.

@@ -289,7 +289,7 @@ pub(crate) enum Kind {
 pub(crate) type Step = (Op, Kind);
 
 /// What is to become of an I/O.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// As it should.
     Done,

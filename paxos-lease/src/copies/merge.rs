@@ -7,7 +7,7 @@
 //! | sector | of the copies |
 //! | --- | --- |
 //! | leader record | the largest lver; of one lver, free beats owned (only its owner frees it, for good), and published by another beats published by the owner (then its dblock is asked as well) |
-//! | a host's dblock | of the largest lver: the largest mbal, the inp of the largest bal - the paper's blocksSeen has every copy of a block - and RELEASED, which is final, if a majority says so, or a copy with no claim beside it, of the latest generation that has written there: an earlier one cannot speak for it, and whoever acts on RELEASED must be able to see the claim that was written with it, and so must everybody after him |
+//! | a host's dblock | of the largest lver: the largest mbal, the inp of the largest bal - the paper's blocksSeen has every copy of a block - and RELEASED, which is final, if a majority says so, or a copy with no claim and no new value beside it, of the latest generation that has written there: an earlier one cannot speak for it, and whoever acts on RELEASED must be able to see the claim or the value that was written with it, and so must everybody after him |
 //! | its mode block | the latest stamp's, any of this lockspace being later than one of an earlier format of it; of copies without one (sanlock's), shared if any says so |
 //! | our own sector | the latest stamp's, or what we wrote last |
 //! | request record | what a majority says; else, of this format of the area, the latest addressee, version and force; it decides nothing |
@@ -25,6 +25,7 @@ use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::units::{Geometry, SectorIndex};
 
 use super::place::Place;
+use super::remarks::ValueRemarks;
 use super::stamp::{Lockspace, Rank, Stamp};
 use crate::dblock::{Dblock, HostSector, ModeBlock, RELEASED};
 use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
@@ -232,6 +233,13 @@ impl<'a> Block<'a> {
         let stamp = content.seal.map_or_else(Stamp::default, |_| Stamp::of_sealed(bytes));
         Some(Block { bytes, content, stamp, rank: stamp.rank(now) })
     }
+
+    /// Whether it says, with RELEASED, which value the lease has from this lver on.
+    fn sets_value(&self) -> bool {
+        let dblock = &self.content.dblock;
+        let settled = self.content.seal.and_then(|_| ValueRemarks::of_sealed(self.bytes).settled);
+        dblock.is_released() && settled.is_some_and(|(lver, _)| lver == dblock.lver)
+    }
 }
 
 /// Our own sector: nobody else writes there, so what was written last is what holds. What an earlier generation of ours has left
@@ -279,7 +287,7 @@ fn is_word(blocks: &[Block<'_>], lver: Lver, majority: usize) -> bool {
     let last = of_it().map(term).max();
     let says = |b: &&Block<'_>| b.content.dblock.is_released() && Some(term(b)) == last;
     let released = || of_it().filter(says);
-    released().count() >= majority || released().any(|b| !b.content.mode.is_shared())
+    released().count() >= majority || released().any(|b| !b.content.mode.is_shared() && !b.sets_value())
 }
 
 /// The sector of `base` with another dblock, mode block and stamp, sealed as it was.

@@ -37,6 +37,7 @@ use crate::testing::{
     ALIVE, Fate, Kind, ManualClock, Medium, SMALL, Said, TestDevice, device, host, leader_at, lease, let_others_run,
     me, term, uuid,
 };
+use crate::value::{read_value, write_value};
 
 /// The disks of a lease, as they were formatted.
 fn media(copies: u8) -> Vec<Medium> {
@@ -529,11 +530,15 @@ fn a7_a_sharer_whose_claim_was_passed_over_finds_that_it_has_lost_the_lease() {
         let taken = driven(&clock, acquire(&others, &clock, &dead, &lease(), &me(2), &options, &Stop::new()));
         let taken = held(taken);
         assert_eq!(stands(), Standing::Lost(Loss::ClaimCleared), "{away:?}");
-        // Whoever shares it after that owner is not meant.
+        // Nor does it go on when that owner has given the lease back, and had it again; whoever shares it after him is not meant.
         given_back(&others, &clock, 2, taken);
+        assert_eq!(stands(), Standing::Lost(Loss::ClaimCleared), "{away:?}");
+        let again = held(acquired(&others, &clock, 2, Mode::Shared));
+        assert_eq!(stands(), Standing::Lost(Loss::ClaimCleared), "{away:?}");
         let third = devices(3, &media, &clock);
-        let again = held(acquired(&third, &clock, 3, Mode::Shared));
-        assert_eq!(driven(&clock, standing(&third, &clock, &again, &me(3))).unwrap(), Standing::Ours);
+        let beside = held(acquired(&third, &clock, 3, Mode::Shared));
+        assert_eq!(driven(&clock, standing(&third, &clock, &beside, &me(3))).unwrap(), Standing::Ours);
+        assert_eq!(driven(&clock, standing(&others, &clock, &again, &me(2))).unwrap(), Standing::Ours);
     }
 }
 
@@ -628,6 +633,179 @@ fn a_record_that_fell_back_is_written_again_by_its_owner_and_freed_again_by_a_sh
     media.iter().for_each(|medium| medium.put_leader(&theirs));
     tended(&shared);
     assert!(media.iter().all(|medium| medium.leader() == theirs));
+}
+
+fn value_of<D: Disk>(disks: &Copies<D, ManualClock>, clock: &ManualClock, n: u64, held: &Held) -> String {
+    let value = driven(clock, read_value(disks, clock, held, &me(n))).unwrap();
+    String::from_utf8(value).unwrap().trim_end_matches('\0').to_owned()
+}
+
+/// Any one disk of three, at each I/O of a whole round: it fails, fails though it did it, or hangs. The next owner finds the value, with
+/// whichever disk away; and so does the one after him, who has set none.
+#[test]
+fn a_value_is_handed_on_though_one_disk_of_three_fails_or_hangs_at_any_step() {
+    for bad in 0..3 {
+        for step in 0..14 {
+            for fate in [Fate::Fails, Fate::DoneButFails, Fate::Held] {
+                let (media, clock) = (media(3), ManualClock::waiting());
+                let disks = devices(1, &media, &clock);
+                let first = owned(&disks, &clock, 1);
+                assert_eq!(value_of(&disks, &clock, 1, &first), "");
+                driven(&clock, write_value(&disks, &clock, &first, &me(1), b"old")).unwrap();
+                given_back(&disks, &clock, 1, first);
+
+                let engine = disks.list()[bad].disk.engine();
+                let so_far = engine.steps().len();
+                (step..24).for_each(|n| engine.fate(so_far + n, fate));
+                let second = owned(&disks, &clock, 1);
+                assert_eq!(value_of(&disks, &clock, 1, &second), "old");
+                driven(&clock, write_value(&disks, &clock, &second, &me(1), b"new")).unwrap();
+                given_back(&disks, &clock, 1, second);
+
+                // The disk that missed things is away from the next two, and another one from the last.
+                for n in [2, 3].into_iter().take(usize::try_from(step % 3).unwrap()) {
+                    let others = devices(n, &media, &clock);
+                    (0..60).for_each(|step| others.list()[bad].disk.engine().fate(step, Fate::Fails));
+                    let third = owned(&others, &clock, n);
+                    assert_eq!(value_of(&others, &clock, n, &third), "new", "{bad} {step} {fate:?}");
+                    given_back(&others, &clock, n, third);
+                }
+                // What was held lands now, over what others know.
+                disks.list().iter().for_each(|disk| disk.disk.engine().release());
+                let last = devices(2, &media, &clock);
+                (0..60).for_each(|step| last.list()[(bad + 1) % 3].disk.engine().fate(step, Fate::Fails));
+                let held = owned(&last, &clock, 2);
+                assert_eq!(value_of(&last, &clock, 2, &held), "new", "{bad} {step} {fate:?}, another disk away");
+            }
+        }
+    }
+}
+
+/// A value whose write hangs on one disk lands there when another host has set the next ones, the last of them without a third disk.
+#[test]
+fn a_value_that_lands_late_falls_on_nothing_that_counts() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let slow = devices(1, &media, &clock);
+    let first = owned(&slow, &clock, 1);
+    let engine = slow.list()[2].disk.engine();
+    let so_far = engine.steps().len();
+    // Its dblocks, its own sector, the value: from then on the disk hangs.
+    (so_far + 2..so_far + 20).for_each(|step| engine.fate(step, Fate::Held));
+    driven(&clock, write_value(&slow, &clock, &first, &me(1), b"one")).unwrap();
+    given_back(&slow, &clock, 1, first);
+
+    let quick = devices(2, &media, &clock);
+    for (before, next) in [("one", "two"), ("two", "three")] {
+        let held = owned(&quick, &clock, 2);
+        assert_eq!(value_of(&quick, &clock, 2, &held), before);
+        let engine = quick.list()[0].disk.engine();
+        let so_far = engine.steps().len();
+        (so_far..so_far + 20).filter(|_| next == "three").for_each(|step| engine.fate(step, Fate::Fails));
+        driven(&clock, write_value(&quick, &clock, &held, &me(2), next.as_bytes())).unwrap();
+        given_back(&quick, &clock, 2, held);
+    }
+    slow.list()[2].disk.engine().release();
+    for away in 0..2 {
+        let others = devices(3, &media, &clock);
+        (0..60).for_each(|step| others.list()[away].disk.engine().fate(step, Fate::Fails));
+        let held = owned(&others, &clock, 3);
+        assert_eq!(value_of(&others, &clock, 3, &held), "three", "{away}");
+        given_back(&others, &clock, 3, held);
+    }
+}
+
+/// Its owner has died over saying so, on one disk alone. Whoever has read it has it, whatever disks the next one sees; and whoever
+/// has not seen it does not see it later.
+#[test]
+fn a_value_that_somebody_has_read_is_what_the_next_one_finds() {
+    // Whether the next owner sees it; whether he sets another, without a look; whether he dies.
+    let cases = [(false, false), (false, true), (true, true)]
+        .into_iter()
+        .flat_map(|(sets, dies)| [(true, sets, dies), (false, sets, dies)]);
+    for (sees, sets, dies) in cases {
+        let value = if sees { "new" } else { "old" };
+        let (media, clock) = (media(3), ManualClock::waiting());
+        let disks = devices(1, &media, &clock);
+        let first = owned(&disks, &clock, 1);
+        driven(&clock, write_value(&disks, &clock, &first, &me(1), b"old")).unwrap();
+        given_back(&disks, &clock, 1, first);
+        let second = owned(&disks, &clock, 1);
+        driven(&clock, write_value(&disks, &clock, &second, &me(1), b"new")).unwrap();
+        for disk in &disks.list()[1..] {
+            let engine = disk.disk.engine();
+            engine.fate(engine.steps().len(), Fate::Fails);
+        }
+        assert!(driven(&clock, release(&disks, &clock, second, &me(1))).is_err());
+
+        let dead = Said::of(term(1, 1), &[Verdict::Gone(Gone::Silent)]);
+        let others = devices(2, &media, &clock);
+        let away = if sees { 2 } else { 0 };
+        (0..60).for_each(|step| others.list()[away].disk.engine().fate(step, Fate::Fails));
+        let options = Options::default();
+        let taken = held(driven(&clock, acquire(&others, &clock, &dead, &lease(), &me(2), &options, &Stop::new())));
+        if sets {
+            driven(&clock, write_value(&others, &clock, &taken, &me(2), b"another")).unwrap();
+        } else {
+            assert_eq!(value_of(&others, &clock, 2, &taken), value);
+        }
+        if !dies {
+            given_back(&others, &clock, 2, taken);
+        }
+        for away in 0..3 {
+            let third = devices(3, &media, &clock);
+            (0..60).for_each(|step| third.list()[away].disk.engine().fate(step, Fate::Fails));
+            let dead = Said::of(term(2, 1), &[Verdict::Gone(Gone::Silent)]);
+            let taken = held(driven(&clock, acquire(&third, &clock, &dead, &lease(), &me(3), &options, &Stop::new())));
+            assert_eq!(value_of(&third, &clock, 3, &taken), value, "{away} away");
+            given_back(&third, &clock, 3, taken);
+        }
+    }
+}
+
+/// It is on a majority, its owner dies before he says so: the value that was is the lease's.
+#[test]
+fn a_value_counts_with_the_release_and_not_before() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    let first = owned(&disks, &clock, 1);
+    driven(&clock, write_value(&disks, &clock, &first, &me(1), b"old")).unwrap();
+    given_back(&disks, &clock, 1, first);
+    let second = owned(&disks, &clock, 1);
+    driven(&clock, write_value(&disks, &clock, &second, &me(1), b"new")).unwrap();
+
+    let dead = Said::of(term(1, 1), &[Verdict::Gone(Gone::Silent)]);
+    let others = devices(2, &media, &clock);
+    let options = Options::default();
+    let taken = held(driven(&clock, acquire(&others, &clock, &dead, &lease(), &me(2), &options, &Stop::new())));
+    assert_eq!(value_of(&others, &clock, 2, &taken), "old");
+    // It counts with a claim to share the lease as well.
+    driven(&clock, write_value(&others, &clock, &taken, &me(2), b"shared")).unwrap();
+    let shared = driven(&clock, share(&others, &clock, Sharing::new(taken), &me(2))).unwrap();
+    let beside = devices(3, &media, &clock);
+    let third = held(acquired(&beside, &clock, 3, Mode::Shared));
+    assert_eq!(value_of(&beside, &clock, 3, &third), "shared");
+    assert_eq!(value_of(&others, &clock, 2, &shared), "shared");
+}
+
+/// RELEASED on one disk, with a value, is not acted upon: whoever came then would take the value that was, and outdo the new one.
+#[test]
+fn a_release_that_reached_one_disk_alone_loses_no_value() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    let first = owned(&disks, &clock, 1);
+    driven(&clock, write_value(&disks, &clock, &first, &me(1), b"value")).unwrap();
+    for disk in &disks.list()[1..] {
+        let so_far = disk.disk.engine().steps().len();
+        disk.disk.engine().fate(so_far, Fate::Fails);
+    }
+    let failed = driven(&clock, release(&disks, &clock, first, &me(1))).unwrap_err();
+    assert!(media[0].dblock(1).is_released() && !media[1].dblock(1).is_released());
+    let others = devices(2, &media, &clock);
+    let refused = acquired(&others, &clock, 2, Mode::Exclusive);
+    assert!(matches!(refused, Ok(Acquired::Theirs(_))), "{refused:?}");
+    driven(&clock, retract(&disks, &clock, failed.undo.unwrap(), &me(1))).unwrap();
+    let next = owned(&others, &clock, 2);
+    assert_eq!(value_of(&others, &clock, 2, &next), "value");
 }
 
 /// A seed's choices.
@@ -752,8 +930,33 @@ impl Believed {
     }
 }
 
+/// What the lease's value may be: a number, in eight bytes.
+struct Values {
+    possible: BTreeSet<u64>,
+    last: u64,
+}
+
+impl Values {
+    /// Whoever has read one has made it the only one.
+    fn read(&mut self, found: &[u8], seed: u64) {
+        let found = u64_at(found, 0);
+        assert!(self.possible.contains(&found), "the value is {found}, not of {:?}, seed {seed}", self.possible);
+        self.is(found);
+    }
+
+    fn is(&mut self, value: u64) {
+        self.possible = BTreeSet::from([value]);
+    }
+
+    /// The lease was given back with this one, and nobody has set another since.
+    fn is_set(&mut self, value: Option<u64>) {
+        value.filter(|value| *value == self.last).into_iter().for_each(|value| self.is(value));
+    }
+}
+
 struct World {
     seed: u64,
+    values: RefCell<Values>,
     dice: Dice,
     clock: ManualClock,
     media: Vec<Medium>,
@@ -773,12 +976,17 @@ async fn contender(world: Rc<World>, disks: Disks, who: HostTerm) {
         let undo = match end {
             Ok(Acquired::Ours(held)) => {
                 world.believed.borrow_mut().enters(who, &held, world.seed);
+                read(&world, &disks, &me, &held).await;
                 for _ in 0..world.dice.below(60) {
                     let_others_run().await;
                 }
                 let Some(held) = converted(&world, &disks, &me, held).await else { continue };
+                let set = set_anew(&world, &disks, &me, &held).await;
                 world.believed.borrow_mut().leaves(who);
-                release(&*disks, &world.clock, held, &me).await.err().and_then(|failed| failed.undo)
+                let undo = release(&*disks, &world.clock, held, &me).await.err().and_then(|failed| failed.undo);
+                undone(&world, &disks, &me, undo).await;
+                world.values.borrow_mut().is_set(set);
+                continue;
             }
             Ok(Acquired::Theirs(refusal)) => refusal.undo,
             Err(AcquireFailed { error, undo }) => {
@@ -795,6 +1003,28 @@ async fn contender(world: Rc<World>, disks: Disks, who: HostTerm) {
     }
 }
 
+/// Reads the value, perhaps. Where that fails nobody knows it.
+async fn read(world: &World, disks: &Disks, me: &Me, held: &Held) {
+    if world.dice.one_in(2) {
+        return;
+    }
+    if let Ok(found) = read_value(disks, &world.clock, held, me).await {
+        world.values.borrow_mut().read(&found, world.seed);
+    }
+}
+
+/// Sets another value, perhaps: the lease's once it is given back.
+async fn set_anew(world: &World, disks: &Disks, me: &Me, held: &Held) -> Option<u64> {
+    if held.mode == Mode::Shared || world.dice.one_in(2) {
+        return None;
+    }
+    world.values.borrow_mut().last += 1;
+    let value = world.values.borrow().last;
+    write_value(disks, &world.clock, held, me, &value.to_le_bytes()).await.ok()?;
+    world.values.borrow_mut().possible.insert(value);
+    Some(value)
+}
+
 /// Changes how it holds the lease, or not. `None`: it has it no more.
 async fn converted(world: &World, disks: &Disks, me: &Me, held: Held) -> Option<Held> {
     let who = me.term;
@@ -802,6 +1032,7 @@ async fn converted(world: &World, disks: &Disks, me: &Me, held: Held) -> Option<
         return Some(held);
     }
     if held.mode == Mode::Exclusive {
+        let set = set_anew(world, disks, me, &held).await;
         // It stops writing before it asks.
         world.believed.borrow_mut().leaves(who);
         let mut sharing = Sharing::new(held);
@@ -809,6 +1040,7 @@ async fn converted(world: &World, disks: &Disks, me: &Me, held: Held) -> Option<
             match share(&**disks, &world.clock, sharing, me).await {
                 Ok(now) | Err(ShareFailed { now: AfterShare::Shared(now), .. }) => {
                     world.believed.borrow_mut().enters(who, &now, world.seed);
+                    world.values.borrow_mut().is_set(set);
                     return Some(now);
                 }
                 Err(ShareFailed { now: AfterShare::Again(again), .. }) => sharing = again,
@@ -891,7 +1123,9 @@ impl Player {
 fn play(seed: u64, copies: u8) -> u32 {
     let (dice, clock, living) = (Dice::new(seed), ManualClock::waiting(), Living::default());
     let media = media(copies);
-    let world = Rc::new(World { seed, dice: dice.clone(), clock, media, living, believed: RefCell::default() });
+    let values = RefCell::new(Values { possible: BTreeSet::from([0]), last: 0 });
+    let believed = RefCell::default();
+    let world = Rc::new(World { seed, values, dice: dice.clone(), clock, media, living, believed });
     let mut players: Vec<Player> = (1..=3).map(|n| Player::start(&world, n, 1)).collect();
     let mut context = Context::from_waker(Waker::noop());
     for step in 0.. {
@@ -941,7 +1175,10 @@ fn play(seed: u64, copies: u8) -> u32 {
             }
         }
     });
-    world.believed.borrow_mut().enters(me.term, &tries.expect("the lease is free"), seed);
+    let held = tries.expect("the lease is free");
+    world.believed.borrow_mut().enters(me.term, &held, seed);
+    let found = driven(&clock, read_value(&disks, &clock, &held, &me)).unwrap();
+    world.values.borrow_mut().read(&found, seed);
     world.believed.borrow().times
 }
 

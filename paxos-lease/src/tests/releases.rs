@@ -10,6 +10,7 @@ use holdfast_io::stop::Stop;
 
 use super::{content, held, run};
 use crate::acquire::{Options, acquire};
+use crate::copies::{Copies, Copy};
 use crate::dblock::Dblock;
 use crate::error::{AreaError, ReleaseError};
 use crate::release::{Held, release, rename, retract};
@@ -41,7 +42,8 @@ fn a_release_is_three_ios_and_leaves_a_free_leader_and_a_released_dblock() {
 
 #[test]
 fn a_value_is_a_sector_of_the_area_that_its_holder_reads_and_writes() {
-    let (_medium, clock, disk, held) = holding();
+    let (medium, clock, _, held) = holding();
+    let disk = Copies::new(vec![Copy { disk: device(1, &medium, &clock), at: lease().at }], clock.clone(), None);
     assert!(has_room(&held));
     let read = || pollster::block_on(read_value(&disk, &clock, &held, &me(1))).unwrap();
     assert_eq!(read(), vec![0; 512]);

@@ -112,6 +112,7 @@ pub fn of_area(e: &AreaError) -> ResultCode {
         AreaError::Shape { .. } => ResultCode::LEADER_DIFFERS,
         AreaError::Copies { .. } => ResultCode::EINVAL,
         AreaError::NoRoom { .. } => ResultCode::EOPNOTSUPP,
+        AreaError::ValueLost { .. } | AreaError::NoSlot { .. } => ResultCode::EIO,
         AreaError::Request { source: RequestError::Version { .. }, .. } => ResultCode::REQUEST_VERSION,
         AreaError::Request { .. } => ResultCode::REQUEST_MAGIC,
     }
