@@ -45,7 +45,7 @@ def prepare(work):
     areas = os.path.join(work, "areas")
     os.makedirs(areas)
     lay_out(areas)
-    for name, size in (("large", 64 * MIB), ("short", 1000), ("colon:file", MIB), ("back\\slash", MIB), ("space file", MIB)):
+    for name, size in (("large", 64 * MIB), ("own", MIB), ("copy0", MIB), ("copy1", MIB), ("copy2", MIB), ("short", 1000), ("colon:file", MIB), ("back\\slash", MIB), ("space file", MIB)):
         with open(os.path.join(areas, name), "wb") as file:
             file.truncate(size)
     return areas

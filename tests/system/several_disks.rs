@@ -14,26 +14,6 @@ use holdfast_client::blocking::Registered;
 use holdfast_protocol::command::{AcquireFlags, ReleaseFlags, WriteResourceFlags};
 use holdfast_protocol::payload::{Options, Resource};
 
-/// A daemon that serves such leases.
-fn serving(machine: &mut Machine, name: &str) -> Daemon {
-    let file = machine.path("holdfast.toml");
-    std::fs::write(&file, "several_disks = true\n").unwrap();
-    machine.daemon(name, &format!("--watchdog none --config {}", file.display()))
-}
-
-#[test]
-fn unless_it_is_said_that_they_are_leases_on_several_disks_are_not_served() {
-    let directory = tempfile::tempdir().unwrap();
-    let [a, b] = ["a", "b"].map(|name| Area::file(directory.path(), name));
-    let mut machine = Machine::boot();
-    let daemon = machine.daemon("first", "--watchdog none");
-    daemon.format(&a);
-    let lease = lease_on(&[&a, &b], "one");
-    assert!(daemon.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).is_err());
-    daemon.join(&a, 1);
-    assert!(!takes(&mut daemon.connection().register().unwrap(), &lease));
-}
-
 fn takes(client: &mut Registered, lease: &Resource) -> bool {
     client.acquire(AcquireFlags::NONE, vec![lease.clone()], Options::default()).is_ok()
 }
@@ -72,7 +52,7 @@ fn a_lease_on_three_disks_lives_through_the_loss_of_any_one_and_is_lost_with_two
     let frozen = FreezableDisk::new();
     let lease = lease_on(&[&a, &b, &frozen.area], "one");
     let (mut here, mut there) = (Machine::boot(), Machine::boot());
-    let (first, second) = (serving(&mut here, "first"), serving(&mut there, "second"));
+    let (first, second) = (here.daemon("first", "--watchdog none"), there.daemon("second", "--watchdog none"));
     first.format(&a);
     formats_offline(&[&a, &b, &frozen.area], "one");
     first.join(&a, 1);
@@ -113,6 +93,52 @@ fn a_lease_on_three_disks_lives_through_the_loss_of_any_one_and_is_lost_with_two
     assert_eq!(lver(&second), 4);
 }
 
+/// What one host sets another finds, though a disk hangs under the one and another is away from the other; and what hung lands on nothing.
+#[test]
+fn a_value_on_three_disks_is_handed_on_with_any_one_of_them_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Area::file(directory.path(), name));
+    let frozen = FreezableDisk::new();
+    let lease = lease_on(&[&a, &b, &frozen.area], "one");
+    let (mut here, mut there) = (Machine::boot(), Machine::boot());
+    let (first, second) = (here.daemon("first", "--watchdog none"), there.daemon("second", "--watchdog none"));
+    first.format(&a);
+    first.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).unwrap();
+    first.join(&a, 1);
+    second.join(&a, 2);
+    let [mut one, mut two] = [&first, &second].map(|daemon| daemon.connection().register().unwrap());
+    let takes = |client: &mut Registered| client.acquire(AcquireFlags::LVB, vec![lease.clone()], Options::default());
+    let value = |daemon: &Daemon| {
+        let value = daemon.connection().get_lvb(lease.head.clone(), 0).unwrap();
+        String::from_utf8(value).unwrap().trim_end_matches('\0').to_owned()
+    };
+    let sets = |daemon: &Daemon, value: &str| {
+        daemon.connection().set_lvb(lease.head.clone(), value.as_bytes().to_vec()).unwrap();
+    };
+
+    takes(&mut one).unwrap();
+    assert_eq!(value(&first), "");
+    sets(&first, "from the first");
+    let (freeze, _) = frozen.freeze();
+    gives_back(&mut one, &lease);
+    takes(&mut two).unwrap();
+    assert_eq!(value(&second), "from the first");
+    sets(&second, "from the second");
+    gives_back(&mut two, &lease);
+
+    freeze.thaw();
+    let says_where_to = || frozen.area.dblock("one", 1).bytes[72] != 0;
+    wait_until("what hung has landed", AT_MOST, says_where_to);
+    let hidden = directory.path().join("hidden");
+    std::fs::rename(&b.path, &hidden).unwrap();
+    takes(&mut one).unwrap();
+    assert_eq!(value(&first), "from the second");
+    gives_back(&mut one, &lease);
+    std::fs::rename(&hidden, &b.path).unwrap();
+    takes(&mut two).unwrap();
+    assert_eq!(value(&second), "from the second", "nobody has set another");
+}
+
 /// Its last write to one of three disks hangs, so the host_id cannot be given back; it is held and renewed all the same, and the host lives.
 #[test]
 fn a_lockspace_that_waits_for_a_disk_that_hangs_before_it_is_left_does_not_cost_the_host_its_life() {
@@ -121,9 +147,7 @@ fn a_lockspace_that_waits_for_a_disk_that_hangs_before_it_is_left_does_not_cost_
     let frozen = FreezableDisk::new();
     let lease = lease_on(&[&a, &b, &frozen.area], "one");
     let mut machine = Machine::boot();
-    let file = machine.path("holdfast.toml");
-    std::fs::write(&file, "several_disks = true\n").unwrap();
-    let options = format!("{} --config {}", machine.watchdog(10), file.display());
+    let options = machine.watchdog(10);
     let daemon = machine.daemon("first", &options);
     daemon.format(&a);
     daemon.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).unwrap();
@@ -150,7 +174,7 @@ fn a_disk_that_was_away_when_a_lease_was_taken_makes_up_for_one_that_is_lost_lat
     let lost_later = FreezableDisk::new();
     let lease = lease_on(&[&a, &lost_later.area, &c], "one");
     let (mut here, mut there) = (Machine::boot(), Machine::boot());
-    let (first, second) = (serving(&mut here, "first"), serving(&mut there, "second"));
+    let (first, second) = (here.daemon("first", "--watchdog none"), there.daemon("second", "--watchdog none"));
     first.format(&a);
     first.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).unwrap();
     first.join(&a, 1);
@@ -180,7 +204,7 @@ fn a_part_of_the_disks_of_a_lease_is_not_taken_for_all_of_them() {
     let areas = ["a", "b", "c"].map(|name| Area::file(directory.path(), name));
     let [a, b, c] = &areas;
     let mut machine = Machine::boot();
-    let daemon = serving(&mut machine, "first");
+    let daemon = machine.daemon("first", "--watchdog none");
     daemon.format(a);
     let lease = lease_on(&[a, b, c], "one");
     daemon.connection().write_resource(WriteResourceFlags::NONE, 0, lease.clone()).unwrap();

@@ -663,7 +663,7 @@ fn a_value_is_handed_on_though_one_disk_of_three_fails_or_hangs_at_any_step() {
                 given_back(&disks, &clock, 1, second);
 
                 // The disk that missed things is away from the next two, and another one from the last.
-                for n in [2, 3].into_iter().take(usize::try_from(step % 3).unwrap()) {
+                for n in [2, 3].into_iter().take(step % 3) {
                     let others = devices(n, &media, &clock);
                     (0..60).for_each(|step| others.list()[bad].disk.engine().fate(step, Fate::Fails));
                     let third = owned(&others, &clock, n);

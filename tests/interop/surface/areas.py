@@ -111,7 +111,7 @@ def one_kind_is_not_the_other(walk):
 
 
 @areas
-def several_disks(walk):
+def several_areas_of_one_disk(walk):
     a, path = walk.a, walk.path("large")
     for count in (2, 3, 4):
         disks = [(path, (40 + at) * MIB) for at in range(count)]

@@ -227,7 +227,7 @@ def requests_with_an_action_that_means_nothing(walk):
 
 
 @leases
-def a_lease_on_several_disks(walk):
+def a_lease_on_several_areas_of_one_disk(walk):
     a, fd = walk.a, walk.fd
     disks = [(walk.path("large"), (50 + at) * MIB) for at in range(3)]
     for count in (2, 3):
@@ -237,6 +237,32 @@ def a_lease_on_several_disks(walk):
         a.read_resource_owners(SPACE, b"several", disks[:count])
         a.release(SPACE, b"several", disks[:count], slkfd=fd)
         a.request(SPACE, b"several", disks[:count])
+
+
+@leases
+def a_lease_on_three_disks(walk):
+    """In a lockspace that each daemon has formatted itself."""
+    a, fd, space = walk.a, walk.fd, b"OWN"
+    a.write_lockspace(space, walk.path("own"), iotimeout=1)
+    a.add_lockspace(space, 1, walk.path("own"), iotimeout=1)
+    disks = [(walk.path("copy%d" % number), 0) for number in range(3)]
+    a.write_resource(space, b"copied", disks)
+    for value in (b"first", b"second"):
+        a.acquire(space, b"copied", disks, slkfd=fd, lvb=True)
+        a.get_lvb(space, b"copied", disks, size=16)
+        a.set_lvb(space, b"copied", disks, value)
+        a.inquire(slkfd=fd)
+        a.read_resource_owners(space, b"copied", disks)
+        a.release(space, b"copied", disks, slkfd=fd)
+        a.read_resource_owners(space, b"copied", disks)
+    a.acquire(space, b"copied", disks, slkfd=fd, shared=True, lvb=True)
+    a.get_lvb(space, b"copied", disks, size=16)
+    a.convert(space, b"copied", disks, slkfd=fd, shared=False)
+    a.request(space, b"copied", disks)
+    a.convert(space, b"copied", disks, slkfd=fd, shared=True)
+    a.release(space, b"copied", disks, slkfd=fd)
+    a.acquire(space, b"copied", disks, slkfd=fd, version=7)
+    a.rem_lockspace(space, 1, walk.path("own"))
 
 
 @leases

@@ -27,7 +27,7 @@ NOT_SERVED = {}
 DIFFERENCES = DELIBERATE | NOT_SERVED
 
 # The same of the python3-sanlock binding, by the section of its walk (tests/interop/surface).
-BINDING_DELIBERATE = {
+BINDING = {
     "no_name": "nothing is formatted under an empty name",
     "a_lease_without_a_name": "a lease without a name is refused before its area is read",
     "an_io_timeout_that_no_host_can_keep": "refused; sanlock formats with what is left of the number in 16 bits",
@@ -41,11 +41,6 @@ BINDING_DELIBERATE = {
     "formatted_under_its_holder": "what this daemon uses is not formatted through it",
     "requests_with_an_action_that_means_nothing": "only what is known is asked for; sanlock writes any number",
     "asked_about_while_it_is_lost": "a lost lockspace is one that is being left; sanlock lists it as joined until all is over",
+    "several_areas_of_one_disk": "copies on one disk are refused: they would be lost together",
+    "a_lease_on_several_areas_of_one_disk": "not served in a lockspace that sanlock formatted, without a UUID, nor on one disk",
 }
-
-BINDING_NOT_SERVED = {
-    "several_disks": "several disks for a resource, unless several_disks is set",
-    "a_lease_on_several_disks": "several disks for a resource, unless several_disks is set",
-}
-
-BINDING = BINDING_DELIBERATE | BINDING_NOT_SERVED

@@ -181,7 +181,6 @@ impl Daemon {
             watchdog: Kind::Device,
             kill_grace: grace.min(Duration::from_secs(10)),
             strict_clients: false,
-            several_disks: true,
             boot_id: self.machine.process().host.boot_id(),
             report: Report::default(),
         }

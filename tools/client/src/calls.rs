@@ -226,6 +226,15 @@ pub(crate) fn convert(target: Target, flags: AcquireFlags, resource: ResourceHea
     plain(Request::Convert { flags, target, resource })
 }
 
+pub(crate) fn set_lvb(resource: ResourceHead, value: Vec<u8>) -> Call<()> {
+    plain(Request::SetLvb { resource, value })
+}
+
+pub(crate) fn get_lvb(resource: ResourceHead, most: u32) -> Call<Vec<u8>> {
+    let meaning = |reply: Reply, payload: &[u8]| succeeded(&reply).map(|_| payload.to_vec());
+    Call { request: Request::GetLvb { most, resource }, meaning }
+}
+
 pub(crate) fn get_lockspaces() -> Call<Vec<Lockspace>> {
     Call {
         request: Request::GetLockspaces,
@@ -363,6 +372,16 @@ macro_rules! connection_calls {
             resource: ResourceHead,
         ) -> Result<(), ClientError> {
             self.call(calls::convert(target, flags, resource))$($await)*
+        }
+
+        /// Sets the value of a lease that was acquired with LVB: on disk when it is given back, or shared. E2BIG: longer than a sector.
+        pub $($async)? fn set_lvb(&mut self, resource: ResourceHead, value: Vec<u8>) -> Result<(), ClientError> {
+            self.call(calls::set_lvb(resource, value))$($await)*
+        }
+
+        /// The value of a lease that was acquired with LVB: `most` bytes of it at most, 0 for a whole sector.
+        pub $($async)? fn get_lvb(&mut self, resource: ResourceHead, most: u32) -> Result<Vec<u8>, ClientError> {
+            self.call(calls::get_lvb(resource, most))$($await)*
         }
 
         /// Gives leases of `target` back; with ORPHAN, orphans: the value is how many are being released.

@@ -31,8 +31,6 @@ pub struct ConfigFile {
     pub io_engine: Option<String>,
     /// A lease outlives the descriptor of its connection until its process is gone.
     pub strict_clients: Option<bool>,
-    /// Leases on 2 to 4 disks are served; they are not, if absent: the proofs of that are not complete.
-    pub several_disks: Option<bool>,
     /// Whether memory is locked; it is, if absent.
     pub lock_memory: Option<bool>,
     /// Whose socket it is.
@@ -61,8 +59,6 @@ pub struct Config {
     pub asked_grace: Option<Duration>,
     /// A lease outlives the descriptor of its connection until its process is gone.
     pub strict_clients: bool,
-    /// Leases on 2 to 4 disks are served.
-    pub several_disks: bool,
     /// Lockspaces to join at start.
     pub lockspaces: Vec<String>,
 }
@@ -182,7 +178,6 @@ impl ConfigFile {
             kill_grace: asked.min(longest),
             asked_grace: (asked > longest).then_some(asked),
             strict_clients: self.strict_clients.unwrap_or(false),
-            several_disks: self.several_disks.unwrap_or(false),
             lockspaces: self.lockspaces,
         })
     }

@@ -141,7 +141,6 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
             },
             kill_grace: options.config.kill_grace,
             strict_clients: options.config.strict_clients,
-            several_disks: options.config.several_disks,
             boot_id,
             report: Report::default(),
         };

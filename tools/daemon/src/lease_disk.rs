@@ -27,7 +27,7 @@ use tokio::sync::Mutex;
 use crate::platform::{Platform, SharedDisk};
 use crate::supervisor::event::Place;
 
-/// Whether a lease on several disks may be taken, or changed, in a lockspace with these hosts; `value`: with a value block.
+/// Whether a lease on several disks may be taken, or changed, in a lockspace with these hosts.
 ///
 /// A real sanlock takes a lease on several disks, too, but by rules of its own: it does not stamp what it writes, counts a disk that holds
 /// no copy, and frees a leader record on one disk alone. Beside one that lives, or may, nothing that the copies say together can be
@@ -40,16 +40,12 @@ use crate::supervisor::event::Place;
 /// The answer and the reason.
 pub fn may_be_served(
     copies: usize,
-    value: bool,
     area: AreaUuid,
     hosts: &HostTable,
     now: LocalInstant,
 ) -> Result<(), (ResultCode, String)> {
     if copies == 1 {
         return Ok(());
-    }
-    if value {
-        return Err((ResultCode::EOPNOTSUPP, "a lease on several disks has no value".to_owned()));
     }
     if area == AreaUuid::NONE {
         let why = "the lockspace was formatted by sanlock, without a UUID: in it no lease on several disks is served";
@@ -349,21 +345,21 @@ mod tests {
 
     #[test]
     fn s1_beside_a_real_sanlock_that_may_live_no_lease_on_several_disks_is_served() {
-        assert!(may_be_served(3, false, uuid(), &seen(true), NOW).is_ok());
+        assert!(may_be_served(3, uuid(), &seen(true), NOW).is_ok());
         let mut table = seen(false);
-        let (code, why) = may_be_served(3, false, uuid(), &table, NOW).unwrap_err();
+        let (code, why) = may_be_served(3, uuid(), &table, NOW).unwrap_err();
         assert!(code == ResultCode::EOPNOTSUPP && why.contains("host_id 3"), "{why}");
-        assert!(may_be_served(1, true, uuid(), &table, NOW).is_ok(), "on one disk both keep the same rules");
+        assert!(may_be_served(1, uuid(), &table, NOW).is_ok(), "on one disk both keep the same rules");
         let later = NOW.after(Duration::from_secs(600));
         table.observe_sector(&look(&area(), false, later));
-        assert!(may_be_served(3, false, uuid(), &table, later).is_ok(), "it has been silent for D1's time");
+        assert!(may_be_served(3, uuid(), &table, later).is_ok(), "it has been silent for D1's time");
     }
 
     #[test]
     fn in_a_lockspace_without_a_uuid_no_lease_on_several_disks_is_served() {
-        let (code, why) = may_be_served(3, false, AreaUuid::NONE, &seen(true), NOW).unwrap_err();
+        let (code, why) = may_be_served(3, AreaUuid::NONE, &seen(true), NOW).unwrap_err();
         assert!(code == ResultCode::EOPNOTSUPP && why.contains("UUID"), "{why}");
-        assert!(may_be_served(1, true, AreaUuid::NONE, &seen(true), NOW).is_ok());
+        assert!(may_be_served(1, AreaUuid::NONE, &seen(true), NOW).is_ok());
     }
 
     #[test]
@@ -393,10 +389,5 @@ mod tests {
         let node = |ino, device| NodeId { dev: 5, ino, device };
         assert!(names_one_twice(&[node(1, Some(0xfd00)), NodeId::file(1, 1), node(2, Some(0xfd00))]));
         assert!(!names_one_twice(&[node(1, Some(0xfd00)), node(1, Some(0xfd01)), node(1, None), node(2, None)]));
-    }
-
-    #[test]
-    fn a_value_on_several_disks_is_refused_before_anything_is_acquired() {
-        assert_eq!(may_be_served(2, true, uuid(), &seen(true), NOW).unwrap_err().0, ResultCode::EOPNOTSUPP);
     }
 }

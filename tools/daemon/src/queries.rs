@@ -121,8 +121,6 @@ pub struct Context {
     pub engines: Arc<Engines>,
     /// How long a device is waited for: [`PATIENCE`].
     pub patience: Duration,
-    /// Leases on several disks are formatted.
-    pub several_disks: bool,
     /// This machine, for the seals of what is formatted.
     pub machine: Machine,
     /// The lockspace that the request names, if it is joined.
@@ -470,7 +468,6 @@ impl Context {
         }
         match disks.len() {
             0 => Err((ResultCode::ENOENT, "no path".to_owned())),
-            2.. if !self.several_disks => Err((ResultCode::EOPNOTSUPP, "a resource on several disks".into())),
             1..=MOST_DISKS => Ok(disks),
             n => Err((ResultCode::ERANGE, format!("{n} disks, expected 1 to {MOST_DISKS}"))),
         }

@@ -465,7 +465,7 @@ pub async fn run_acquire<P: Platform>(
         let end = AcquireEnd::Refused { code: ResultCode::EBADF, why, may_change: false, undoing: false };
         return notes.event(Event::Acquired { task, end });
     };
-    if let Err((code, why)) = may_serve(&shared, &disk, request.value) {
+    if let Err((code, why)) = may_serve(&shared, &disk) {
         shared.forget_disk(key);
         let end = AcquireEnd::Refused { code, why, may_change: false, undoing: false };
         return notes.event(Event::Acquired { task, end });
@@ -498,8 +498,8 @@ pub async fn run_acquire<P: Platform>(
         Ok(Acquired::Ours(held)) => {
             let (lver, geometry) = (held.lver(), held.geometry);
             place(geometry.align().bytes());
-            *disk.steady.lock().await = Some((lver, held.mode));
             let value = if request.value { Some(value_of(&shared, &disk.copies, &held).await) } else { None };
+            *disk.steady.lock().await = Some((lver, held.mode));
             return notes.event(Event::Acquired { task, end: AcquireEnd::Ours { held, lver, geometry, value } });
         }
         Ok(Acquired::Theirs(refusal)) => {
@@ -521,13 +521,9 @@ pub async fn run_acquire<P: Platform>(
 }
 
 /// See [`lease_disk::may_be_served`].
-fn may_serve<P: Platform>(
-    shared: &SpaceShared<P>,
-    disk: &LeaseDisk<P>,
-    value: bool,
-) -> Result<(), (ResultCode, String)> {
+fn may_serve<P: Platform>(shared: &SpaceShared<P>, disk: &LeaseDisk<P>) -> Result<(), (ResultCode, String)> {
     let (copies, now) = (disk.copies.copies(), shared.clock().now());
-    lease_disk::may_be_served(copies, value, shared.area.uuid, &shared.hosts.borrow(), now)
+    lease_disk::may_be_served(copies, shared.area.uuid, &shared.hosts.borrow(), now)
 }
 
 /// The value of a lease just acquired. One that cannot be read is zeros, as in sanlock: the lease is what matters.
@@ -713,7 +709,7 @@ pub async fn run_convert<P: Platform>(
         Converted { held, code, why: Some(why) }
     };
     let disk = match shared.disk_of(key) {
-        Some(disk) => may_serve(&shared, &disk, false).map(|()| disk),
+        Some(disk) => may_serve(&shared, &disk).map(|()| disk),
         None => Err((ResultCode::EBADF, "its device was closed".to_owned())),
     };
     let end = match disk {

@@ -421,7 +421,6 @@ impl Guests {
             nodes: works.platform().shared_nodes(),
             engines: works.platform().shared_engines(),
             patience: queries::PATIENCE,
-            several_disks: self.desk.config.several_disks,
             machine: works.machine(),
             space: name.and_then(|n| works.shared(n)),
             used: Rc::new(used),

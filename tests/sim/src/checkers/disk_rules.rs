@@ -197,7 +197,7 @@ impl Checkers {
             if !kept {
                 // It was dead, and shared the lease, when the write began, and has gone on since (A7).
                 let slept = HostId::new(p).is_some_and(|id| self.has_a_sleeper(id));
-                let cleared = before.shared && is == Dblock { shared: false, ..before };
+                let cleared = before.shared && is == Dblock { shared: false, generation: 0, ..before };
                 if slept && cleared {
                     self.note(Some(host), || format!("(I1 wrote dblock {p}: A7)"));
                     self.count(|c| c.excused += 1);

@@ -63,7 +63,18 @@ pub(super) struct Dblock {
     pub lver: u64,
     pub released: bool,
     pub shared: bool,
+    /// Of the claim.
+    pub generation: u64,
     pub valid: bool,
+}
+
+/// Whose claims a host has passed over under its own version, on several disks.
+pub(super) fn passed_over(sector: &[u8]) -> Vec<u64> {
+    if u64_at(sector, 80) != u64_at(sector, 40) || u32_at(sector, 200) != SEAL {
+        return Vec::new();
+    }
+    let bit = |slot: &usize| sector[256 + slot / 8] & 1 << (slot % 8) != 0;
+    (0..2000).filter(bit).map(|slot| slot as u64 + 1).collect()
 }
 
 impl Dblock {
@@ -73,7 +84,7 @@ impl Dblock {
         let inp = [u64_at(sector, 16), u64_at(sector, 24), u64_at(sector, 32)];
         let blank = checksum == 0 && mbal == 0 && bal == 0 && lver == 0 && inp[0] == 0;
         let valid = blank || checksum == lease_crc(&sector[..48]);
-        let released = u32_at(sector, 52) & 1 != 0;
-        Dblock { mbal, bal, inp, lver, released, shared: u32_at(sector, 128) & 1 != 0, valid }
+        let (released, shared) = (u32_at(sector, 52) & 1 != 0, u32_at(sector, 128) & 1 != 0);
+        Dblock { mbal, bal, inp, lver, released, shared, generation: u64_at(sector, 136), valid }
     }
 }

@@ -4,7 +4,7 @@
 //! (seconds in the record, milliseconds in the seal), once it is over. What a host has seen
 //! of another is what its reads brought, from their start to their end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast_io::bytes::u64_at;
@@ -12,7 +12,7 @@ use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, HostTerm};
 
 use super::outlived::{Instant, Silence, Taken};
-use super::sectors::{Dblock, Leader};
+use super::sectors::{Dblock, Leader, passed_over};
 use super::{Area, Checkers, Holder};
 use crate::coverage::Phase;
 use crate::dice::nanos;
@@ -37,6 +37,8 @@ pub(super) struct State {
     began: BTreeMap<(usize, u64), LocalInstant>,
     /// Writes of delta sectors that are not acknowledged yet.
     pending: BTreeMap<(usize, u64), Pending>,
+    /// Who has passed claims over, of which lease and under which version.
+    passed: BTreeSet<(Writer, Area, u64)>,
 }
 
 struct Process {
@@ -414,6 +416,7 @@ impl Checkers {
                 self.check_succeeded(io.writer, io.at);
                 if index > 1 && index - 1 == io.writer.host_id.get() {
                     self.check_takeover(io.writer, area, &Dblock::read(data));
+                    self.check_passed_over(io.writer, area, data);
                 }
             }
             None => {}
@@ -597,6 +600,36 @@ impl Checkers {
             None => {
                 let what = format!("begins lver {} over {term} after too short a silence", new.lver);
                 self.violate("D1", Some(writer.host), what);
+            }
+        }
+    }
+
+    /// D1 for the sharers of a lease on several disks, whose claims stay where they are: an exclusive owner says which it has passed over.
+    fn check_passed_over(&self, writer: Writer, area: Area, data: &[u8]) {
+        let (own, over) = (Dblock::read(data), passed_over(data));
+        let (lease, claims) = {
+            let mut state = self.state.borrow_mut();
+            let lease = state.lease_of(area);
+            if over.is_empty() || !state.time.passed.insert((writer, lease, own.lver)) {
+                return;
+            }
+            let claim = |of: u64| {
+                let copies = state.copies_of(area).map(|copy| state.disk.dblock(copy, of));
+                copies.filter(|dblock| dblock.shared).map(|dblock| (of, dblock.generation)).max()
+            };
+            (lease, over.into_iter().filter_map(claim).collect::<Vec<_>>())
+        };
+        for (of, generation) in claims {
+            let host_id = HostId::new(of).unwrap_or(writer.host_id);
+            let term = HostTerm { host_id, generation: Generation(generation) };
+            let seen = self.looks_at(writer, of - 1);
+            match seen.iter().filter_map(|look| look.silent(generation, None)).max_by_key(|s| s.renewal) {
+                _ if seen.iter().any(|look| look.is_left(generation)) => {}
+                Some(silence) => self.taken(term, Some(Taken { lease, lver: own.lver.saturating_sub(1) }), silence),
+                None => {
+                    let what = format!("passed over the claim of {term} after too short a silence");
+                    self.violate("D1", Some(writer.host), what);
+                }
             }
         }
     }

@@ -331,7 +331,6 @@ mod tests {
                 nodes,
                 engines,
                 patience: crate::queries::PATIENCE,
-                several_disks: true,
                 machine,
                 space: None,
                 used,

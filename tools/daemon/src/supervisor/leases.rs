@@ -380,13 +380,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             (false, true) => Orphans::Adopted,
             (false, false) => Orphans::Refused,
         };
-        resources
-            .iter()
-            .map(|r| {
-                several_disks_served(self.settings.several_disks, r)?;
-                Ok(LeaseRequest { value, ..read_request(r, nowait, orphans)? })
-            })
-            .collect()
+        resources.iter().map(|r| Ok(LeaseRequest { value, ..read_request(r, nowait, orphans)? })).collect()
     }
 
     /// Goes on with a target's acquire: the next resource, or the end.
@@ -1035,11 +1029,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
         }
     }
-}
-
-/// A majority of several disks is no choice of one: where that is not served, it is refused.
-pub(super) fn several_disks_served(served: bool, resource: &Resource) -> Result<(), ResultCode> {
-    if resource.disks.len() > 1 && !served { Err(ResultCode::EOPNOTSUPP) } else { Ok(()) }
 }
 
 fn read_request(resource: &Resource, nowait: bool, orphans: Orphans) -> Result<LeaseRequest, ResultCode> {

@@ -87,8 +87,6 @@ pub struct Settings {
     pub kill_grace: Duration,
     /// A lease outlives the descriptor of its connection until its process is gone.
     pub strict_clients: bool,
-    /// Leases on 2 to 4 disks are served.
-    pub several_disks: bool,
     /// The kernel's boot id, for the state file.
     pub boot_id: String,
     /// Our uid and gid, and the like, for STATUS.

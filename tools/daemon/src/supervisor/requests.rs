@@ -23,7 +23,7 @@ use paxos_lease::copies::MOST as MOST_DISKS;
 use super::Supervisor;
 use super::event::{AskRequest, ClientId, Effect, Kill, LeaseKey, ReplyTo};
 use super::ladder::permitted;
-use super::leases::{Phase, key_of, places_of, several_disks_served};
+use super::leases::{Phase, key_of, places_of};
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// REQUEST.
@@ -34,9 +34,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         if !(1..=MOST_DISKS).contains(&resource.disks.len()) {
             return self.reply(to, ResultCode::ERANGE);
-        }
-        if let Err(code) = several_disks_served(self.settings.several_disks, resource) {
-            return self.reply(to, code);
         }
         let (Some(key), Some(places)) = (key_of(head), places_of(resource)) else {
             return self.reply(to, ResultCode::EINVAL);

@@ -48,7 +48,6 @@ fn settings() -> Settings {
         watchdog: Kind::Device,
         kill_grace: Duration::from_secs(GRACE),
         strict_clients: false,
-        several_disks: true,
         boot_id: "boot".into(),
         report: Report::default(),
     }
@@ -604,7 +603,12 @@ fn s1_who_uses_what_another_host_has_taken_with_the_host_id_is_killed_at_once() 
 fn a_join_whose_thread_has_panicked_is_answered_and_no_other_begins_while_its_write_may_land() {
     let mut w = World::new();
     w.add(1, "LS").fenced("LS", 1).armed();
-    w.apply(Event::RenewalFailed { space: name("LS"), why: "panicked".into(), lost: Some(LostTo::Nobody), timed_out: false });
+    w.apply(Event::RenewalFailed {
+        space: name("LS"),
+        why: "panicked".into(),
+        lost: Some(LostTo::Nobody),
+        timed_out: false,
+    });
     assert_eq!(w.codes(1), [ResultCode::RENEW_DIFFERS.number()]);
     assert_eq!(w.leaves(), [false]);
     w.pass(60);

@@ -40,7 +40,6 @@ fn works(run_dir: &std::path::Path) -> Works<Linux> {
         watchdog: Kind::None,
         kill_grace: Duration::from_secs(5),
         strict_clients: false,
-        several_disks: false,
         boot_id: "boot".into(),
         report: Report::default(),
     };
