@@ -187,7 +187,9 @@ pub async fn acquire<D: Disk, C: Clock>(
         theirs @ Confirmed::Theirs(_) => theirs,
     };
     match confirmed {
-        Confirmed::Ours(held) if stopped == Waited::Stopped => join.give_back(*held).await,
+        Confirmed::Ours(held) if stopped == Waited::Stopped || held.generation() < generation => {
+            join.give_back(*held).await
+        }
         Confirmed::Ours(held) => Ok(Joined::Ours(held)),
         Confirmed::Theirs(_) if stopped == Waited::Stopped => Ok(Joined::Stopped),
         Confirmed::Theirs(held_by) => Ok(Joined::Theirs(held_by)),
@@ -198,6 +200,8 @@ pub async fn acquire<D: Disk, C: Clock>(
 struct Seen {
     view: SectorView,
     sector: DeltaSector,
+    /// How long this machine had been suspended in all before the look began.
+    suspended: Duration,
 }
 
 enum Watched {
@@ -233,15 +237,15 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
         Ok(read_sector(self.disk, self.clock, self.area, self.host.host_id, deadline).await?)
     }
 
-    fn verify(&self, view: SectorView) -> Result<Seen, DeltaError> {
-        match view.decode(self.area) {
-            Ok(sector) => Ok(Seen { view, sector }),
-            Err(source) => Err(self.area.fault(self.disk.path(), self.host.host_id, source)),
-        }
+    fn verify(&self, view: &SectorView) -> Result<DeltaSector, DeltaError> {
+        view.decode(self.area).map_err(|source| self.area.fault(self.disk.path(), self.host.host_id, source))
     }
 
     async fn look(&self) -> Result<Seen, DeltaError> {
-        self.verify(self.read().await?)
+        let suspended = self.clock.suspended();
+        let view = self.read().await?;
+        let sector = self.verify(&view)?;
+        Ok(Seen { view, sector, suspended })
     }
 
     fn held_by(&self, sector: &DeltaSector, evidence: Evidence) -> Box<HeldBy> {
@@ -253,12 +257,13 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
     /// start of the latest one. It is polled all the while, so that a living holder is found at its next renewal. A look
     /// that fails, or shows damage, ends the attempt: it cannot count as silence, and waiting on is the caller's choice.
     /// Of a holder that may be on this very machine and was not proven over: what it left goes on when we do after a suspend,
-    /// and its watchdog stood still like everything else. That time does not count (D3; seed 343360).
+    /// and its watchdog stood still like everything else. That time does not count (D3; seed 343360). A real sanlock, whose name is
+    /// its own, may be on any machine.
     async fn watch(&mut self, first: Seen, why: WatchReason, awake: Duration) -> Result<Watched, DeltaError> {
         let mut silence = Silence::from(first.view.read_ended);
         let relation = Relation::of(&first.sector, &self.host.name, self.host.machine);
-        let here = matches!(relation, Relation::OurNameHere | Relation::OtherNameHere | Relation::OurNameUnsealed);
-        let (mut needed, suspended) = (awake, self.clock.suspended());
+        let here = matches!(relation, Relation::OurNameHere | Relation::OtherNameHere) || first.sector.seal.is_none();
+        let mut needed = awake;
         let pause = first.sector.timing(self.host.io_timeout).io_deadline() / 4;
         loop {
             let takeover = silence.ends(needed);
@@ -280,7 +285,7 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
             let look = &seen.view;
             silence.confirm(if planted(Bug::SilenceEndToEnd) { look.read_ended } else { look.read_started });
             if here {
-                needed = awake.saturating_add(self.clock.suspended().saturating_sub(suspended));
+                needed = awake.saturating_add(self.clock.suspended().saturating_sub(first.suspended));
             }
             if silence.seen() >= needed {
                 return Ok(Watched::Takeable(Box::new(seen)));
@@ -379,8 +384,8 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
             return Err(DeltaError::WriteVanished { path, offset: self.area.offset_of(self.host.host_id) });
         }
         if again.bytes != taken.image {
-            let rival = self.verify(again)?;
-            return Ok(Confirmed::Theirs(self.held_by(&rival.sector, Evidence::Overwrote)));
+            let rival = self.verify(&again)?;
+            return Ok(Confirmed::Theirs(self.held_by(&rival, Evidence::Overwrote)));
         }
         let confirmed_at = again.read_started;
         let mut held = Held::confirmed(*self.area, *self.host, taken.sector, taken.image, taken.started_at);
@@ -397,17 +402,17 @@ impl<D: Disk, C: Clock, P: AsyncFnMut(&Progress)> Join<'_, D, C, P> {
     /// more. Nobody has to be waited for: who read the sector before it was ours has been waited out, and to all others
     /// it was never free. A crash on the way leaves a generation that owns nothing.
     async fn raise(&self, mut held: Box<Held>, to: Generation) -> Result<Confirmed, DeltaError> {
-        while held.generation() < to {
+        if held.generation() < to {
+            let generation = held.generation().0;
+            tracing::warn!(generation, to = to.0, "another host's join landed late over ours: raising");
+        }
+        // Asked to stop, it gives back what it has: nothing is held under that.
+        while held.generation() < to && !self.stop.is_set() {
             let view = self.read().await?;
             if held.shows_another(&view.bytes, self.disk.path()) {
-                let rival = self.verify(view)?;
-                return Ok(Confirmed::Theirs(self.held_by(&rival.sector, Evidence::Overwrote)));
+                let rival = self.verify(&view)?;
+                return Ok(Confirmed::Theirs(self.held_by(&rival, Evidence::Overwrote)));
             }
-            tracing::warn!(
-                generation = held.generation().0,
-                to = to.0,
-                "another host's join landed late over ours: raising"
-            );
             held.raise(self.disk, self.clock, view.read_started).await?;
         }
         Ok(Confirmed::Ours(held))
@@ -774,9 +779,10 @@ mod tests {
     fn d3_a_holder_on_this_machine_is_not_waited_out_in_its_sleep() {
         let sleep = Duration::from_secs(100);
         let here = written_by(b"me", machine(1, 1), 4, 500);
-        // Of a sanlock of our name, which says nothing of its machine.
+        // Of a sanlock, which says nothing of its machine, and mostly calls itself by a name of its own.
         let unsealed = DeltaSector { seal: None, ..here };
-        for (holder, more) in [(here, sleep), (unsealed, sleep), (stranger(4, 500), Duration::ZERO)] {
+        let named = DeltaSector { seal: None, ..stranger(4, 500) };
+        for (holder, more) in [(here, sleep), (unsealed, sleep), (named, sleep), (stranger(4, 500), Duration::ZERO)] {
             let rig = rig();
             rig.put_sector(&holder);
             let clock = rig.clock.clone();

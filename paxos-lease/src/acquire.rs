@@ -122,10 +122,10 @@ pub async fn acquire<D: Disk, C: Clock, H: HostLiveness>(
     options: &Options,
     stop: &Stop,
 ) -> Result<Acquired, AcquireFailed> {
-    attempt(disk, clock, hosts, lease, me, options, stop, ModeBlock::NONE).await
+    attempt(disk, clock, hosts, lease, me, options, stop, None).await
 }
 
-/// An acquire by a host whose mode block says `claim` now: a conversion, if that is a claim of ours.
+/// An acquire by a host that shares the lease since version `claimed`: a conversion; `None`: by one that does not.
 #[expect(clippy::too_many_arguments, reason = "an acquire's own, and the claim")]
 pub(crate) async fn attempt<D: Disk, C: Clock, H: HostLiveness>(
     disk: &D,
@@ -135,8 +135,9 @@ pub(crate) async fn attempt<D: Disk, C: Clock, H: HostLiveness>(
     me: &Me,
     options: &Options,
     stop: &Stop,
-    claim: ModeBlock,
+    claimed: Option<Lver>,
 ) -> Result<Acquired, AcquireFailed> {
+    let claim = claimed.map_or(ModeBlock::NONE, |_| ModeBlock::shared(me.term.generation));
     let backoff = Backoff::new(options.backoff_seed);
     let mut attempt = Attempt {
         disk,
@@ -147,6 +148,7 @@ pub(crate) async fn attempt<D: Disk, C: Clock, H: HostLiveness>(
         options,
         stop,
         claim,
+        claimed,
         backoff,
         mine: None,
         shape: None,
@@ -199,6 +201,8 @@ struct Attempt<'a, D, C, H> {
     stop: &'a Stop,
     /// What our mode block says, and keeps saying.
     claim: ModeBlock,
+    /// If that we share the lease: since which version.
+    claimed: Option<Lver>,
     backoff: Backoff,
     /// Our block, from the first read on.
     mine: Option<Mine>,
@@ -513,6 +517,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
     ) -> Result<Next, AcquireError> {
         assert_eq!(leader.lver, mine.dblock().lver, "our block stays at the lver that we hold");
         let leader = self.by_our_own_hand(area, leader, mine).await?;
+        self.still_claimed(area).await?;
         let held = Held::new(area, leader, *mine.dblock(), self.asked_before);
         if self.options.mode == Mode::Shared {
             // Others may share it as well: they need not be looked at.
@@ -538,6 +543,18 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         self.undone = released.is_ok();
         let kind = RefusalKind::SharedHolders(standing.hosts);
         Ok(refused(kind, Some(first), standing.earliest))
+    }
+
+    /// A conversion goes on from a claim that nobody has passed over (A7): whoever shared the lease without a gap knows what it guards. On
+    /// one disk such a claim is cleared, and our first look tells.
+    async fn still_claimed(&self, area: &Area<'a, D, C>) -> Result<(), AcquireError> {
+        match self.claimed {
+            Some(since) if self.disk.copies() > 1 && area.is_passed_over(since).await? => {
+                let (path, offset) = self.place();
+                Err(AcquireError::ClaimGone { path, offset, found: self.me.term.generation })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Who of the hosts that share the lease stands in our way. On several disks the claim of a dead host stays where it is (shared.rs), so each

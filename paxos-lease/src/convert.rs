@@ -128,6 +128,5 @@ pub async fn exclude<D: Disk, C: Clock, H: HostLiveness>(
     stop: &Stop,
 ) -> Result<Acquired, AcquireFailed> {
     let options = Options { mode: Mode::Exclusive, expected_lver: None, num_hosts: None, ..*options };
-    let claim = ModeBlock::shared(me.term.generation);
-    attempt(disk, clock, hosts, &held.lease, me, &options, stop, claim).await
+    attempt(disk, clock, hosts, &held.lease, me, &options, stop, Some(held.lver())).await
 }

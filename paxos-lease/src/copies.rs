@@ -95,6 +95,8 @@ struct State {
     behind: Vec<bool>,
     /// The latest of our own stamps that was written, or seen on any disk: the next is greater.
     last: Stamp,
+    /// Slots to which writes of this generation may be on their way that were begun before these disks were opened as they are.
+    earlier: u64,
 }
 
 /// Our own sector as we wrote it last, or found it at first.
@@ -149,7 +151,7 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let (standing, late) = (vec![Standing::Unknown; list.len()], vec![0; list.len()]);
         let behind = vec![false; list.len()];
         let (own, value, next, last) = (None, None, None, Stamp::default());
-        let state = State { shape: None, standing, late, own, value, next, behind, last };
+        let state = State { shape: None, standing, late, own, value, next, behind, last, earlier: 0 };
         let (me, lockspace) = me.map(|(me, lockspace)| (me, Lockspace::of(lockspace))).unzip();
         Copies { list, path, clock, me, lockspace, state: RefCell::new(state) }
     }
@@ -337,7 +339,13 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         }
         let Some(shape) = found.shape else { return };
         // Whoever did not answer this time is what it was, if it was a copy of this very lease.
-        let same = state.shape.replace(shape) == Some(shape);
+        let before = state.shape.replace(shape);
+        let same = before == Some(shape);
+        if !same && before.is_some() {
+            // Formatted anew: what we said there was of another lease.
+            (state.own, state.value, state.next) = (None, None, None);
+            state.behind.fill(false);
+        }
         for (stands, found) in state.standing.iter_mut().zip(&found.standing) {
             let was = matches!(stands, Standing::Copy | Standing::Failed);
             *stands = match found {
@@ -528,19 +536,21 @@ impl<D: Disk, C: Clock> Copies<D, C> {
         let Some(own) = state.own.as_ref().map(|own| own.bytes.as_slice()) else { return ValueRemarks::default() };
         let mut said = ValueRemarks::of_sealed(own);
         if self.me.is_some_and(|me| Stamp::of_sealed(own).generation != me.generation) {
-            said.is_reaped();
+            said.only(0);
         }
         said
     }
 
     /// What the next write of our own sector is to say of the value: to be changed, and handed to [`Copies::say_of_value`].
     pub(crate) fn value_remarks(&self) -> ValueRemarks {
-        let state = self.state.borrow();
+        let mut state = self.state.borrow_mut();
         let mut said = state.value.unwrap_or_else(|| self.said_of_value(&state));
-        // A disk that cannot be used now may have been open before, with a write on its way.
-        let used = state.standing.iter().all(|standing| *standing == Standing::Copy);
-        if used && self.list.iter().all(|copy| poll_once(copy.disk.reaped())) {
-            said.is_reaped();
+        if self.list.iter().all(|copy| poll_once(copy.disk.reaped())) {
+            // A disk that cannot be used now may have been open before, with a write on its way.
+            if state.standing.iter().all(|standing| *standing == Standing::Copy) {
+                state.earlier = 0;
+            }
+            said.only(state.earlier);
         }
         said
     }
@@ -599,8 +609,12 @@ impl<D: Disk, C: Clock> Copies<D, C> {
             return false;
         };
         // What was found may be on this disk alone: it does not count yet.
-        let bytes = || OwnSector { bytes: sector.to_vec(), counts: false };
-        self.state.borrow_mut().own.get_or_insert_with(bytes);
+        let mut state = self.state.borrow_mut();
+        if state.own.is_none() {
+            state.own = Some(OwnSector { bytes: sector.to_vec(), counts: false });
+            state.earlier = self.said_of_value(&state).in_flight;
+        }
+        drop(state);
         found.rank(self.lockspace) >= (true, me.generation.next(), 0)
     }
 

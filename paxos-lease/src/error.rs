@@ -100,7 +100,7 @@ pub enum AreaError {
         path: Arc<str>,
         /// Byte offset on the first.
         offset: u64,
-        /// Under which version it was set, or vouched for last.
+        /// Under which version it was set.
         lver: Lver,
         /// Where it should be.
         sector: u32,

@@ -219,8 +219,10 @@ pub(crate) async fn give_back<D: Disk, C: Clock>(
 async fn unshare<D: Disk, C: Clock>(area: &Area<'_, D, C>) -> Result<(), ReleaseError> {
     reaped(area.disk, area.clock, area.lease, area.me).await?;
     let own = area.read_host(area.me.term.host_id).await?;
+    // A claim of a later generation is another host's, which has taken our host_id (A7).
+    let ours = !own.mode.is_shared() || own.mode.generation == area.me.term.generation;
     // On several disks what is read of our own sector is what we wrote last, and whether that is on a majority nobody knows.
-    if own.mode.is_shared() || area.disk.copies() > 1 {
+    if ours && (own.mode.is_shared() || area.disk.copies() > 1) {
         area.write_own(&own.dblock, &ModeBlock::NONE).await?;
     }
     info!(resource = %area.lease.resource, "shared lease released");

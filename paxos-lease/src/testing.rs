@@ -185,9 +185,19 @@ impl Medium {
 
     /// The same, of these sizes.
     pub(crate) fn formatted_with(geometry: Geometry, num_hosts: u32, place: Option<Place>) -> Self {
+        Self::formatted_under(uuid(), geometry, num_hosts, place)
+    }
+
+    /// The same, by another format than that of all other tests.
+    pub(crate) fn formatted_anew(num_hosts: u32, place: Option<Place>) -> Self {
+        let other = AreaUuid(uuid::Uuid::from_bytes(*b"one more for it."));
+        Self::formatted_under(other, lease().geometry_hint, num_hosts, place)
+    }
+
+    fn formatted_under(uuid: AreaUuid, geometry: Geometry, num_hosts: u32, place: Option<Place>) -> Self {
         let medium = Medium::default();
         let LeaseAt { space, resource, .. } = lease();
-        let new = NewLease { geometry, space, resource, num_hosts: Some(num_hosts), uuid: uuid(), place };
+        let new = NewLease { geometry, space, resource, num_hosts: Some(num_hosts), uuid, place };
         for write in plan(&new, &Writer { machine: machine(9), fire: SealedFire::NoWatchdog }).unwrap() {
             medium.write(lease().at.0 + write.offset_in_area, &write.bytes);
         }

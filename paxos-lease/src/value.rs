@@ -16,8 +16,9 @@
 //! 3. With RELEASED, in the same sector, the value counts. Others act on that word only if a majority says it (`copies/merge.rs`).
 //!
 //! A crash before 3 leaves the value that was. A slot to which its writer does not know every write to be over is not used again
-//! before it does. Whoever reads takes the value of the greatest lver that anybody answers for, from a copy with its CRC, and vouches
-//! for it before he hands it on: nobody after him finds an older one.
+//! before it does. Whoever reads takes the value that was set under the greatest lver, of all that anybody answers for, from a copy with its
+//! CRC, and vouches for it before he hands it on: nobody after him finds an older one. What an owner has said on a few disks before it
+//! died counts from whenever somebody sees it, or never, if another was set before.
 //!
 //! I/O: R or W one sector; on several disks, to read: R dblocks, R value, W own sector; to write: R dblocks, W own sector, W value.
 
@@ -61,10 +62,14 @@ pub async fn read_value<D: Disk, C: Clock>(
     let Some((lver, tag)) = latest(&area.value_remarks().await?) else { return Ok(vec![0; size]) };
     let sector = tag.slot.sector(held.geometry);
     let is_good = |bytes: &[u8]| seal_crc(&[bytes]) == tag.crc;
-    let found = disk.read_good(area.offset(sector), size, area.deadline(), is_good).await?;
+    let found = match tag.slot.is_in(held.geometry) {
+        true => disk.read_good(area.offset(sector), size, area.deadline(), is_good).await?,
+        // Behind the area another lease begins.
+        false => None,
+    };
     let (path, offset) = (disk.path().clone(), held.lease.at.0);
     let found = found.ok_or(AreaError::ValueLost { path, offset, lver, sector: sector.0, expected: tag.crc })?;
-    disk.say_of_value(ValueRemarks { settled: Some((held.lver(), tag)), ..disk.value_remarks() }, None);
+    disk.say_of_value(ValueRemarks { settled: Some((lver, tag)), ..disk.value_remarks() }, None);
     // As it stands there: nothing of ours is on its way. Landing late, or never, it says what others find anyhow, or would have.
     let own = area.read_host(me.term.host_id).await?;
     area.write_own(&own.dblock, &own.mode).await?;
@@ -95,7 +100,7 @@ pub async fn write_value<D: Disk, C: Clock>(
     let said = area.value_remarks().await?;
     let tag = Tag { slot: free_slot(disk, held, me, &said)?, crc: seal_crc(&[&sector]) };
     let mut own = disk.value_remarks();
-    own.settled = latest(&said).map(|(_, tag)| (held.lver(), tag)).or(own.settled);
+    own.settled = latest(&said).or(own.settled);
     own.writes(tag.slot);
     disk.say_of_value(own, None);
     // Our dblock says before and after it that we hold this lver. A crash from here to RELEASED leaves a slot that nobody uses, and the
@@ -106,7 +111,7 @@ pub async fn write_value<D: Disk, C: Clock>(
     Ok(())
 }
 
-/// The value that the lease has on several disks, and who answers for it as owner of which version.
+/// The value that the lease has on several disks, and under which version it was set.
 fn latest(said: &[ValueRemarks]) -> Option<(Lver, Tag)> {
     said.iter().filter_map(|said| said.settled).max_by_key(|(lver, _)| *lver)
 }

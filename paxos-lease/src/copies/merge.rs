@@ -234,7 +234,7 @@ impl<'a> Block<'a> {
         Some(Block { bytes, content, stamp, rank: stamp.rank(now) })
     }
 
-    /// Whether it says, with RELEASED, which value the lease has from this lver on.
+    /// Whether it says, with RELEASED, that its host has set the value of the lease under this lver.
     fn sets_value(&self) -> bool {
         let dblock = &self.content.dblock;
         let settled = self.content.seal.and_then(|_| ValueRemarks::of_sealed(self.bytes).settled);

@@ -2,7 +2,7 @@
 //!
 //! | offset | size | field | meaning |
 //! | --- | --- | --- | --- |
-//! | 56 | u64 | lver | as owner of this version the host has set the value of the lease, or vouched for the one that it found |
+//! | 56 | u64 | lver | of the value of the lease as the host has set it, or found it and vouches for it: the version under which it was set |
 //! | 64 | u32 | crc | CRC-32 of that value, a whole sector |
 //! | 68 | u32 | slot | where it stands; 0: there is none |
 //! | 72 | u64 | in flight | bit n - 1: a write of this host to slot n may be on its way to one of the disks |
@@ -40,6 +40,11 @@ impl Slot {
         (1..=value_sector(geometry).map_or(0, |_| behind.min(u64::BITS))).map(Slot)
     }
 
+    /// Whether an area has it.
+    pub(crate) fn is_in(self, geometry: Geometry) -> bool {
+        self.0 as usize <= Slot::all(geometry).count()
+    }
+
     /// Where it is.
     pub(crate) fn sector(self, geometry: Geometry) -> SectorIndex {
         SectorIndex(uuid_sector(geometry).0 + self.0)
@@ -72,7 +77,7 @@ impl Tag {
 /// What a host says of the value of a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ValueRemarks {
-    /// Which value the lease has, as the host said as its owner at this version.
+    /// Which value the lease has, and under which version it was set, by this host or by another for which it vouches.
     pub(crate) settled: Option<(Lver, Tag)>,
     /// Slots to which writes of the host may be on their way.
     pub(crate) in_flight: u64,
@@ -104,9 +109,9 @@ impl ValueRemarks {
         self.in_flight |= slot.bit();
     }
 
-    /// None is.
-    pub(crate) const fn is_reaped(&mut self) {
-        self.in_flight = 0;
+    /// All are over but, at most, these.
+    pub(crate) const fn only(&mut self, slots: u64) {
+        self.in_flight &= slots;
     }
 }
 

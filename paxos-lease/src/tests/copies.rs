@@ -539,6 +539,17 @@ fn a7_a_sharer_whose_claim_was_passed_over_finds_that_it_has_lost_the_lease() {
         let beside = held(acquired(&third, &clock, 3, Mode::Shared));
         assert_eq!(driven(&clock, standing(&third, &clock, &beside, &me(3))).unwrap(), Standing::Ours);
         assert_eq!(driven(&clock, standing(&others, &clock, &again, &me(2))).unwrap(), Standing::Ours);
+        given_back(&third, &clock, 3, beside);
+        given_back(&others, &clock, 2, again);
+
+        // Nor does it become its owner, as if it had shared it all the while. Its claim is in others' way until it takes that back.
+        let (hosts, stop) = (Said::nothing(), Stop::new());
+        let failed = driven(&clock, exclude(&paused, &clock, &hosts, &shared, &me(1), &options, &stop)).unwrap_err();
+        assert!(matches!(failed.error, AcquireError::ClaimGone { .. }), "{failed:?}");
+        driven(&clock, retract(&paused, &clock, failed.undo.unwrap(), &me(1))).unwrap();
+        assert!(matches!(acquired(&third, &clock, 3, Mode::Exclusive), Ok(Acquired::Theirs(_))));
+        given_back(&paused, &clock, 1, shared);
+        given_back(&third, &clock, 3, owned(&third, &clock, 3));
     }
 }
 
@@ -714,8 +725,7 @@ fn a_value_that_lands_late_falls_on_nothing_that_counts() {
     }
 }
 
-/// Its owner has died over saying so, on one disk alone. Whoever has read it has it, whatever disks the next one sees; and whoever
-/// has not seen it does not see it later.
+/// Its owner has died over saying so, on one disk alone. Once somebody has read it everybody does, whatever disks they see.
 #[test]
 fn a_value_that_somebody_has_read_is_what_the_next_one_finds() {
     // Whether the next owner sees it; whether he sets another, without a look; whether he dies.
@@ -756,8 +766,52 @@ fn a_value_that_somebody_has_read_is_what_the_next_one_finds() {
             (0..60).for_each(|step| third.list()[away].disk.engine().fate(step, Fate::Fails));
             let dead = Said::of(term(2, 1), &[Verdict::Gone(Gone::Silent)]);
             let taken = held(driven(&clock, acquire(&third, &clock, &dead, &lease(), &me(3), &options, &Stop::new())));
-            assert_eq!(value_of(&third, &clock, 3, &taken), value, "{away} away");
+            let now = if sees || away > 0 { "new" } else { "old" };
+            assert_eq!(value_of(&third, &clock, 3, &taken), now, "{away} away");
             given_back(&third, &clock, 3, taken);
+        }
+    }
+}
+
+/// Its disks stay open meanwhile.
+#[test]
+fn what_was_said_of_a_lease_is_not_said_of_the_one_that_is_formatted_in_its_place() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    for _ in 0..5 {
+        let held = owned(&disks, &clock, 1);
+        driven(&clock, write_value(&disks, &clock, &held, &me(1), b"old")).unwrap();
+        given_back(&disks, &clock, 1, held);
+    }
+    for (medium, copy) in media.iter().zip(1..) {
+        medium.become_copy_of(&Medium::formatted_anew(3, Some(Place { copy, copies: 3 })));
+    }
+    let held = owned(&disks, &clock, 1);
+    assert_eq!(held.lver(), Lver(1));
+    given_back(&disks, &clock, 1, held);
+    let others = devices(2, &media, &clock);
+    for value in ["", "new"] {
+        let held = owned(&others, &clock, 2);
+        assert_eq!(value_of(&others, &clock, 2, &held), value);
+        driven(&clock, write_value(&others, &clock, &held, &me(2), b"new")).unwrap();
+        given_back(&others, &clock, 2, held);
+    }
+}
+
+/// More values than there are slots, while a disk is gone for good; and by others when its host is.
+#[test]
+fn no_disk_that_is_gone_uses_up_the_slots() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let mut before = String::new();
+    for n in [1, 2] {
+        let disks = devices(n, &media, &clock);
+        (0..5000).for_each(|step| disks.list()[2].disk.engine().fate(step, Fate::Fails));
+        for round in 0..60 {
+            let held = owned(&disks, &clock, n);
+            assert_eq!(value_of(&disks, &clock, n, &held), before);
+            before = format!("{n} {round}");
+            driven(&clock, write_value(&disks, &clock, &held, &me(n), before.as_bytes())).unwrap();
+            given_back(&disks, &clock, n, held);
         }
     }
 }
@@ -930,27 +984,22 @@ impl Believed {
     }
 }
 
-/// What the lease's value may be: a number, in eight bytes.
+/// What the lease's value may be: a number, in eight bytes, greater with each that is set.
 struct Values {
     possible: BTreeSet<u64>,
     last: u64,
 }
 
 impl Values {
-    /// Whoever has read one has made it the only one.
+    /// After that nobody reads an older one.
     fn read(&mut self, found: &[u8], seed: u64) {
         let found = u64_at(found, 0);
         assert!(self.possible.contains(&found), "the value is {found}, not of {:?}, seed {seed}", self.possible);
-        self.is(found);
+        self.is_at_least(found);
     }
 
-    fn is(&mut self, value: u64) {
-        self.possible = BTreeSet::from([value]);
-    }
-
-    /// The lease was given back with this one, and nobody has set another since.
-    fn is_set(&mut self, value: Option<u64>) {
-        value.filter(|value| *value == self.last).into_iter().for_each(|value| self.is(value));
+    fn is_at_least(&mut self, value: u64) {
+        self.possible.retain(|possible| *possible >= value);
     }
 }
 
@@ -985,7 +1034,7 @@ async fn contender(world: Rc<World>, disks: Disks, who: HostTerm) {
                 world.believed.borrow_mut().leaves(who);
                 let undo = release(&*disks, &world.clock, held, &me).await.err().and_then(|failed| failed.undo);
                 undone(&world, &disks, &me, undo).await;
-                world.values.borrow_mut().is_set(set);
+                set.into_iter().for_each(|value| world.values.borrow_mut().is_at_least(value));
                 continue;
             }
             Ok(Acquired::Theirs(refusal)) => refusal.undo,
@@ -1040,7 +1089,7 @@ async fn converted(world: &World, disks: &Disks, me: &Me, held: Held) -> Option<
             match share(&**disks, &world.clock, sharing, me).await {
                 Ok(now) | Err(ShareFailed { now: AfterShare::Shared(now), .. }) => {
                     world.believed.borrow_mut().enters(who, &now, world.seed);
-                    world.values.borrow_mut().is_set(set);
+                    set.into_iter().for_each(|value| world.values.borrow_mut().is_at_least(value));
                     return Some(now);
                 }
                 Err(ShareFailed { now: AfterShare::Again(again), .. }) => sharing = again,

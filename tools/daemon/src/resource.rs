@@ -24,9 +24,9 @@ use holdfast_io::sys::linux::{FenceOutcome, NodeId};
 use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::codes::ResultCode;
 use paxos_lease::{
-    AcquireError, AcquireFailed, Acquired, AfterShare, Asked, Copies, Gone, Held, HostLiveness, LeaseAt, LivenessError,
-    Me, Mode, Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Standing, Verdict, acquire,
-    ask, asked_of, exclude, layout, release, rename, retract, share, standing, tend, value,
+    AcquireError, AcquireFailed, Acquired, AfterShare, AreaError, Asked, Copies, Gone, Held, HostLiveness, LeaseAt,
+    LivenessError, Me, Mode, Options, Refusal, RefusalKind, ReleaseFailed, Retract, ShareFailed, Sharing, Standing,
+    Verdict, acquire, ask, asked_of, exclude, layout, release, rename, retract, share, standing, tend, value,
 };
 
 mod index;
@@ -526,18 +526,24 @@ fn may_serve<P: Platform>(shared: &SpaceShared<P>, disk: &LeaseDisk<P>) -> Resul
     lease_disk::may_be_served(copies, shared.area.uuid, &shared.hosts.borrow(), now)
 }
 
-/// The value of a lease just acquired. One that cannot be read is zeros, as in sanlock: the lease is what matters.
+/// The value of a lease just acquired. One that cannot be read is zeros, as in sanlock: the lease is what matters. On several disks an
+/// I/O that fails is tried again before that.
 async fn value_of<P: Platform>(shared: &SpaceShared<P>, disk: &Copies<LeaseCopy<P>, P::Clock>, held: &Held) -> Vec<u8> {
-    match value::read_value(disk, shared.clock(), held, &shared.me).await {
-        Ok(value) => value,
-        Err(error) => {
-            tracing::warn!(target: AT_WILL, resource = %held.lease.resource, why = codes::chain(&error), "its value cannot be read");
-            vec![0; held.geometry.sector().bytes()]
+    let mut tries = if disk.copies() > 1 { VALUE_TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        match value::read_value(disk, shared.clock(), held, &shared.me).await {
+            Ok(value) => return value,
+            Err(AreaError::Io(_)) if tries > 0 && !shared.over.is_set() => {}
+            Err(error) => {
+                tracing::warn!(target: AT_WILL, resource = %held.lease.resource, why = codes::chain(&error), "its value cannot be read");
+                return vec![0; held.geometry.sector().bytes()];
+            }
         }
     }
 }
 
-/// How often a value is offered to a disk that does not take it.
+/// How often a value is asked of a disk that does not give it, or offered to one that does not take it.
 const VALUE_TRIES: u32 = 3;
 
 /// Writes the value of a lease before it is given back or shared, once.

@@ -64,6 +64,15 @@ pub struct SpaceRecord {
     pub over: bool,
 }
 
+impl SpaceRecord {
+    /// Whether both are of one host_id in one area: the later one says all that is to be said of it.
+    #[must_use]
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        let of = |r: &Self| (r.host_id, r.offset);
+        self.name == other.name && self.path == other.path && of(self) == of(other)
+    }
+}
+
 /// A byte range locked on the descriptor that writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -182,7 +182,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Phase::Held { .. } if lease.is_orphan() => "orphan",
             Phase::Held { .. } | Phase::Converting { .. } => "held",
             Phase::Opening(_) | Phase::Acquiring => "add",
-            Phase::Releasing | Phase::Lost => "rem",
+            Phase::Releasing | Phase::Lost { .. } => "rem",
         };
         let holder = token.and_then(|t| self.clients.get(&t.client)).map(|c| c.pid);
         let pid = holder.or(lease.left_by).unwrap_or(-1);
@@ -289,7 +289,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 Phase::Converting { .. } => "converting",
                 Phase::Opening(_) | Phase::Acquiring => "acquiring",
                 Phase::Releasing => "releasing",
-                Phase::Lost => "lost",
+                Phase::Lost { .. } => "lost",
             },
             "pid": client.map(|c| c.pid),
             "name": client.map(|c| c.name.to_string()),

@@ -38,6 +38,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         let converting = Phase::Converting { abandoned: false };
         let value = lease.value_to_write();
+        if let Some(known) = lease.value.as_mut() {
+            known.offered = value.is_some();
+        }
         let Phase::Held { held } = std::mem::replace(&mut lease.phase, converting) else { return };
         let stop = Stop::new();
         if let Some(client) = self.clients.get_mut(&target) {
@@ -63,13 +66,14 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Some((held, mode, lver)) => {
                 (lease.mode, lease.lver, lease.phase) = (mode, lver, Phase::Held { held });
                 if let Some(value) = lease.value.as_mut().filter(|_| mode == Mode::Exclusive && code.is_error()) {
-                    // What was to be written before it was shared may not have been.
-                    value.set = true;
+                    // What was to be written before it was shared may not have been. What nobody set is not written: it may not be what
+                    // stands on the disk, but what was handed out since that could not be read.
+                    value.set |= value.offered;
                 }
             }
             None => {
                 // Another host has it although we hold it: whoever uses it here must not go on.
-                lease.phase = Phase::Lost;
+                lease.phase = Phase::Lost { claim: None };
                 self.end_users_of(key, true, now);
             }
         }

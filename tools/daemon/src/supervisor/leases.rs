@@ -74,6 +74,8 @@ pub struct Value {
     pub bytes: Vec<u8>,
     /// It was set since.
     pub set: bool,
+    /// A conversion was given it to be written, as set since.
+    pub offered: bool,
 }
 
 /// One client's hold on a lease.
@@ -114,7 +116,7 @@ impl<L> Lease<L> {
 
     /// Whether a client has it to give back.
     fn is_had_by(&self, client: ClientId) -> bool {
-        self.is_of(client) && matches!(self.phase, Phase::Held { .. } | Phase::Lost)
+        self.is_of(client) && matches!(self.phase, Phase::Held { .. } | Phase::Lost { .. })
     }
 
     /// What of its value is to be written now.
@@ -150,8 +152,12 @@ pub enum Phase<L> {
     },
     /// A task gives it back, or undoes an attempt.
     Releasing,
-    /// It is not ours any more, and nothing is written for it. Whoever used it here is being ended.
-    Lost,
+    /// It is not ours any more. Whoever used it here is being ended.
+    Lost {
+        /// It was shared, and our claim may stand on the disks still: it is taken back once nobody uses it here. Nothing else is
+        /// written for it.
+        claim: Option<L>,
+    },
 }
 
 impl<L> Phase<L> {
@@ -164,7 +170,7 @@ impl<L> Phase<L> {
             Phase::Opening(_) => "opening",
             Phase::Converting { .. } => "converting",
             Phase::Releasing => "releasing",
-            Phase::Lost => "lost",
+            Phase::Lost { .. } => "lost",
         }
     }
 }
@@ -481,7 +487,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 let fits = request.orphans != Orphans::Refused && lease.mode == request.mode;
                 if fits { Ok(Admission::Here) } else { never(ResultCode::EUCLEAN, &self.standing_of(lease)) }
             }
-            Phase::Releasing | Phase::Lost => wait(ResultCode::EAGAIN, self.standing_of(lease)),
+            Phase::Releasing | Phase::Lost { .. } => wait(ResultCode::EAGAIN, self.standing_of(lease)),
             Phase::Opening(_) | Phase::Acquiring | Phase::Converting { .. } => {
                 wait(ResultCode::EBUSY, self.standing_of(lease))
             }
@@ -576,7 +582,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         match end {
             AcquireEnd::Ours { held, lver, geometry, value } => {
                 (lease.lver, lease.since, lease.geometry) = (lver, Some(now), Some(geometry));
-                lease.value = value.map(|bytes| Value { bytes, set: false });
+                lease.value = value.map(|bytes| Value { bytes, set: false, offered: false });
                 let there = target.and_then(|t| self.clients.get(&t)).is_some_and(|c| !c.closed && c.running.is_some());
                 if there && active {
                     lease.phase = Phase::Held { held };
@@ -885,11 +891,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             .get(&key.space)
             .is_some_and(|s| matches!(s.life, Life::Active { .. } | Life::Removing { .. }) && !s.ending);
         let Some(lease) = self.leases.get_mut(&key) else { return };
-        if !matches!(lease.phase, Phase::Held { .. } | Phase::Lost) {
+        if !matches!(lease.phase, Phase::Held { .. } | Phase::Lost { .. }) {
             return;
         }
         // Of what is somebody else's nothing is given back.
-        if let (Phase::Held { held }, true) = (std::mem::replace(&mut lease.phase, Phase::Releasing), writable) {
+        let held = match std::mem::replace(&mut lease.phase, Phase::Releasing) {
+            Phase::Held { held } | Phase::Lost { claim: Some(held) } => Some(held),
+            _ => None,
+        };
+        if let Some(held) = held.filter(|_| writable) {
             let value = lease.value_to_write();
             let task = self.next_task(key);
             self.effects.push(Effect::StartRelease { task, key, held, rename, value });
@@ -925,8 +935,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                     self.give_up(key, client, Tokens::All);
                 }
                 // As long as anything of its client may use it, it is nobody else's here.
-                Phase::Lost if gone => self.give_up(key, client, Tokens::All),
-                Phase::Opening(_) | Phase::Acquiring | Phase::Releasing | Phase::Lost => {}
+                Phase::Lost { .. } if gone => self.give_up(key, client, Tokens::All),
+                Phase::Opening(_) | Phase::Acquiring | Phase::Releasing | Phase::Lost { .. } => {}
             }
         }
     }

@@ -6,14 +6,15 @@
 //!
 //! The client of a lost lease is ended by the ladder: at once where another host may have the lease (S1), after a grace where
 //! it is only free to be had. The other leases of the lockspace are as good as they were. If that client will not end, the lockspace is
-//! given up with all that it guards, and the watchdog does the rest (D3). Of a lost lease nothing is written.
+//! given up with all that it guards, and the watchdog does the rest (D3). Of a lost lease nothing is written, but that a claim to share it
+//! is taken back where it still stands (on several disks nobody else does that).
 
 use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Lver, SpaceName};
 use holdfast_io::planted::{Bug, planted};
-use paxos_lease::{Mode, Standing};
+use paxos_lease::{Loss, Mode, Standing};
 
 use super::Supervisor;
 use super::event::{ClientId, Effect, LeaseKey};
@@ -71,7 +72,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Err(_) if warned => {}
             Err(why) => tracing::warn!(lease = %key, %lver, why, "cannot see whether it is still ours on disk"),
             Ok(Standing::Lost(loss)) => {
-                lease.phase = Phase::Lost;
+                let held = std::mem::replace(&mut lease.phase, Phase::Lost { claim: None });
+                if let (Phase::Held { held }, Loss::ClaimCleared) = (held, loss) {
+                    lease.phase = Phase::Lost { claim: Some(held) };
+                }
                 tracing::error!(lease = %key, %lver, found = %loss, "lost while it was held");
                 self.end_users_of(key, loss.is_anothers(), now);
             }
@@ -109,7 +113,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// Whether a guarded client has still something for which it is to be ended.
     pub(super) fn must_end(&self, client: ClientId, space: &SpaceName) -> bool {
         let mut its = self.leases.values().filter(|l| l.is_of(client) && l.key.space == *space);
-        if self.is_active(space) { its.any(|l| matches!(l.phase, Phase::Lost)) } else { its.next().is_some() }
+        if self.is_active(space) { its.any(|l| matches!(l.phase, Phase::Lost { .. })) } else { its.next().is_some() }
     }
 
     /// A client that should have ended by now has not: the lockspace is given up.

@@ -344,10 +344,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     fn names_it_anew(&self, inherited: &SpaceRecord) -> bool {
-        self.spaces
-            .values()
-            .filter_map(|s| s.record.as_ref())
-            .any(|r| r.name == inherited.name && r.path == inherited.path && r.offset == inherited.offset)
+        self.spaces.values().filter_map(|s| s.record.as_ref()).any(|record| record.is_of_the_same(inherited))
     }
 
     /// Clients that must be seen gone before their lockspaces are safe to leave: each holds a lease, is about to get one, or

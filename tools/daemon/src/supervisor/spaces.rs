@@ -308,12 +308,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// says nothing about whom its write, landing late, has hit. That one is waited out like a stranger.
     fn past_of(&self, name: &SpaceName, space: &Space) -> Past {
         let name = name.to_string();
-        let same = |i: &&SpaceRecord| {
-            i.name == name
-                && i.host_id == space.host_id.get()
-                && i.path == space.place.path
-                && i.offset == space.place.offset
-        };
+        let place = |i: &SpaceRecord| i.path == space.place.path && i.offset == space.place.offset;
+        let same = |i: &&SpaceRecord| i.name == name && i.host_id == space.host_id.get() && place(i);
         let held = |i: &&SpaceRecord| i.joined || planted(Bug::UnconfirmedJoinBelieved);
         let ours = || self.inherited.iter().filter(same);
         Past {
@@ -691,7 +687,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let host_dead = Timing::new(space.io_timeout, self.settings.sealed.judged()).host_dead();
         let joined = space.last_success.is_some_and(|started| now < started.after(host_dead));
         if let Some(record) = space.record.map(|r| SpaceRecord { over: true, joined, ..r }) {
-            self.inherited.retain(|i| !(i.name == record.name && i.path == record.path && i.offset == record.offset));
+            self.inherited.retain(|i| !i.is_of_the_same(&record));
             self.inherited.push(record);
         }
         self.save();

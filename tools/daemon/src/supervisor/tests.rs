@@ -786,6 +786,22 @@ fn p1_a_join_that_failed_is_no_predecessor() {
     assert_eq!(w.past(), (None, Some(1)), "and its generation is not used again");
 }
 
+/// Joined meanwhile under another host_id, it has not forgotten what it had under the first.
+#[test]
+fn p1_no_generation_of_one_host_id_is_forgotten_over_a_join_under_another() {
+    let mut w = World::joined();
+    w.pass(9).apply(Event::Left { space: name("LS") });
+    let lockspace = wire_space("LS", 2);
+    let join = Request::AddLockspace { flags: AddLockspaceFlags::NONE, io_timeout: 10, lockspace };
+    w.apply(Event::Connected { client: ClientId(902), pid: 50 }).ask(902, join).fenced("LS", 7);
+    assert_eq!(w.past(), (None, None));
+    assert_eq!(w.daemon.last_saved.lockspaces.len(), 2, "a successor is told of both");
+    w.apply(Event::Joined { space: name("LS"), result: Err((ResultCode::IO_TIMEOUT, "no answer".into())) });
+    w.apply(Event::Left { space: name("LS") });
+    w.add(903, "LS");
+    assert_eq!(w.past(), (Some(1), Some(1)));
+}
+
 /// A write of a lost join may land after another host has taken the host_id, and then stands there as the latest.
 #[test]
 fn p1_a_join_whose_last_write_may_have_landed_after_host_dead_is_no_predecessor() {
