@@ -10,17 +10,18 @@
 //! There a write may land on one of them long after the lease was given back, and a disk that was away has an older value. So a
 //! value is written where none is that still counts, and nothing of an older one may be on its way; and a host's own sector, of which
 //! everybody sees the latest that counts, says which one counts (`copies/remarks.rs`). In order:
-//! 1. Its owner says in its own sector to which slot it is going to write and what that will sum up to, and vouches for the value that it
-//!    found: that is on a majority now, and no other slot is needed any more.
+//! 1. Its owner says in its own sector to which slot it is going to write, and vouches for the value that it found: that is on a
+//!    majority now, and no other slot is needed any more.
 //! 2. It writes the value to that slot.
-//! 3. With RELEASED, in the same sector, the value counts. Others act on that word only if a majority says it (`copies/merge.rs`).
+//! 3. With RELEASED, in the same write of its own sector, it says where the value stands and what it sums up to: from then on that counts.
+//!    Others act on the word only if a majority says it (`copies/merge.rs`).
 //!
 //! A crash before 3 leaves the value that was. A slot to which its writer does not know every write to be over is not used again
 //! before it does. Whoever reads takes the value that was set under the greatest lver, of all that anybody answers for, from a copy with its
 //! CRC, and vouches for it before he hands it on: nobody after him finds an older one. What an owner has said on a few disks before it
 //! died counts from whenever somebody sees it, or never, if another was set before.
 //!
-//! I/O: R or W one sector; on several disks, to read: R dblocks, R value, W own sector; to write: R dblocks, W own sector, W value.
+//! I/O: R or W one sector; on several disks, to read: R dblocks, R value, R and W own sector; to write: R dblocks, W own sector, W value.
 
 use holdfast_io::checksum::seal_crc;
 use holdfast_io::clock::Clock;
