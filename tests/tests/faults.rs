@@ -506,6 +506,38 @@ fn a7_what_a_later_generation_held_waits_until_the_host_that_woke_gives_its_host
     assert!(until(&cluster, had), "and it is had again");
 }
 
+/// A7, and two hosts with one host_id: the one that stood still writes over its successor's sector, and has its host_id again. What it
+/// is granted from then on is its own.
+#[test]
+fn a7_a_host_that_has_its_host_id_again_keeps_what_it_is_granted_from_then_on() {
+    let mut plan = Plan::quiet(3);
+    plan.daemons[1].config.host_id = plan.daemons[0].config.host_id;
+    (plan.habits.programs, plan.habits.wants) = (1, 0b001);
+    let cluster = held_by_the_first(&plan);
+    let own = |io: &Facts| io.op == Op::Write && io.writer.host == HostIndex(0);
+    disk(&cluster).set_script(move |io| own(io).then_some(Fate::Held));
+    let renews = |c: &Cluster| !disk(c).in_flight(own).is_empty();
+    assert!(until(&cluster, renews), "it renews");
+    host(&cluster, 0).stand_still(true);
+    disk(&cluster).clear_script();
+    cluster.change_habits(|h| h.wants = 0b100);
+    let generation = |c: &Cluster| u64_at(&disk(c).bytes(0..512), 40);
+    assert!(until(&cluster, |c| c.holds(2) && generation(c) == 2), "the others take over the lease, and the host_id");
+    cluster.change_habits(|h| h.wants = 0);
+    end_clients(&cluster, 2);
+    assert!(until(&cluster, |c| !c.holds(2)), "which is given back");
+
+    assert_eq!(disk(&cluster).release(|_| true), 1);
+    host(&cluster, 0).go_on();
+    assert!(until(&cluster, |c| !c.holds(0)), "what it had is lost");
+    assert_eq!(generation(&cluster), 1, "its host_id is its own again");
+    cluster.change_habits(|h| h.wants = 0b001);
+    assert!(until(&cluster, |c| c.holds(0)), "and it is granted the lease");
+    run(&cluster, LONG);
+    assert!(cluster.holds(0));
+    assert_eq!(cluster.world.checkers.outliver(), None);
+}
+
 /// A suspended host wakes past its instant: its clock counted on, so its daemon ends everything at its first turn.
 #[test]
 fn a_suspended_host_wakes_and_ends_its_clients_before_they_write() {
@@ -557,6 +589,40 @@ fn a7_a_sharer_that_wakes_gives_back_what_is_being_cleared_for_it() {
     assert!(until(&cluster, |_| own.get() > 0), "and cleared by its owner");
     run(&cluster, Duration::from_millis(100));
     assert_eq!(disk(&cluster).release(|_| true), 1);
+    run(&cluster, seconds(60));
+    assert!(cluster.world.checkers.counts().excused > 0);
+}
+
+/// The same, between the read of its sector and the write that clears the claim.
+#[test]
+fn a7_a_sharer_that_wakes_writes_what_was_just_read_to_be_cleared() {
+    let mut plan = Plan::quiet(2);
+    (plan.habits.shares, plan.habits.wants) = (1000, 0b01);
+    let cluster = held_by_the_first(&plan);
+    host(&cluster, 0).stand_still(true);
+    cluster.change_habits(|h| (h.shares, h.wants) = (0, 0b10));
+    let size = disk(&cluster).sector().bytes();
+    let reads =
+        move |io: &Facts, at| io.op == Op::Read && io.writer.host == HostIndex(1) && (io.at, io.len) == (at, size);
+    let (own, foreign, read) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let (seen, slow, mut looked) = ((Rc::clone(&own), Rc::clone(&foreign)), Rc::clone(&read), false);
+    disk(&cluster).set_script(move |io| {
+        seen.0.set(seen.0.get() + u32::from(is_write(io, 0, size, 2)));
+        seen.1.set(seen.1.get() + u32::from(is_write(io, 1, size, 2)));
+        // What follows the look that shows it dead.
+        let last = looked && reads(io, RESOURCE + 2 * size as u64);
+        looked = reads(io, 0);
+        slow.set(slow.get() || last);
+        last.then_some(Fate::Done(seconds(4)))
+    });
+    assert!(until(&cluster, |_| read.get()), "its sector is read, to be cleared as it stands");
+    run(&cluster, Duration::from_millis(3500));
+    host(&cluster, 0).go_on();
+    run(&cluster, Duration::from_millis(400));
+    end_clients(&cluster, 0);
+    assert!(until(&cluster, |_| own.get() > 0), "it is cleared by its owner");
+    assert_eq!(foreign.get(), 0, "before the other's write begins");
+    assert!(until(&cluster, |_| foreign.get() > 0), "which does");
     run(&cluster, seconds(60));
     assert!(cluster.world.checkers.counts().excused > 0);
 }

@@ -69,6 +69,11 @@ impl Area {
         own == disk && start < to && from < start + geometry.area_len() as u64
     }
 
+    fn sector_len(self) -> usize {
+        let (_, _, geometry) = self.place();
+        geometry.sector().bytes()
+    }
+
     /// The sector of the area in which byte `at` of a disk lies.
     fn sector_of(self, disk: usize, at: u64) -> Option<u64> {
         let (own, LeaseOffset(start), geometry) = self.place();
@@ -545,6 +550,16 @@ impl Checkers {
         state.areas.iter().find_map(|a| a.sector_of(disk, at).map(|index| (*a, index)))
     }
 
+    /// Which dblock of another host an I/O begins with.
+    fn dblock_of_another(&self, io: &Facts) -> Option<(Area, u64)> {
+        match self.area_of(io.disk, io.at) {
+            Some((area @ Area::Paxos(..), index)) if index > 1 && index - 1 != io.writer.host_id.get() => {
+                Some((area, index - 1))
+            }
+            _ => None,
+        }
+    }
+
     fn clock_of(&self, writer: Writer) -> Option<SimClock> {
         self.state.borrow().time.clock_of(writer)
     }
@@ -564,12 +579,8 @@ impl Witness for Checkers {
     fn writes(&self, io: &Facts, data: &[u8]) {
         self.check_times(io, data);
         self.accept(io.writer.host, |spec| spec.issued(io, data, self.sim.now()));
-        let foreign = match self.area_of(io.disk, io.at) {
-            Some((area @ Area::Paxos(..), index)) if index > 1 && index - 1 != io.writer.host_id.get() => {
-                Some((area, index - 1, self.looks_at(io.writer, index - 2)))
-            }
-            _ => None,
-        };
+        let foreign = self.dblock_of_another(io);
+        let foreign = foreign.map(|(area, of)| (area, of, self.looks_at(io.writer, of - 1)));
         self.state.borrow_mut().disk.begins(io, foreign);
     }
 
@@ -577,6 +588,9 @@ impl Witness for Checkers {
         // A read past its deadline too: a caller that stood still takes it, and what it shows counts from its start.
         self.looked(io, bytes, damaged);
         self.read_in_vain(io, damaged.is_empty());
+        if let Some((area, of)) = self.dblock_of_another(io).filter(|(area, _)| bytes.len() == area.sector_len()) {
+            self.state.borrow_mut().disk.reads(io.writer, area, of, bytes);
+        }
     }
 
     fn landed(&self, io: &Facts, sector_at: u64, old: &[u8], new: &[u8]) {

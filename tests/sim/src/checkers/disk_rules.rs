@@ -27,6 +27,8 @@ pub(super) struct State {
     by: BTreeMap<(Area, u64), (HostIndex, Nanos)>,
     /// Writes in flight: (disk, number) -> which.
     flights: BTreeMap<(usize, u64), Flight>,
+    /// The sector of another host that a process has read last, alone.
+    read: BTreeMap<Writer, (Area, u64, Dblock)>,
 }
 
 struct Flight {
@@ -38,7 +40,7 @@ struct Flight {
 
 /// What whoever begins to write another host's dblock goes by.
 pub(super) struct Foreign {
-    /// That dblock, as it stands there.
+    /// That dblock, as it was read: a host that wakes may have written another since (A7).
     before: Dblock,
     /// What it has seen of that host.
     seen: Vec<Look>,
@@ -54,8 +56,15 @@ struct Said {
 }
 
 impl State {
+    pub(super) fn reads(&mut self, reader: Writer, area: Area, of: u64, sector: &[u8]) {
+        self.read.insert(reader, (area, of, Dblock::read(sector)));
+    }
+
     pub(super) fn begins(&mut self, io: &Facts, foreign: Option<(Area, u64, Vec<Look>)>) {
-        let foreign = foreign.map(|(area, of, seen)| Foreign { before: self.dblock(area, of), seen });
+        let foreign = foreign.map(|(area, of, seen)| {
+            let read = self.read.get(&io.writer).filter(|(a, p, _)| (*a, *p) == (area, of)).map(|(.., dblock)| *dblock);
+            Foreign { before: read.unwrap_or_else(|| self.dblock(area, of)), seen }
+        });
         self.flights.insert((io.disk, io.id), Flight { writer: io.writer, at: io.at, foreign });
     }
 
@@ -65,6 +74,7 @@ impl State {
 
     pub(super) fn host_reset(&mut self, host: HostIndex) {
         self.flights.retain(|_, flight| flight.writer.host != host);
+        self.read.retain(|reader, _| reader.host != host);
     }
 
     /// The leader of a resource, or sector `index` of a lockspace; formatted if nobody has written it yet.
@@ -136,16 +146,16 @@ impl Checkers {
         let (by, since) = self.state.borrow().disk.by.get(&(area, index)).copied().unwrap_or((host, 0));
         if new.owner[1] < old.owner[1] {
             let what = format!("generation fell from {} to {}", old.owner[1], new.owner[1]);
+            let term = self.state.borrow().time.term_of(io.writer);
             if by == host || new.is_free() {
                 self.fell(io.writer, (area, index), what);
             } else if io.began >= since && self.clock_of(io.writer).is_some() {
                 // A renewal of a host whose term is over may land late over another host's (D3), or be begun by one that stood still (A7);
                 // a host's own never do (I6).
-                let term = self.state.borrow().time.term_of(io.writer);
                 let outlived = term.is_some_and(|term| self.state.borrow().outlived.has_outlived_itself(term));
                 self.violate_unless(outlived, "I2", host, what);
             }
-            self.state.borrow_mut().outlived.overwrites(io.writer.host_id);
+            self.state.borrow_mut().outlived.overwrites(io.writer.host_id, term, self.sim.now());
         }
         let mut state = self.state.borrow_mut();
         if new.owner == old.owner {
@@ -195,12 +205,13 @@ impl Checkers {
                 self.state.borrow_mut().disk.flights.get_mut(&(io.disk, io.id)).and_then(|f| f.foreign.take());
             let (before, seen) = foreign.map_or_else(Default::default, |f| (f.before, f.seen));
             if !kept {
-                // It was dead, and shared the lease, when the write began, and has gone on since (A7).
+                // It was dead, and shared the lease, when its sector was read, and has gone on since (A7).
                 let slept = HostId::new(p).is_some_and(|id| self.has_a_sleeper(id));
                 let cleared = before.shared && is == Dblock { shared: false, generation: 0, ..before };
                 if slept && cleared {
                     self.note(Some(host), || format!("(I1 wrote dblock {p}: A7)"));
                     self.count(|c| c.excused += 1);
+                    self.check_cleared(io.writer, area, (p, before.generation), &seen);
                 } else {
                     self.violate_unexcused("I1", Some(host), format!("wrote dblock {p}"));
                 }

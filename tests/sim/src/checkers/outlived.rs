@@ -9,6 +9,8 @@
 //!   next renewal tells it: those clients are excused like the others.
 //! - Until they must be over: the daemon reads with each renewal how its leases stand. [`Checkers::check_outlived`] holds it
 //!   to that.
+//! - A host whose host_id was taken may write over its successor's sector when it goes on. Then the host_id is its own again, and it is
+//!   the successor that must be over by then: from then on neither is excused any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -69,6 +71,8 @@ pub(super) struct State {
     blind: BTreeMap<(HostIndex, Area), Nanos>,
     /// host_ids of which a host has written over a later generation.
     overwritten: BTreeSet<HostId>,
+    /// The terms under which they did so, and when.
+    regained: BTreeMap<HostTerm, Nanos>,
 }
 
 impl State {
@@ -87,9 +91,18 @@ impl State {
         self.replaced.insert(term, renewal);
     }
 
-    /// A host writes over a later generation of its host_id.
-    pub(super) fn overwrites(&mut self, host_id: HostId) {
+    /// A host, under this term, writes over a later generation of its host_id: what was taken of it is its own again.
+    pub(super) fn overwrites(&mut self, host_id: HostId, term: Option<HostTerm>, now: Nanos) {
         self.overwritten.insert(host_id);
+        if let Some(term) = term {
+            self.regained.insert(term, now);
+        }
+    }
+
+    /// When what was taken was its first holder's again, if so.
+    fn undone(&self, takeover: &Takeover) -> Option<Nanos> {
+        let regained = self.regained.get(&takeover.term).copied();
+        regained.filter(|at| takeover.area.is_none() && *at >= takeover.at)
     }
 
     /// Whether one has.
@@ -183,7 +196,8 @@ impl Checkers {
     }
 
     /// A client that has outlived its lease: it must be over, and may not be yet.
-    pub(crate) fn outliver(&self) -> Option<HostIndex> {
+    #[must_use]
+    pub fn outliver(&self) -> Option<HostIndex> {
         let state = self.state.borrow();
         state.holders.values().find(|holder| state.outlived.is_outlived(holder)).map(|holder| holder.host)
     }
@@ -227,6 +241,10 @@ impl Checkers {
 
     /// A client that was outlived has ended by now, if its host has been awake, and could see its areas, for long enough.
     fn check_outlived(&self, takeover: Takeover) {
+        let undone = self.state.borrow().outlived.undone(&takeover);
+        if let Some(at) = undone {
+            return self.check_regained(takeover, at);
+        }
         let now = self.sim.now();
         let left = {
             let state = self.state.borrow();
@@ -250,5 +268,30 @@ impl Checkers {
             Duration::from_nanos(now - takeover.at)
         );
         self.violate("S1", Some(holder.host), what);
+    }
+
+    /// A host_id is its first holder's again: once whoever had taken it has been awake for long enough, all of that one's clients are
+    /// over, and those of the first holder are under S1 like any others.
+    fn check_regained(&self, takeover: Takeover, since: Nanos) {
+        let now = self.sim.now();
+        let (due, its) = {
+            let state = self.state.borrow();
+            let later = |term: &HostTerm| term.generation > takeover.term.generation;
+            let terms = state.time.terms_of(takeover.term.host_id).into_iter().filter(later);
+            let hosts: BTreeSet<HostIndex> = terms.flat_map(|term| state.time.hosts_of(term)).collect();
+            let still = hosts.iter().any(|host| state.still.contains(host));
+            let woke = hosts.iter().map(|host| state.outlived.awake_since(*host)).max().unwrap_or(0);
+            let its = state.holders.iter().filter(|(_, h)| takeover.is_of(h)).map(|(number, _)| *number);
+            (if still { now } else { since.max(woke) } + nanos(takeover.bound()), its.collect::<Vec<u64>>())
+        };
+        if now < due {
+            return self.look_at(takeover, due - now);
+        }
+        self.state
+            .borrow_mut()
+            .outlived
+            .takeovers
+            .retain(|t| t.area.is_some() || t.term != takeover.term || t.at > since);
+        its.into_iter().for_each(|number| self.look_for_rivals(number));
     }
 }
