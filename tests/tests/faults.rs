@@ -566,15 +566,21 @@ fn a7_a_daemon_that_is_stopped_as_its_host_wakes_ends_nobody_in_time() {
     assert!(until(&cluster, |c| !c.holds(0)), "and is over");
 }
 
-/// A7, and I1's exception: a sharer that stood still is found dead, and its claim cleared by a write that is slow. It wakes and
-/// clears its claim itself before that lands.
-#[test]
-fn a7_a_sharer_that_wakes_gives_back_what_is_being_cleared_for_it() {
+/// The first host shares the lease and stands still as a whole; the second wants it exclusively.
+fn shared_by_one_that_stands_still() -> Cluster {
     let mut plan = Plan::quiet(2);
     (plan.habits.shares, plan.habits.wants) = (1000, 0b01);
     let cluster = held_by_the_first(&plan);
     host(&cluster, 0).stand_still(true);
     cluster.change_habits(|h| (h.shares, h.wants) = (0, 0b10));
+    cluster
+}
+
+/// A7, and I1's exception: a sharer that stood still is found dead, and its claim cleared by a write that is slow. It wakes and
+/// clears its claim itself before that lands.
+#[test]
+fn a7_a_sharer_that_wakes_gives_back_what_is_being_cleared_for_it() {
+    let cluster = shared_by_one_that_stands_still();
     let size = disk(&cluster).sector().bytes();
     let own = Rc::new(Cell::new(0));
     let seen = Rc::clone(&own);
@@ -596,11 +602,7 @@ fn a7_a_sharer_that_wakes_gives_back_what_is_being_cleared_for_it() {
 /// The same, between the read of its sector and the write that clears the claim.
 #[test]
 fn a7_a_sharer_that_wakes_writes_what_was_just_read_to_be_cleared() {
-    let mut plan = Plan::quiet(2);
-    (plan.habits.shares, plan.habits.wants) = (1000, 0b01);
-    let cluster = held_by_the_first(&plan);
-    host(&cluster, 0).stand_still(true);
-    cluster.change_habits(|h| (h.shares, h.wants) = (0, 0b10));
+    let cluster = shared_by_one_that_stands_still();
     let size = disk(&cluster).sector().bytes();
     let reads =
         move |io: &Facts, at| io.op == Op::Read && io.writer.host == HostIndex(1) && (io.at, io.len) == (at, size);
