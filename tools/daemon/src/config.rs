@@ -59,6 +59,12 @@ pub struct Config {
     pub asked_grace: Option<Duration>,
     /// A lease outlives the descriptor of its connection until its process is gone.
     pub strict_clients: bool,
+    /// Whether memory is locked.
+    pub lock_memory: bool,
+    /// Whose socket it is.
+    pub user: Option<String>,
+    /// And of which group.
+    pub group: Option<String>,
     /// Lockspaces to join at start.
     pub lockspaces: Vec<String>,
 }
@@ -66,11 +72,14 @@ pub struct Config {
 impl Config {
     /// What cannot change while the daemon runs, and whether it would.
     #[must_use]
-    pub fn fixed(&self, new: &Config) -> [(&'static str, bool); 3] {
+    pub fn fixed(&self, new: &Config) -> [(&'static str, bool); 6] {
         [
             ("host_name", self.host_name != new.host_name),
             ("watchdog", self.watchdog != new.watchdog),
             ("watchdog_fire_timeout", self.fire_timeout != new.fire_timeout),
+            ("lock_memory", self.lock_memory != new.lock_memory),
+            ("user", self.user != new.user),
+            ("group", self.group != new.group),
         ]
     }
 }
@@ -178,6 +187,9 @@ impl ConfigFile {
             kill_grace: asked.min(longest),
             asked_grace: (asked > longest).then_some(asked),
             strict_clients: self.strict_clients.unwrap_or(false),
+            lock_memory: self.lock_memory.unwrap_or(true),
+            user: self.user,
+            group: self.group,
             lockspaces: self.lockspaces,
         })
     }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use holdfast_io::identity::{IdentityError, Machine};
+use holdfast_io::ids::SpaceName;
 use holdfast_io::seal::SealedFire;
 use holdfast_io::sys::memory;
 use holdfast_io::timing::FireTimeout;
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use crate::config::{Config, ConfigError};
 use crate::linux::Linux;
 use crate::log_ring::{self, LogRing};
+use crate::oom;
 use crate::platform::Platform;
 use crate::procfs::{ProcError, Procfs};
 use crate::restart::{Inheritance, Succession};
@@ -40,10 +42,10 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Whose socket it is.
     pub owner: (Option<Uid>, Option<Gid>),
-    /// Whether to lock memory.
-    pub lock_memory: bool,
     /// Where log lines are kept for clients that ask.
     pub log: LogRing,
+    /// Called once clients are served.
+    pub ready: fn(),
 }
 
 /// Why the daemon did not start, or did not go on.
@@ -125,6 +127,7 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
     let watchdog = Choice::parse(&options.config.watchdog)?;
     let at_start = joins(&options.config)?;
     announce(options, &watchdog);
+    oom::spare_us();
     let seats = Shares::new(most_guests(descriptors()));
     let linux = Linux::new(watchdog.clone(), options.run_dir.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -154,6 +157,7 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
         let (unread, log) = (Shares::new(MOST_UNREAD), options.log.clone());
         let desk = Desk { seats, unread, log, config: options.config.clone() };
         let outside = Outside { listener, signals: signals()?, again };
+        (options.ready)();
         serve(works, desk, outside, at_start).await.map_err(DaemonError::from)
     })
 }
@@ -193,12 +197,13 @@ pub async fn succeed<P: Platform>(
     Ok(proven)
 }
 
-/// The lockspaces of the configuration, as requests.
-pub(crate) fn joins(config: &Config) -> Result<Vec<Request>, DaemonError> {
+/// The lockspaces of the configuration, each with the request that joins it.
+pub(crate) fn joins(config: &Config) -> Result<Vec<(SpaceName, Request)>, DaemonError> {
     let join = |text: &String| {
-        let lockspace = arguments::parse_lockspace(text)
-            .map_err(|e| DaemonError::Lockspace { text: text.clone(), why: e.to_string() })?;
-        Ok(Request::AddLockspace { flags: AddLockspaceFlags::ASYNC, io_timeout: 0, lockspace })
+        let bad = |why: String| DaemonError::Lockspace { text: text.clone(), why };
+        let lockspace = arguments::parse_lockspace(text).map_err(|e| bad(e.to_string()))?;
+        let name = SpaceName::new(lockspace.name.as_bytes()).map_err(|e| bad(e.to_string()))?;
+        Ok((name, Request::AddLockspace { flags: AddLockspaceFlags::ASYNC, io_timeout: 0, lockspace }))
     };
     config.lockspaces.iter().map(join).collect()
 }
@@ -256,7 +261,7 @@ fn stop_predecessors_watchdog<P: Platform>(platform: &P, fire: FireTimeout) {
 }
 
 fn locked_report(options: &Options, watchdog: &Choice) -> Report {
-    let mlock_level = match options.lock_memory.then(memory::lock_memory) {
+    let mlock_level = match options.config.lock_memory.then(memory::lock_memory) {
         Some(Ok(())) => 1,
         Some(Err(error)) => {
             tracing::warn!(%error, "memory is not locked: under memory pressure renewals may be late");

@@ -14,6 +14,7 @@ pub mod lockspace;
 pub mod log_ring;
 pub mod nodes;
 pub mod note;
+pub mod oom;
 pub mod panicked;
 pub mod platform;
 pub mod procfs;

@@ -26,6 +26,7 @@ use crate::guard::{self, Peer};
 use crate::heirs::Heirs;
 use crate::linux::Linux;
 use crate::log_ring::{AT_WILL, LogRing};
+use crate::oom;
 use crate::platform::Platform;
 use crate::procfs::Procfs;
 use crate::queries::{self, Answer, Asking, Context};
@@ -64,6 +65,8 @@ enum Woken {
     Accepted(std::io::Result<Accepted>),
     /// Clients are to be looked at, whether they use io_uring.
     Look,
+    /// Lockspaces of the configuration are to be joined again.
+    Rejoin,
 }
 
 /// What clients are served with.
@@ -96,7 +99,7 @@ pub async fn serve(
     works: Works<Linux>,
     desk: Desk,
     outside: Outside<'_>,
-    at_start: Vec<Request>,
+    at_start: Vec<(SpaceName, Request)>,
 ) -> Result<(), WorksError> {
     let Outside { listener, mut signals, again } = outside;
     let heirs = Heirs::new(|of| guard::signal_heirs(of, &Procfs::default()));
@@ -105,8 +108,9 @@ pub async fn serve(
     let ends = Ends::new(rings.clone());
     let guests = Guests { guests, leaving, procfs, heirs, rings, ends, desk, last_client: 0, exit: false };
     let clock = works.platform().clock().clone();
-    let mut shell = Shell { works, guests, door: Door::new(listener), looks: LocalInstant::EARLIEST };
-    shell.begin(at_start).await?;
+    let (looks, joins) = (LocalInstant::EARLIEST, LocalInstant::EARLIEST);
+    let mut shell = Shell { works, guests, door: Door::new(listener), looks, wanted: Vec::new(), joins };
+    shell.want(at_start).await?;
     while !shell.guests.exit {
         // In an order that is drawn anew each time: neither do clients that never stop asking keep others, or a signal, out, nor
         // whoever never stops connecting those that ask. What lockspaces tell is first in its own branch.
@@ -115,6 +119,7 @@ pub async fn serve(
             signal = signals.recv() => Woken::Signal(signal),
             accepted = shell.door.next(&clock) => Woken::Accepted(accepted),
             () = clock.sleep_until(shell.looks), if shell.works.supervisor.has_leases() => Woken::Look,
+            () = clock.sleep_until(shell.joins), if shell.lacks_any() => Woken::Rejoin,
         };
         match woken {
             Woken::Turn(turn) => shell.works.take(&mut shell.guests, turn).await?,
@@ -125,6 +130,7 @@ pub async fn serve(
             },
             Woken::Accepted(accepted) => shell.accept(accepted).await?,
             Woken::Look => shell.look_for_rings(clock.now()),
+            Woken::Rejoin => shell.join_what_is_lacking().await?,
         }
     }
     // Replies that were just handed to their connections still have to leave.
@@ -145,7 +151,14 @@ struct Shell {
     door: Door,
     /// When clients are looked at next.
     looks: LocalInstant,
+    /// The lockspaces of the configuration, and what joins them.
+    wanted: Vec<(SpaceName, Request)>,
+    /// When those of them that could not be joined, or were lost, are tried again at the earliest.
+    joins: LocalInstant,
 }
+
+/// Between two attempts to join a lockspace of the configuration, whose device may come late or come back.
+const BETWEEN_JOINS: Duration = Duration::from_secs(10);
 
 impl Shell {
     async fn handle(&mut self, event: Event<Held>) -> Result<(), WorksError> {
@@ -158,10 +171,28 @@ impl Shell {
         self.looks = now.after(rings::LOOK);
     }
 
-    async fn begin(&mut self, at_start: Vec<Request>) -> Result<(), WorksError> {
+    /// From now on these lockspaces are to be joined.
+    async fn want(&mut self, lockspaces: Vec<(SpaceName, Request)>) -> Result<(), WorksError> {
+        self.wanted = lockspaces;
+        self.ask_ourselves(self.wanted.iter().map(|(_, join)| join.clone()).collect()).await
+    }
+
+    fn lacks_any(&self) -> bool {
+        self.wanted.iter().any(|(name, _)| self.works.supervisor.lacks(name))
+    }
+
+    /// A join is as safe late as early: it waits out whoever had the host_id, ourselves as well.
+    async fn join_what_is_lacking(&mut self) -> Result<(), WorksError> {
+        let lacking = self.wanted.iter().filter(|(name, _)| self.works.supervisor.lacks(name));
+        let lacking = lacking.map(|(_, join)| join.clone()).collect();
+        self.ask_ourselves(lacking).await
+    }
+
+    async fn ask_ourselves(&mut self, requests: Vec<Request>) -> Result<(), WorksError> {
+        self.joins = self.works.platform().clock().now().after(BETWEEN_JOINS);
         let pid = i32::try_from(std::process::id()).unwrap_or(-1);
         self.handle(Event::Connected { client: OURSELVES, pid }).await?;
-        for request in at_start {
+        for request in requests {
             let header = Header::request(request.command());
             let message = Message { header, command: request.command(), request };
             self.handle(Event::Request { client: OURSELVES, message }).await?;
@@ -190,7 +221,7 @@ impl Shell {
         let change =
             Reloaded { io_timeout: new.io_timeout, kill_grace: new.kill_grace, strict_clients: new.strict_clients };
         self.handle(Event::Reloaded(change)).await?;
-        self.begin(wanted).await
+        self.want(wanted).await
     }
 
     async fn accept(&mut self, accepted: std::io::Result<Accepted>) -> Result<(), WorksError> {
@@ -479,8 +510,12 @@ fn run_program(program: Program) {
     let name = path.display().to_string();
     let run = move || {
         let mut command = std::process::Command::new(&path);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        match command.status() {
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env_remove("NOTIFY_SOCKET");
+        let ended = command.spawn().and_then(|mut child| {
+            oom::may_choose(child.id());
+            child.wait()
+        });
+        match ended {
             Ok(status) => tracing::info!(program = %path.display(), %status, "killpath ended"),
             Err(error) => tracing::error!(program = %path.display(), %error, "killpath cannot be run"),
         }

@@ -48,7 +48,8 @@ pub fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
-    let mut file = ConfigFile::default();
+    // sanlock's own default.
+    let mut file = ConfigFile { watchdog: Some("wdmd".to_owned()), ..ConfigFile::default() };
     for (line, number) in text.lines().zip(1..) {
         let Some((key, rest)) = line.split_once('=').filter(|_| !line.starts_with('#')) else { continue };
         let (key, value) = (key.trim(), rest.split_whitespace().next().unwrap_or(""));
@@ -108,7 +109,8 @@ mod tests {
         };
         assert_eq!(parsed(text), Ok(wanted));
         let through_wdmd = ConfigFile { watchdog: Some("wdmd".into()), ..ConfigFile::default() };
-        assert_eq!(parsed("use_watchdog = 1\n"), Ok(through_wdmd));
+        assert_eq!(parsed("use_watchdog = 1\n"), Ok(through_wdmd.clone()));
+        assert_eq!(parsed("# use_watchdog = 0\n"), Ok(through_wdmd));
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! `holdfast daemon`, and `holdfastd`: sanlock's flags, and our own.
+//! `holdfast daemon`, `holdfastd`, and `sanlock daemon`: sanlock's flags, and our own.
+
+mod background;
+mod notify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +10,7 @@ use clap::Args as ClapArgs;
 use holdfast_daemon::config::{Config, ConfigError, ConfigFile};
 use holdfast_daemon::daemon::{DaemonError, Options, run as run_daemon};
 use holdfast_daemon::rundir::RunDir;
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use crate::log;
 
@@ -56,6 +59,12 @@ pub struct Args {
     group: Option<String>,
     #[command(flatten)]
     ignored: Ignored,
+    /// Started as `sanlock daemon`: in the background without -D, and with wdmd.
+    #[arg(long, hide = true)]
+    as_sanlock: bool,
+    /// What `sanlock daemon` starts to stay in the background.
+    #[arg(long, hide = true)]
+    in_background: bool,
     /// Print help.
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
@@ -64,6 +73,8 @@ pub struct Args {
 /// sanlock's options without a meaning here.
 #[derive(ClapArgs, Debug)]
 struct Ignored {
+    #[arg(short = 'a', hide = true)]
+    use_aio: Option<String>,
     #[arg(short = 'Q', hide = true)]
     quiet_fail: Option<String>,
     #[arg(short = 'R', hide = true)]
@@ -91,13 +102,13 @@ pub enum Error {
     /// The daemon.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    /// A user or group that is not there.
-    #[error("{kind} {name:?} is not known on this system")]
-    Unknown {
-        /// "user" or "group".
-        kind: &'static str,
-        /// As given.
-        name: String,
+    /// Nothing can be started in the background.
+    #[error("cannot go to the background: cannot {doing}: {source}")]
+    Background {
+        /// What was tried.
+        doing: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
     },
 }
 
@@ -105,34 +116,51 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`]: it did not start, or could not go on.
-pub fn run(args: Args) -> Result<ExitCode, Error> {
-    // The flush comes last: whatever stops the daemon is logged by then.
-    let log::Log { ring, flush: _flush } = log::start(args.debug).map_err(DaemonError::System)?;
-    let (config, file) = configured(&args)?;
-    let user_name = args.user.clone().or(file.user);
-    let group_name = args.group.clone().or(file.group);
-    let lock_memory = args.mlock_level.map(|level| level > 0).or(file.lock_memory).unwrap_or(true);
-    let options = Options {
-        config,
-        run_dir: RunDir::from_environment(),
-        owner: (user_name.map(user).transpose()?, group_name.map(group).transpose()?),
-        lock_memory,
-        log: ring,
-    };
-    run_daemon(&options, &|| configured(&args).map(|(config, _)| config))?;
-    Ok(ExitCode::SUCCESS)
+pub fn run(mut args: Args) -> Result<ExitCode, Error> {
+    if args.as_sanlock && !args.debug && !args.in_background {
+        return background::start();
+    }
+    if args.in_background {
+        args.config = args.config.map(|path| std::path::absolute(&path).unwrap_or(path));
+        background::detach()?;
+    }
+    let ended = serve(&args);
+    if let Err(error) = &ended {
+        notify::tell(&format!("{}{}", notify::STATUS, holdfast_daemon::codes::chain(error)));
+    }
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// The configuration, the command line having the last word; and the file as it stands.
-fn configured(args: &Args) -> Result<(Config, ConfigFile), ConfigError> {
+fn serve(args: &Args) -> Result<(), Error> {
+    // The flush comes last: whatever stops the daemon is logged by then.
+    let log::Log { ring, flush: _flush } = log::start(args.debug).map_err(DaemonError::System)?;
+    let config = configured(args)?;
+    let options = Options {
+        owner: owner(config.user.as_deref(), config.group.as_deref()),
+        config,
+        run_dir: RunDir::from_environment(),
+        log: ring,
+        ready: || notify::tell(notify::READY),
+    };
+    run_daemon(&options, &|| configured(args)).map_err(Error::from)
+}
+
+/// The configuration, the command line having the last word.
+fn configured(args: &Args) -> Result<Config, ConfigError> {
     let mut file = ConfigFile::read(args.config.as_deref())?;
     file.host_name = args.host_name.clone().or(file.host_name);
     file.watchdog = args.watchdog.clone().or_else(|| use_watchdog(args.use_watchdog, file.watchdog));
+    if args.as_sanlock {
+        file.watchdog = file.watchdog.or_else(|| Some("wdmd".to_owned()));
+    }
     file.watchdog_fire_timeout = args.fire_timeout.or(file.watchdog_fire_timeout);
     file.io_engine = args.io_engine.clone().or(file.io_engine);
     file.kill_grace_seconds = args.kill_grace.or(file.kill_grace_seconds);
     file.io_timeout = args.io_timeout.or(file.io_timeout);
-    Ok((file.clone().decide()?, file))
+    file.lock_memory = args.mlock_level.map(|level| level > 0).or(file.lock_memory);
+    file.user = args.user.clone().or(file.user);
+    file.group = args.group.clone().or(file.group);
+    file.decide()
 }
 
 /// What `-w` makes of the watchdog that a file names: 1 is wdmd, as in sanlock, unless another one is named.
@@ -144,23 +172,38 @@ fn use_watchdog(flag: Option<u8>, named: Option<String>) -> Option<String> {
     }
 }
 
-fn user(name: String) -> Result<Uid, Error> {
-    match User::from_name(&name) {
-        Ok(Some(user)) => Ok(user.uid),
-        _ => Err(Error::Unknown { kind: "user", name }),
-    }
-}
+/// Whom sanlock's packages make the socket's owner, so that what is in its group may connect.
+const SANLOCK: &str = "sanlock";
 
-fn group(name: String) -> Result<Gid, Error> {
-    match Group::from_name(&name) {
-        Ok(Some(group)) => Ok(group.gid),
-        _ => Err(Error::Unknown { kind: "group", name }),
+/// Whose socket it is: as named; the user and the group sanlock, where both are there and nobody is named; otherwise whoever started
+/// us. A name that is not known stands for root, as in sanlock: nobody gets access by it.
+fn owner(user: Option<&str>, group: Option<&str>) -> (Option<Uid>, Option<Gid>) {
+    let uid_of = |name: &str| User::from_name(name).ok().flatten().map(|user| user.uid);
+    let gid_of = |name: &str| Group::from_name(name).ok().flatten().map(|group| group.gid);
+    if let (None, None) = (user, group) {
+        let sanlock = (uid_of(SANLOCK), gid_of(SANLOCK));
+        return if geteuid().is_root() && sanlock.0.is_some() && sanlock.1.is_some() { sanlock } else { (None, None) };
     }
+    let unknown =
+        |kind: &str, name: &str| tracing::warn!(name, "no {kind} of this name is known: the socket is root's");
+    let uid = user.map(|name| {
+        uid_of(name).unwrap_or_else(|| {
+            unknown("user", name);
+            Uid::from_raw(0)
+        })
+    });
+    let gid = group.map(|name| {
+        gid_of(name).unwrap_or_else(|| {
+            unknown("group", name);
+            Gid::from_raw(0)
+        })
+    });
+    (uid, gid)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::use_watchdog;
+    use super::{Gid, Uid, owner, use_watchdog};
 
     #[test]
     fn w_1_is_wdmd_unless_a_device_is_named_and_w_0_is_none() {
@@ -170,5 +213,11 @@ mod tests {
         assert_eq!(use_watchdog(Some(1), named("/dev/watchdog1")), named("/dev/watchdog1"));
         assert_eq!(use_watchdog(Some(0), named("/dev/watchdog1")), named("none"));
         assert_eq!((use_watchdog(None, None), use_watchdog(None, named("x"))), (None, named("x")));
+    }
+    #[test]
+    fn a_socket_of_an_owner_that_nobody_knows_is_roots() {
+        assert_eq!(owner(Some("root"), None), (Some(Uid::from_raw(0)), None));
+        let unknown = owner(Some("nobody has this name"), Some("nor this"));
+        assert_eq!(unknown, (Some(Uid::from_raw(0)), Some(Gid::from_raw(0))));
     }
 }

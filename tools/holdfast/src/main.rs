@@ -99,6 +99,7 @@ fn arguments() -> Vec<OsString> {
         arguments.insert(1, "daemon".into());
     } else if is_called(&arguments, "sanlock") && arguments.get(1).is_some_and(|word| word == "daemon") {
         arguments[0] = "holdfast".into();
+        arguments.insert(2, "--as-sanlock".into());
     }
     arguments
 }

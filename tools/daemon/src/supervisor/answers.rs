@@ -16,7 +16,7 @@ use holdfast_protocol::text::{DiskPath, Name48};
 use paxos_lease::Mode;
 
 use super::event::{ClientId, Effect, Place, ReplyTo};
-use super::leases::{Lease, Phase, Token, WaitingAcquire};
+use super::leases::{Lease, Phase, Token, WaitingAcquire, mode_word};
 use super::spaces::{Life, Space};
 use super::{Client, Supervisor, history};
 
@@ -279,10 +279,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             "offset": lease.places.first().map(|place| place.offset),
             "disks": lease.places.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "lver": lease.lver.0,
-            "mode": match lease.mode {
-                Mode::Exclusive => "exclusive",
-                Mode::Shared => "shared",
-            },
+            "mode": mode_word(lease.mode),
             "state": match lease.phase {
                 Phase::Held { .. } if lease.is_orphan() => "orphan",
                 Phase::Held { .. } => "held",

@@ -14,7 +14,7 @@ use paxos_lease::Mode;
 
 use super::Supervisor;
 use super::event::{ConvertRequest, Converted, Effect, ReplyTo, TaskId};
-use super::leases::{Phase, Running, key_of};
+use super::leases::{Phase, Running, key_of, mode_word};
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn convert(&mut self, to: ReplyTo, flags: AcquireFlags, target: Target, resource: &ResourceHead) {
@@ -64,6 +64,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let client = lease.tokens.first().map(|t| t.client);
         match held {
             Some((held, mode, lver)) => {
+                if mode != lease.mode {
+                    let pid = client.and_then(|c| self.clients.get(&c)).map(|c| c.pid);
+                    tracing::info!(lease = %key, pid, mode = mode_word(mode), %lver, "converted");
+                }
                 (lease.mode, lease.lver, lease.phase) = (mode, lver, Phase::Held { held });
                 if let Some(value) = lease.value.as_mut().filter(|_| mode == Mode::Exclusive && code.is_error()) {
                     // What was to be written before it was shared may not have been. What nobody set is not written: it may not be what

@@ -635,8 +635,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(running) = client.running.take() else { return };
         let (pid, name) = (client.pid, client.name);
         if let Work::Acquire(acquire) = &running.work {
-            for key in &acquire.done {
-                tracing::info!(lease = %key, pid, %name, "acquired");
+            for lease in acquire.done.iter().filter_map(|key| self.leases.get(key)) {
+                let generation = self.generation_in(&lease.key.space).map(|g| g.0);
+                let (key, mode, lver) = (lease.key, mode_word(lease.mode), lease.lver);
+                tracing::info!(lease = %key, pid, %name, mode, %lver, generation, "acquired");
             }
             self.grant(target, acquire);
         }
@@ -902,9 +904,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(held) = held.filter(|_| writable) {
             let value = lease.value_to_write();
             let task = self.next_task(key);
+            if let Some(name) = &rename {
+                tracing::info!(lease = %key, %name, "released under another name");
+            }
             self.effects.push(Effect::StartRelease { task, key, held, rename, value });
         } else {
             let client = lease.client();
+            tracing::info!(lease = %key, lver = %lease.lver, "let go without a write: the end of our host_id's term frees it");
             self.leases.remove(&key);
             self.lease_ended(key, client, ResultCode::OK);
         }
@@ -927,6 +933,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                     lease.left_by = lease.left_by.or(persists.then_some(pid));
                     lease.tokens.retain(|t| t.client != client);
                     if lease.tokens.is_empty() && lease.left_by.is_none() {
+                        tracing::info!(lease = %key, lver = %lease.lver, pid, "its last client is gone; its lockspace is lost");
                         self.leases.remove(&key);
                     }
                 }
@@ -970,6 +977,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             return;
         }
         if let Some(key) = self.releasing(task) {
+            if self.leases.get(&key).is_some_and(|l| l.since.is_some()) {
+                tracing::info!(lease = %key, "released, later than it was asked for");
+            }
             self.forget_lease(task, key);
             self.save();
         }
@@ -1038,6 +1048,14 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 running.stop.set();
             }
         }
+    }
+}
+
+/// A mode, as people read it.
+pub(super) fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Exclusive => "exclusive",
+        Mode::Shared => "shared",
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `event.rs` | events and effects |
 //! | `clients.rs` | connections: registration, restriction, the end of a connection and of a process |
 //! | `spaces.rs` | lockspaces: join, renewal, D2's instant, leaving |
+//! | `shutdown.rs` | the daemon's own end, asked for by a client or by a signal |
 //! | `leases.rs` | acquire and release commands, one resource after the other, all or none |
 //! | `convert.rs` | the convert command |
 //! | `killpath.rs` | what a client wants to be run in its place |
@@ -42,6 +43,7 @@ mod ladder;
 mod leases;
 mod losses;
 mod requests;
+mod shutdown;
 mod spaces;
 #[cfg(test)]
 mod tests;
@@ -56,11 +58,9 @@ use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::SealedFire;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
 use holdfast_protocol::codes::ResultCode;
-use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
 use paxos_lease::Mode;
 
-use crate::log_ring::AT_WILL;
 use crate::state_file::{SpaceRecord, StateFile};
 use crate::watchdog::Kind;
 pub use care::Care;
@@ -68,6 +68,7 @@ pub use clients::Client;
 use event::{ClientId, Effect, Event, LeaseKey, Reloaded, ReplyTo, TaskId};
 pub use killpath::Program;
 pub use leases::{Lease, Phase};
+use shutdown::Shutdown;
 pub use spaces::{Life, Space};
 
 /// What the administrator decided.
@@ -126,6 +127,10 @@ pub struct Supervisor<L> {
     /// The latest refusals, with their reasons in words: a result code is all that sanlock's protocol has room for.
     refusals: VecDeque<Refusal>,
     shutdown: Option<Shutdown>,
+    /// Until when a signal to end lasts.
+    ends_by: Option<LocalInstant>,
+    /// Lockspaces that somebody had removed.
+    taken_away: BTreeSet<SpaceName>,
     last_task: u64,
     last_res_id: u32,
     last_token: u32,
@@ -144,12 +149,6 @@ struct Refusal {
 
 /// How many refusals are kept.
 const MOST_REFUSALS: usize = 64;
-
-/// A shutdown that was asked for by force, and who wants to hear of its end.
-#[derive(Debug, Default)]
-struct Shutdown {
-    waiting: Vec<ReplyTo>,
-}
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// A supervisor that has inherited these lockspaces from a predecessor proven gone.
@@ -170,6 +169,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             last_saved,
             refusals: VecDeque::new(),
             shutdown: None,
+            ends_by: None,
+            taken_away: BTreeSet::new(),
             last_task: 0,
             last_res_id: 0,
             last_token: 0,
@@ -222,6 +223,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         self.step_ladders(now);
         self.step_care(now);
+        self.follow_signal(now);
         self.step_shutdown();
         self.check(now);
         self.note_answers();
@@ -249,7 +251,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub fn next_wakeup(&self, now: LocalInstant) -> LocalInstant {
         let spaces = self.spaces.values().map(|s| s.next_wakeup(now));
         let waiting = self.waiting.iter().map(|w| w.retry_at);
-        spaces.chain(waiting).chain([self.care.next_pet]).min().unwrap_or(LocalInstant::NEVER)
+        spaces.chain(waiting).chain(self.ends_by).chain([self.care.next_pet]).min().unwrap_or(LocalInstant::NEVER)
     }
 
     /// The invariants of this file's head. They hold whatever clients, disks and hosts do: a violation is our own bug,
@@ -418,28 +420,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
-    fn shutdown(&mut self, to: ReplyTo, force: bool, wait: bool, now: LocalInstant) {
-        if !force && !self.spaces.is_empty() {
-            // SHUTDOWN has no reply: its connection just ends. SHUTDOWN_WAIT is told why (spec A 6).
-            if wait {
-                self.reply(to, ResultCode::EBUSY);
-            } else {
-                tracing::warn!(target: AT_WILL, "shutdown ignored: {} lockspaces are joined", self.spaces.len());
-                self.close(to.client);
-            }
-            return;
-        }
-        let shutdown = self.shutdown.get_or_insert_default();
-        if wait {
-            // Its one reply has a header of zeros but for magic, version and length (spec A 6).
-            let header = Header { cmd: 0, cmd_flags: 0, seq: 0, data: 0, data2: 0, ..to.header };
-            shutdown.waiting.push(ReplyTo { header, ..to });
-        } else {
-            self.close(to.client);
-        }
-        self.remove_all(now);
-    }
-
     /// What is under way goes on by what was in force when it began.
     fn reloaded(&mut self, new: Reloaded) {
         let Reloaded { io_timeout, kill_grace, strict_clients } = new;
@@ -447,28 +427,5 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let kill_grace = kill_grace.min(Timing::longest_kill_grace(self.settings.fire_timeout));
         tracing::info!(io_timeout = io_timeout.seconds(), ?kill_grace, strict_clients, "configuration read again");
         self.settings = Settings { io_timeout, kill_grace, strict_clients, ..self.settings.clone() };
-    }
-
-    fn shutdown_signal(&mut self, now: LocalInstant) {
-        if self.spaces.is_empty() {
-            self.shutdown.get_or_insert_default();
-        } else {
-            let names: Vec<String> = self.spaces.keys().map(ToString::to_string).collect();
-            tracing::warn!(lockspaces = names.join(" "), "signal to shut down ignored: lockspaces are joined");
-        }
-        let _ = now;
-    }
-
-    fn step_shutdown(&mut self) {
-        if self.shutdown.is_none() || !self.spaces.is_empty() {
-            return;
-        }
-        for to in self.shutdown.take().map(|s| s.waiting).unwrap_or_default() {
-            self.reply(to, ResultCode::OK);
-        }
-        self.shutdown = Some(Shutdown::default());
-        if !self.effects.iter().any(|e| matches!(e, Effect::Exit)) {
-            self.effects.push(Effect::Exit);
-        }
     }
 }

@@ -259,6 +259,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(code) = self.add_conflict(&ask, host_id) {
             return self.reply(to, code);
         }
+        self.taken_away.remove(&ask.name);
         self.last_space += 1;
         let mut space = Space {
             number: self.last_space,
@@ -586,6 +587,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// Leaving was asked for: what the lockspace guards is ended at once (spec A 7.3), then it is left.
     fn remove(&mut self, name: SpaceName, now: LocalInstant) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
+        self.taken_away.insert(name);
         space.stop.set();
         if let Life::Active { fail_at, .. } = space.life {
             space.life = Life::Removing { fail_at };
@@ -660,6 +662,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             _ => return,
         };
         space.life = Life::Leaving { fail_at };
+        for (key, lease) in self.leases.iter().filter(|(key, _)| key.space == name) {
+            tracing::info!(lease = %key, lver = %lease.lver, left_by = lease.left_by, "let go with its lockspace");
+        }
         self.leases.retain(|key, _| key.space != name);
         self.effects.push(Effect::Leave { space: name, free });
     }

@@ -33,6 +33,7 @@ mod orphans;
 mod refusals;
 mod requests;
 mod sharing;
+mod shutdown;
 mod values;
 mod wdmd;
 
@@ -866,20 +867,6 @@ fn adding_the_same_lockspace_again_says_what_stands_against_it() {
         Request::AddLockspace { flags: AddLockspaceFlags::NONE, io_timeout: 1, lockspace: wire_space("LS", 2) };
     w.ask(3, request);
     assert_eq!(w.codes(3), [ResultCode::EINVAL.number()]);
-}
-
-#[test]
-fn a_gentle_shutdown_is_refused_while_a_lockspace_is_joined_and_a_forced_one_ends_holders() {
-    let mut w = World::joined();
-    w.hold(1, "R").apply(Event::ShutdownSignal);
-    w.apply(Event::Connected { client: ClientId(7), pid: 1 }).ask(7, Request::ShutdownWait { force: false });
-    assert_eq!(w.codes(7), [ResultCode::EBUSY.number()]);
-    assert!(w.signals(1).is_empty());
-    w.ask(7, Request::ShutdownWait { force: true });
-    assert_eq!(w.signals(1), [Signal::SIGKILL]);
-    w.closed(1).exited(1).apply(Event::Left { space: name("LS") });
-    assert_eq!(w.count(|e| matches!(e, Effect::Exit)), 1);
-    assert_eq!(*w.codes(7).last().unwrap(), 0);
 }
 
 #[test]

@@ -1,0 +1,109 @@
+//! The daemon among the programs of a host: how it starts, where it goes, and how it ends when the host shuts down.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use harness::{AT_MOST, Area, Guest, Machine, Process, SPACE, run, wait_until};
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, User, getsid};
+
+/// The executable under sanlock's name.
+fn as_sanlock(directory: &Path, words: &[&str]) -> Output {
+    let program = directory.join("sanlock");
+    if !program.exists() {
+        symlink(env!("CARGO_BIN_EXE_holdfast"), &program).unwrap();
+    }
+    Command::new(program).args(words).env("SANLOCK_RUN_DIR", directory.join("run")).output().unwrap()
+}
+
+/// Left running by a test that failed.
+struct Ended(Process);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.0.is_over() {
+            self.0.signal(Signal::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn sanlock_daemon_goes_to_the_background_once_it_serves_and_says_why_if_it_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let words = ["daemon", "-w", "0", "-l", "0", "-a", "1", "-e", "citizen"];
+    let started = as_sanlock(directory.path(), &words);
+    assert!(started.status.success(), "{started:?}");
+    let pid = fs::read_to_string(directory.path().join("run/sanlock.pid")).unwrap();
+    let daemon = Ended(Process::of(pid.trim().parse().unwrap()));
+    // No wait here: that is what its status promised.
+    let told = as_sanlock(directory.path(), &["client", "status"]);
+    assert_eq!(String::from_utf8_lossy(&told.stdout).lines().next(), Some("daemon citizen"));
+    let of = |number: i32| getsid(Some(Pid::from_raw(number))).unwrap();
+    assert_ne!(of(daemon.0.pid), of(0), "in our session still");
+    assert_eq!(fs::read_link(format!("/proc/{}/cwd", daemon.0.pid)).unwrap(), Path::new("/"));
+
+    let second = as_sanlock(directory.path(), &words);
+    let why = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(why.contains(&format!("another daemon (pid {})", daemon.0.pid)), "{why}");
+    let wrong = as_sanlock(directory.path(), &["daemon", "-w", "0", "-o", "999"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("io_timeout is 999"), "{wrong:?}");
+
+    daemon.0.signal(Signal::SIGTERM);
+    daemon.0.wait_over("the daemon, which has joined nothing", AT_MOST);
+}
+
+#[test]
+fn the_socket_is_sanlocks_where_there_is_such_a_user_and_nobody_else_is_named() {
+    harness::must_be_root();
+    let mut machine = Machine::boot();
+    let _first = machine.daemon("first", "--watchdog none");
+    let owner =
+        || fs::metadata(machine.path("run/sanlock.sock")).map(|m| (m.uid(), m.gid(), m.mode() & 0o777)).unwrap();
+    let sanlock = User::from_name("sanlock").unwrap().expect("the user that Debian's package of sanlock makes");
+    let group: u32 = run("getent", &["group", "sanlock"]).split(':').nth(2).unwrap().parse().unwrap();
+    assert_eq!(owner(), (sanlock.uid.as_raw(), group, 0o660));
+}
+
+#[test]
+fn a_signal_to_end_waits_for_guests_and_then_leaves_in_good_order() {
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let mut machine = Machine::boot();
+    let watchdog = machine.watchdog(10);
+    let daemon = machine.daemon("first", &watchdog);
+    daemon.format(&area);
+    daemon.join(&area, 1);
+    let guest = Guest::holding(&mut machine, &area, "one", "");
+
+    daemon.process.signal(Signal::SIGTERM);
+    daemon.wait_said("waiting until nothing is guarded any more", AT_MOST);
+    daemon.wait_renewal();
+    assert!(daemon.space().is_some_and(|s| s["state"] == "active") && !guest.process.is_over());
+
+    // The guest is shut down by whoever runs it.
+    guest.process.signal(Signal::SIGTERM);
+    daemon.process.wait_over("the daemon, which guards nothing any more", AT_MOST);
+    assert_eq!(area.delta(1).record.timestamp.0, 0, "the host_id was not given back");
+    assert_eq!((machine.watchdog_openers(), machine.is_up()), (0, true));
+}
+
+#[test]
+fn a_lockspace_of_the_configuration_is_joined_once_its_device_is_there() {
+    let disk = tempfile::tempdir().unwrap();
+    let (area, late) = (Area::file(disk.path(), "early"), disk.path().join("late"));
+    let mut machine = Machine::boot();
+    let file = machine.path("holdfast.toml");
+    fs::write(&file, format!("lockspaces = [\"{SPACE}:1:{}:0\"]\n", late.display())).unwrap();
+    let daemon = machine.daemon("first", &format!("--watchdog none --config {}", file.display()));
+    daemon.wait_said("not joined", AT_MOST);
+    daemon.format(&area);
+    fs::rename(&area.path, &late).unwrap();
+    wait_until("the lockspace is joined", AT_MOST, || daemon.space().is_some_and(|s| s["state"] == "active"));
+}
