@@ -36,8 +36,14 @@ fn a_thousand_hostile_connections_delay_no_renewal_and_no_client() {
     let daemon = machine.daemon("first", "--watchdog none");
     daemon.format(&area);
     daemon.join(&area, 1);
-    let crowd = Crowd::of(&daemon, 1000);
     let mut client = daemon.connection().register().unwrap();
+    let crowd = Crowd::of_headers_cut_short(&daemon, 1000);
+    for _ in 0..10 {
+        daemon.take_and_give_back(&mut client, &area, "one");
+    }
+    renews(&daemon);
+    drop(crowd);
+    let crowd = Crowd::of(&daemon, 1000);
     for _ in 0..5 {
         for _ in 0..10 {
             daemon.take_and_give_back(&mut client, &area, "one");

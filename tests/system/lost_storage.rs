@@ -56,6 +56,8 @@ fn what_is_guarded_ends_by_the_schedule_with_sigterm_before_sigkill() {
     let guest = Guest::holding(&mut machine, &disk.area, "one", "--ignore-term");
     let (frozen, _) = disk.freeze();
     let (earliest, latest) = daemon.fails_at_once_blocked();
+    daemon.wait_said("half of the renewal budget is used up", AT_MOST);
+    assert!(boot_now() < earliest, "said only when it was too late to do anything about it");
 
     let term = guest.wait_said("sigterm", AT_MOST);
     let gone = guest.process.wait_over("the client", AT_MOST);

@@ -32,10 +32,19 @@ const SAYINGS: [fn() -> Vec<u8>; 6] = [
 pub struct Crowd(Vec<UnixStream>);
 
 impl Crowd {
-    /// Comes in; `clients` of them.
+    /// Comes in; `clients` of them, with all that one could say.
     pub fn of(daemon: &Daemon, clients: usize) -> Crowd {
+        Crowd::saying(&SAYINGS, daemon, clients)
+    }
+
+    /// The same, and each has sent all of a header but its last byte.
+    pub fn of_headers_cut_short(daemon: &Daemon, clients: usize) -> Crowd {
+        Crowd::saying(&SAYINGS[..1], daemon, clients)
+    }
+
+    fn saying(sayings: &[fn() -> Vec<u8>], daemon: &Daemon, clients: usize) -> Crowd {
         let socket = daemon.run_dir.join("sanlock.sock");
-        let sayings = SAYINGS.iter().cycle().take(clients);
+        let sayings = sayings.iter().cycle().take(clients);
         Crowd(
             sayings
                 .map(|say| {
@@ -47,7 +56,7 @@ impl Crowd {
         )
     }
 
-    /// The last kind has asked for 64 answers. How many each of them gets, once it reads.
+    /// Of those with all that one could say, the last kind has asked for 64 answers. How many each of them gets, once it reads.
     pub fn answers(self) -> Vec<usize> {
         let asked = self.0.into_iter().skip(SAYINGS.len() - 1).step_by(SAYINGS.len());
         asked
