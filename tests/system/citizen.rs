@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use harness::{AT_MOST, Area, Guest, Machine, Process, SPACE, run, wait_until};
+use harness::{AT_MOST, Area, Daemon, Guest, Machine, Process, SPACE, run, wait_until};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, User, getsid};
 
@@ -106,4 +106,105 @@ fn a_lockspace_of_the_configuration_is_joined_once_its_device_is_there() {
     daemon.format(&area);
     fs::rename(&area.path, &late).unwrap();
     wait_until("the lockspace is joined", AT_MOST, || daemon.space().is_some_and(|s| s["state"] == "active"));
+}
+
+#[test]
+fn sanlocks_file_is_read_where_there_is_none_of_ours() {
+    harness::must_be_root();
+    let mut machine = Machine::boot();
+    let file = machine.path("sanlock.conf");
+    let text =
+        "# of a site\nour_host_name = by-the-file\nuse_watchdog = 0\nio_timeout = 3\nmlock_level = 0\nsh_retries = 4\n";
+    fs::write(&file, text).unwrap();
+    // Nobody else sees it there; and no file of ours may be found before it.
+    let run = format!(
+        "unshare -m sh -c 'mkdir -p /etc/sanlock /etc/holdfast && touch /etc/sanlock/sanlock.conf && mount --bind {file} \
+         /etc/sanlock/sanlock.conf && mount -t tmpfs none /etc/holdfast && exec {program} daemon'",
+        file = file.display(),
+        program = env!("CARGO_BIN_EXE_holdfast"),
+    );
+    let process = machine.start("configured", &run);
+    let daemon = Daemon::other(process, machine.path("run"), machine.path("configured.log"));
+    daemon.wait_said("ready", AT_MOST);
+    for words in ["configured by sanlock's file", "NO WATCHDOG", "sh_retries"] {
+        daemon.wait_said(words, AT_MOST);
+    }
+    assert_eq!(daemon.status()["host_name"], "by-the-file");
+    let area = Area::file(machine.path("").as_path(), "leases");
+    daemon.format(&area);
+    daemon.try_join_with(&area, 1, 0).unwrap();
+    assert_eq!(daemon.space().unwrap()["io_timeout_s"], 3);
+}
+
+/// What a line of /proc/PID/status says, kB.
+fn kilobytes(daemon: &Daemon, of: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.process.pid)).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(of)).unwrap_or_else(|| panic!("no {of} in {status}"));
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// A daemon that locks its memory, started by a command.
+fn locking(machine: &mut Machine, by: &str) -> Daemon {
+    let name = machine.next_name("locking");
+    let process = machine.start(&name, &format!("{by} {} daemon --watchdog none", env!("CARGO_BIN_EXE_holdfast")));
+    let daemon = Daemon::other(process, machine.path("run"), machine.path(&format!("{name}.log")));
+    daemon.wait_said("ready", AT_MOST);
+    daemon
+}
+
+#[test]
+fn memory_is_locked_but_not_the_megabytes_of_stack_that_nobody_touches() {
+    harness::must_be_root();
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let mut machine = Machine::boot();
+    let daemon = locking(&mut machine, "env");
+    daemon.format(&area);
+    daemon.join(&area, 1);
+    let _guest = Guest::holding(&mut machine, &area, "one", "");
+    assert!(kilobytes(&daemon, "VmLck:") > 0, "nothing is locked: {}", daemon.log());
+    let threads = fs::read_dir(format!("/proc/{}/task", daemon.process.pid)).unwrap().count() as u64;
+    let (resident, mapped) = (kilobytes(&daemon, "VmRSS:"), kilobytes(&daemon, "VmLck:"));
+    assert!(threads > 2, "no thread has a stack to lock");
+    assert!(resident < 40 << 10, "{resident} kB are resident, of {mapped} kB that are mapped and locked");
+}
+
+#[test]
+fn where_nothing_may_be_locked_or_raised_the_daemon_says_so_and_serves() {
+    harness::must_be_root();
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let mut machine = Machine::boot();
+    // As in a container: root, but not for this.
+    let less = "-sys_nice,-ipc_lock,-sys_resource";
+    let bound = format!("prlimit --memlock=65536 --nofile=512:512 setpriv --bounding-set {less} --inh-caps {less}");
+    let daemon = locking(&mut machine, &bound);
+    daemon.wait_said("memory is not locked", AT_MOST);
+    daemon.wait_said("the OOM killer may choose this daemon", AT_MOST);
+    daemon.format(&area);
+    daemon.join(&area, 1);
+    let guest = Guest::holding(&mut machine, &area, "one", "");
+    daemon.wait_renewal();
+    assert!(!guest.process.is_over());
+}
+
+#[test]
+fn with_strict_clients_a_lease_outlives_a_closed_descriptor_until_its_process_is_gone() {
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let mut machine = Machine::boot();
+    let file = machine.path("holdfast.toml");
+    fs::write(&file, "strict_clients = true\n").unwrap();
+    let daemon = machine.daemon("first", &format!("--watchdog none --config {}", file.display()));
+    daemon.format(&area);
+    daemon.join(&area, 1);
+    let leases = || daemon.status()["leases"].as_array().unwrap().len();
+    let guest = Guest::holding(&mut machine, &area, "one", "--close");
+    guest.wait_said("closed", AT_MOST);
+    daemon.wait_renewal();
+    assert_eq!(leases(), 1, "its process still writes");
+    let other = Guest::start(&mut machine, &area, "one", "", disk.path());
+    other.wait_said("refused", AT_MOST);
+    guest.process.signal(Signal::SIGKILL);
+    wait_until("the lease is given back", AT_MOST, || leases() == 0);
 }

@@ -2,7 +2,7 @@
 """A guarded program: takes a lease through libsanlock, then does what must run once.
 
     guest.py --space NAME --resource NAME --path PATH --offset N --events FILE --beats FILE
-             [--keep-trying] [--ignore-term] [--heir] [--connections N] [--ring DEVICE [--lock]]
+             [--keep-trying] [--ignore-term] [--heir] [--close] [--connections N] [--ring DEVICE [--lock]]
 
 Its work is to write the time into BEATS, at offset 0, over and over: that is what a virtual machine's disk would see.
 The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in EVENTS, which gets one JSON object a line:
@@ -12,6 +12,7 @@ The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in E
     refused               it is not, with `code`, the binding's number; --keep-trying says so once and goes on trying
     sigterm               asked to end; with --ignore-term it goes on
     heir                  --heir: a child has inherited the connection, the parent is about to exit
+    closed                --close: its connection is closed, and it goes on
 
     hangs                 --ring: what it writes to the device as well, through io_uring, is in flight for half a second; `word` is what
 
@@ -59,7 +60,7 @@ def options():
     parser.add_argument("--offset", type=int, required=True)
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--ring")
-    for name in ("--keep-trying", "--ignore-term", "--heir", "--lock"):
+    for name in ("--keep-trying", "--ignore-term", "--heir", "--close", "--lock"):
         parser.add_argument(name, action="store_true")
     return parser.parse_args()
 
@@ -100,6 +101,10 @@ def main():
         os._exit(0)
     if chosen.heir:
         told.say("heir")
+    if chosen.close:
+        for fd in fds:
+            os.close(fd)
+        told.say("closed")
     ring, begun = uring.Ring(chosen.ring) if chosen.ring else None, None
     if chosen.lock:
         fcntl.lockf(ring.disk, fcntl.LOCK_EX)

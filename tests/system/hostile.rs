@@ -16,7 +16,7 @@ use harness::{AT_MOST, Area, Crowd, Daemon, Guest, Inquirers, Machine, Process, 
 use holdfast_client::protocol::codes::ResultCode;
 use holdfast_client::protocol::command::Command;
 use holdfast_client::protocol::header::{HEADER_SIZE, Header};
-use holdfast_client::protocol::{Disk, DiskPath, Name48, Resource, ResourceHead};
+use holdfast_client::protocol::{Disk, DiskPath, HostEvent, Lockspace, Name48, Request, Resource, ResourceHead};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
@@ -257,6 +257,37 @@ fn a_user_with_all_the_connections_that_one_may_have_keeps_out_neither_another_n
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+#[test]
+fn a_connection_that_waits_for_events_does_not_go_for_others_that_are_idle() {
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let mut machine = Machine::boot();
+    // Room for 48 connections.
+    let few = |command: String| format!("sh -c 'ulimit -n 400; exec {command}'");
+    let daemon = machine.start_daemon_by("first", "--watchdog none", few);
+    daemon.wait_said("ready", AT_MOST);
+    daemon.format(&area);
+    daemon.join(&area, 1);
+    let come = || {
+        let stream = UnixStream::connect(daemon.run_dir.join("sanlock.sock")).unwrap();
+        stream.set_read_timeout(Some(AT_MOST)).unwrap();
+        stream
+    };
+    let (mut idle, mut listens) = (come(), come());
+    let lockspace = Lockspace::new(Name48::new(harness::SPACE).unwrap(), 1, Disk::new(DiskPath::new("").unwrap(), 0));
+    let event = HostEvent { host_id: 0, generation: 0, event: 0, data: 0 };
+    listens.write_all(&Request::RegEvent { lockspace, event }.encode()).unwrap();
+    let mut answer = [0; HEADER_SIZE];
+    listens.read_exact(&mut answer).unwrap();
+
+    let _crowd: Vec<UnixStream> = (0..60).map(|_| come()).collect();
+    assert_eq!(idle.read(&mut [0]).unwrap(), 0, "the oldest idle one goes first");
+    daemon.wait_renewal();
+    listens.set_nonblocking(true).unwrap();
+    let open = listens.read(&mut [0]).unwrap_err();
+    assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]

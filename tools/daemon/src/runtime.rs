@@ -270,10 +270,11 @@ impl Shell {
         Ok(Some(seats.take(uid, 1)))
     }
 
-    /// The oldest connection of those whose users yield that stands for no client and wants nothing at present.
+    /// The oldest connection of those whose users yield that stands for no client, wants nothing at present and waits for no event.
     fn idle_guest(&self, may_go: impl Fn(u32) -> bool) -> Option<ClientId> {
+        let of = &self.works.supervisor;
         let idle = |(id, guest): &(&ClientId, &Guest)| {
-            may_go(guest.peer.uid()) && !guest.connection.is_busy() && !self.works.supervisor.is_registered(**id)
+            may_go(guest.peer.uid()) && !guest.connection.is_busy() && !of.is_registered(**id) && !of.listens(**id)
         };
         self.guests.guests.iter().find(idle).map(|(id, _)| *id)
     }

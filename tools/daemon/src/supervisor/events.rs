@@ -19,6 +19,12 @@ use super::event::{Call, ClientId, Effect, ReplyTo, SetEvent};
 const MOST_LISTENERS: usize = 32;
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
+    /// Whether a connection waits for events.
+    #[must_use]
+    pub fn listens(&self, client: ClientId) -> bool {
+        self.spaces.values().any(|space| space.listeners.contains(&client))
+    }
+
     /// REG_EVENT. From now on the connection is for events; one that is a client's stays that as well.
     pub(super) fn register_events(&mut self, to: ReplyTo, lockspace: &Lockspace) {
         let code = match self.event_space(lockspace) {
