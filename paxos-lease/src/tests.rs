@@ -6,6 +6,7 @@ mod copies;
 mod entries;
 mod index;
 mod interleave;
+mod minority;
 mod releases;
 mod sharing;
 mod standing;

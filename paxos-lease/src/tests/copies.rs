@@ -40,7 +40,7 @@ use crate::testing::{
 use crate::value::{read_value, write_value};
 
 /// The disks of a lease, as they were formatted.
-fn media(copies: u8) -> Vec<Medium> {
+pub(super) fn media(copies: u8) -> Vec<Medium> {
     (1..=copies).map(|copy| Medium::formatted_as(3, Some(Place { copy, copies }))).collect()
 }
 
@@ -49,12 +49,12 @@ fn all<D: Disk>(disks: Vec<D>, clock: &ManualClock, who: HostTerm) -> Copies<D, 
     Copies::new(list, clock.clone(), Some((who, uuid())))
 }
 
-fn devices(n: u64, media: &[Medium], clock: &ManualClock) -> Copies<TestDevice, ManualClock> {
+pub(super) fn devices(n: u64, media: &[Medium], clock: &ManualClock) -> Copies<TestDevice, ManualClock> {
     all(media.iter().map(|medium| device(n, medium, clock)).collect(), clock, term(n, 1))
 }
 
 /// Polls it to its end while time goes on: a disk that hangs must not end everything else by its deadline.
-fn driven<T>(clock: &ManualClock, future: impl Future<Output = T>) -> T {
+pub(super) fn driven<T>(clock: &ManualClock, future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     loop {
@@ -65,16 +65,16 @@ fn driven<T>(clock: &ManualClock, future: impl Future<Output = T>) -> T {
     }
 }
 
-fn acquired<D: Disk>(disks: &D, clock: &ManualClock, n: u64, mode: Mode) -> Result<Acquired, AcquireFailed> {
+pub(super) fn acquired<D: Disk>(disks: &D, clock: &ManualClock, n: u64, mode: Mode) -> Result<Acquired, AcquireFailed> {
     let options = Options { mode, ..Options::default() };
     driven(clock, acquire(disks, clock, &Said::nothing(), &lease(), &me(n), &options, &Stop::new()))
 }
 
-fn owned<D: Disk>(disks: &D, clock: &ManualClock, n: u64) -> Held {
+pub(super) fn owned<D: Disk>(disks: &D, clock: &ManualClock, n: u64) -> Held {
     held(acquired(disks, clock, n, Mode::Exclusive))
 }
 
-fn given_back<D: Disk>(disks: &D, clock: &ManualClock, n: u64, held: Held) {
+pub(super) fn given_back<D: Disk>(disks: &D, clock: &ManualClock, n: u64, held: Held) {
     driven(clock, release(disks, clock, held, &me(n))).unwrap();
 }
 
