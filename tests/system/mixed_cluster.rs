@@ -123,9 +123,11 @@ fn both_programs_create_in_one_index_and_lose_nothing_on_sectors_of_4096_bytes()
 /// at random: every answer is known beforehand, and so is what then stands on the disk.
 fn leases_are_used_in_every_way(sector: u32) {
     let device = LoopDevice::new(sector);
-    let seconds = if std::env::var_os("HOLDFAST_LONG").is_some() { 600 } else { 30 };
-    let told =
-        told_by_both("mixed_walk.py", &device, &[&format!("--sector={sector}"), &format!("--seconds={seconds}")]);
+    let seconds = if std::env::var_os("HOLDFAST_LONG").is_some() { 600 } else { 60 };
+    // The two sizes go two ways.
+    let seed = std::env::var("HOLDFAST_WALK_SEED").unwrap_or_else(|_| sector.to_string());
+    let options = [format!("--sector={sector}"), format!("--seconds={seconds}"), format!("--seed={seed}")];
+    let told = told_by_both("mixed_walk.py", &device, &options.each_ref().map(String::as_str));
     // Every answer that a walk must come across: WANTED in the script.
     assert_eq!((&told["ok"], &told["missing"]), (&true.into(), &serde_json::json!([])), "{told}");
     println!("{told}");
