@@ -366,10 +366,11 @@ fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
         Life::Active { .. } => "spaces",
         Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => "rem",
     };
-    let renewed = space.last_success.map_or(0, LocalInstant::disk_seconds).to_string();
+    let at = |instant: Option<LocalInstant>| instant.map_or(0, LocalInstant::disk_seconds).to_string();
     let zero = || "0".to_owned();
     let (sector_size, align_size) = sizes(space.geometry);
-    let result = if space.failures == 0 { "1".to_owned() } else { ResultCode::IO_TIMEOUT.number().to_string() };
+    let of = |good: bool, fault: i32| if good { 1 } else { fault }.to_string();
+    let result = of(space.failures == 0, space.last_fault.number());
     let failing = matches!(space.life, Life::Failing { .. });
     let pairs: Vec<(&str, String)> = vec![
         ("list", list.to_owned()),
@@ -387,12 +388,12 @@ fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
         ("renewal_read_extend_sec", space.io_timeout.seconds().to_string()),
         ("set_max_sectors_kb", zero()),
         ("corrupt_result", zero()),
-        ("acquire_last_result", "1".to_owned()),
+        ("acquire_last_result", of(space.joined_at.is_some(), 0)),
         ("renewal_last_result", result),
-        ("acquire_last_attempt", renewed.clone()),
-        ("acquire_last_success", renewed.clone()),
-        ("renewal_last_attempt", renewed.clone()),
-        ("renewal_last_success", renewed),
+        ("acquire_last_attempt", at(space.joined_at)),
+        ("acquire_last_success", at(space.joined_at)),
+        ("renewal_last_attempt", at(space.last_attempt)),
+        ("renewal_last_success", at(space.last_success)),
     ];
     let mut wire = wire_space(name, space);
     wire.disk.pad1 = sector_size;

@@ -68,8 +68,14 @@ pub struct Space {
     pub guards: BTreeMap<ClientId, LocalInstant>,
     /// Those of them that are being ended while the lockspace is well, because a lease of theirs is lost.
     pub ousted: BTreeMap<ClientId, Ousted>,
+    /// Start of the write that joined it.
+    pub joined_at: Option<LocalInstant>,
     /// Start of the last good renewal.
     pub last_success: Option<LocalInstant>,
+    /// When the latest renewal began, or was seen to fail.
+    pub last_attempt: Option<LocalInstant>,
+    /// What the latest one that failed failed by.
+    pub last_fault: ResultCode,
     /// Failed renewals in a row.
     pub failures: u32,
     /// Half the budget was used up and said so.
@@ -277,7 +283,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             inquiries: Vec::new(),
             guards: BTreeMap::new(),
             ousted: BTreeMap::new(),
+            joined_at: None,
             last_success: None,
+            last_attempt: None,
+            last_fault: ResultCode::OK,
             failures: 0,
             warned: false,
             geometry: None,
@@ -408,6 +417,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         match result {
             Ok(join) => {
                 let fail_at = space.fail_at(join.started_at);
+                (space.joined_at, space.last_attempt) = (Some(join.started_at), Some(join.started_at));
                 space.last_success = Some(join.started_at);
                 space.geometry = Some(join.geometry);
                 space.history.renewed(join.started_at, Took::default());
@@ -450,6 +460,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn renewed(&mut self, name: SpaceName, started_at: LocalInstant, took: Took, now: LocalInstant) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
         space.failures = 0;
+        space.last_attempt = Some(started_at);
         space.history.renewed(started_at, took);
         let renewed_until = space.fail_at(started_at);
         match &mut space.life {
@@ -495,6 +506,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     ) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
         space.failures += 1;
+        space.last_attempt = Some(now);
+        space.last_fault = if timed_out { ResultCode::IO_TIMEOUT } else { ResultCode::EIO };
         space.history.failed(timed_out);
         tracing::warn!(lockspace = %name, %why, failures = space.failures, "renewal failed");
         match lost {
