@@ -8,7 +8,7 @@
 //! | `clients.rs` | connections: registration, restriction, the end of a connection and of a process |
 //! | `spaces.rs` | lockspaces: join, renewal, D2's instant, leaving |
 //! | `shutdown.rs` | the daemon's own end, asked for by a client or by a signal |
-//! | `leases.rs` | acquire and release commands, one resource after the other, all or none |
+//! | `leases.rs` | what a lease is here; `leases/acquire.rs`, `leases/release.rs`: those commands, one resource after the other, all or none |
 //! | `convert.rs` | the convert command |
 //! | `killpath.rs` | what a client wants to be run in its place |
 //! | `ladder.rs` | ending what is guarded when a lockspace is lost or taken away |

@@ -1,0 +1,263 @@
+//! The release command, and every other way in which a lease is given back or let go.
+
+use std::collections::BTreeSet;
+
+use holdfast_io::clock::LocalInstant;
+use holdfast_io::ids::ResourceName;
+use holdfast_io::stop::Stop;
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::ReleaseFlags;
+use holdfast_protocol::payload::ResourceHead;
+use holdfast_protocol::request::Target;
+use paxos_lease::Mode;
+
+use super::{Phase, Running, Token, Tokens, Work, key_of};
+use crate::supervisor::Supervisor;
+use crate::supervisor::event::{ClientId, Effect, LeaseKey, ReplyTo, TaskId};
+use crate::supervisor::spaces::{Life, Space};
+
+impl<L: Clone + std::fmt::Debug> Supervisor<L> {
+    pub(in crate::supervisor) fn release(
+        &mut self,
+        to: ReplyTo,
+        flags: ReleaseFlags,
+        target: Target,
+        heads: &[ResourceHead],
+    ) {
+        let target = match self.admit(to, target) {
+            Ok(target) => target,
+            Err(code) => return self.reply(to, code),
+        };
+        if flags.contains(ReleaseFlags::ORPHAN) {
+            return self.release_orphans(to, heads);
+        }
+        let held = |key: &LeaseKey| self.leases.get(key).is_some_and(|l| l.is_had_by(target));
+        if flags.contains(ReleaseFlags::RENAME) {
+            return self.rename(to, target, heads);
+        }
+        let mut code = ResultCode::OK;
+        let mut keys = Vec::new();
+        if flags.contains(ReleaseFlags::ALL) {
+            keys.extend(self.leases.keys().copied().filter(held));
+        } else {
+            // As often as it is named, and as it is held.
+            let tokens = |key: &LeaseKey| self.leases.get(key).map_or(0, |l| l.tokens_of(target));
+            for head in heads {
+                let named = |key: &LeaseKey| keys.iter().filter(|k| *k == key).count();
+                match key_of(head).filter(|key| held(key) && named(key) < tokens(key)) {
+                    Some(key) => keys.push(key),
+                    None => code = ResultCode::EPERM,
+                }
+            }
+        }
+        if let Some(client) = self.clients.get_mut(&target) {
+            let work = Work::Release { pending: keys.iter().copied().collect(), code };
+            client.running = Some(Running { stop: Stop::new(), to, work });
+        }
+        let all = if flags.contains(ReleaseFlags::ALL) { Tokens::All } else { Tokens::Latest };
+        for key in &keys {
+            self.give_up(*key, target, all);
+        }
+        for key in keys {
+            if !self.is_releasing(key) {
+                self.lease_ended(key, Some(target), ResultCode::OK);
+            }
+        }
+        self.end_release(target);
+    }
+
+    /// Gives a lease back under another name, which its area has from then on (spec A 6).
+    fn rename(&mut self, to: ReplyTo, target: ClientId, heads: &[ResourceHead]) {
+        let [held, renamed] = heads else { return self.reply(to, ResultCode::EINVAL) };
+        let found = key_of(held).and_then(|key| self.leases.get(&key)).filter(|l| l.is_held_by(target));
+        let Some((key, mode)) = found.map(|l| (l.key, l.mode)) else { return self.reply(to, ResultCode::EPERM) };
+        let name = ResourceName::new(renamed.name.as_bytes());
+        let (Ok(name), Mode::Exclusive) = (name, mode) else { return self.reply(to, ResultCode::EINVAL) };
+        if let Some(client) = self.clients.get_mut(&target) {
+            let work = Work::Release { pending: BTreeSet::from([key]), code: ResultCode::OK };
+            client.running = Some(Running { stop: Stop::new(), to, work });
+        }
+        self.start_release_as(key, Some(name));
+        self.end_release(target);
+    }
+
+    /// Gives orphans back; the answer, which does not wait for that, is their number (spec A 6).
+    fn release_orphans(&mut self, to: ReplyTo, heads: &[ResourceHead]) {
+        let Some(head) = heads.first() else { return self.reply(to, ResultCode::OK) };
+        let named = |key: &LeaseKey| {
+            key.space.field() == head.lockspace_name.raw()
+                && (head.name.is_empty() || key.resource.field() == head.name.raw())
+        };
+        let orphans = self.leases.values().filter(|l| l.is_orphan());
+        let keys: Vec<LeaseKey> = orphans.map(|l| l.key).filter(named).collect();
+        for key in &keys {
+            if let Some(lease) = self.leases.get_mut(key) {
+                lease.left_by = None;
+            }
+            self.start_release(*key);
+        }
+        self.reply(to, ResultCode::new(i32::try_from(keys.len()).unwrap_or(i32::MAX)));
+    }
+
+    fn is_releasing(&self, key: LeaseKey) -> bool {
+        self.leases.get(&key).is_some_and(|l| matches!(l.phase, Phase::Releasing))
+    }
+
+    /// Takes tokens of a client back, and gives the lease back if nobody else has any, and nobody left it behind.
+    pub(super) fn give_up(&mut self, key: LeaseKey, client: ClientId, which: Tokens) {
+        let Some(lease) = self.leases.get_mut(&key).filter(|l| l.is_had_by(client)) else { return };
+        let last = lease.tokens.iter().rposition(|t| t.client == client);
+        let stays = |(at, t): &(usize, &Token)| t.client != client || (which == Tokens::Latest && Some(*at) != last);
+        let left: Vec<Token> = lease.tokens.iter().enumerate().filter(stays).map(|(_, t)| *t).collect();
+        if left.is_empty() && lease.left_by.is_none() {
+            lease.tokens.truncate(1);
+            return self.start_release(key);
+        }
+        lease.tokens = left;
+        if lease.is_orphan() {
+            tracing::info!(lease = %key, left_by = lease.left_by, "an orphan");
+        }
+    }
+
+    /// Gives a held lease back: on disk while its lockspace may be written, else by forgetting it (D2: left to host_dead).
+    fn start_release(&mut self, key: LeaseKey) {
+        self.start_release_as(key, None);
+    }
+
+    fn start_release_as(&mut self, key: LeaseKey, rename: Option<ResourceName>) {
+        // Once its tasks were told to end, a lockspace gives everything back with its host_id.
+        let writable = self
+            .spaces
+            .get(&key.space)
+            .is_some_and(|s| matches!(s.life, Life::Active { .. } | Life::Removing { .. }) && !s.ending);
+        let Some(lease) = self.leases.get_mut(&key) else { return };
+        if !matches!(lease.phase, Phase::Held { .. } | Phase::Lost { .. }) {
+            return;
+        }
+        // Of what is somebody else's nothing is given back.
+        let held = match std::mem::replace(&mut lease.phase, Phase::Releasing) {
+            Phase::Held { held } | Phase::Lost { claim: Some(held) } => Some(held),
+            _ => None,
+        };
+        if let Some(held) = held.filter(|_| writable) {
+            let value = lease.value_to_write();
+            let task = self.next_task(key);
+            if let Some(name) = &rename {
+                tracing::info!(lease = %key, %name, "released under another name");
+            }
+            self.effects.push(Effect::StartRelease { task, key, held, rename, value });
+        } else {
+            let client = lease.client();
+            tracing::info!(lease = %key, lver = %lease.lver, "let go without a write: the end of our host_id's term frees it");
+            self.leases.remove(&key);
+            self.lease_ended(key, client, ResultCode::OK);
+        }
+    }
+
+    /// The end of a connection gives back what it held; in a failing lockspace nothing is written, and the process stays
+    /// under guard.
+    pub(in crate::supervisor) fn release_all_of(&mut self, client: ClientId) {
+        let keys: Vec<LeaseKey> = self.leases.values().filter(|l| l.is_of(client)).map(|l| l.key).collect();
+        for key in keys {
+            let failing = |s: &Space| !s.life.is_active() && s.guards.contains_key(&client);
+            let guarded = self.spaces.get(&key.space).is_some_and(failing);
+            let (pid, gone) = self.clients.get(&client).map_or((0, true), |c| (c.pid, c.is_gone()));
+            let Some(lease) = self.leases.get_mut(&key) else { continue };
+            let persists = lease.tokens.iter().any(|t| t.client == client && t.persistent);
+            match &mut lease.phase {
+                Phase::Converting { abandoned } => *abandoned = true,
+                Phase::Held { .. } if guarded => {
+                    // What outlives its client may be used by whom nobody sees end: an orphan, also where nothing is written.
+                    lease.left_by = lease.left_by.or(persists.then_some(pid));
+                    lease.tokens.retain(|t| t.client != client);
+                    if lease.tokens.is_empty() && lease.left_by.is_none() {
+                        tracing::info!(lease = %key, lver = %lease.lver, pid, "its last client is gone; its lockspace is lost");
+                        self.leases.remove(&key);
+                    }
+                }
+                Phase::Held { .. } => {
+                    lease.left_by = lease.left_by.or(persists.then_some(pid));
+                    self.give_up(key, client, Tokens::All);
+                }
+                // As long as anything of its client may use it, it is nobody else's here.
+                Phase::Lost { .. } if gone => self.give_up(key, client, Tokens::All),
+                Phase::Opening(_) | Phase::Acquiring | Phase::Releasing | Phase::Lost { .. } => {}
+            }
+        }
+    }
+
+    pub(in crate::supervisor) fn released(
+        &mut self,
+        task: TaskId,
+        code: ResultCode,
+        why: Option<String>,
+        done: bool,
+        now: LocalInstant,
+    ) {
+        let Some(key) = self.releasing(task) else { return };
+        if let Some(why) = why {
+            tracing::warn!(lease = %key, why, "release went wrong");
+        }
+        let client = self.leases.get_mut(&key).and_then(|l| std::mem::take(&mut l.tokens).first().map(|t| t.client));
+        if done {
+            self.forget_lease(task, key);
+            tracing::info!(lease = %key, "released");
+        }
+        self.lease_ended(key, client, code);
+        if let Some(client) = client {
+            self.end_refused(client, now);
+        }
+    }
+
+    /// A task that went on undoing, or retrying a release, has come to its end.
+    pub(in crate::supervisor) fn task_done(&mut self, task: TaskId) {
+        if self.end_turn(task) {
+            return;
+        }
+        if let Some(key) = self.releasing(task) {
+            if self.leases.get(&key).is_some_and(|l| l.since.is_some()) {
+                tracing::info!(lease = %key, "released, later than it was asked for");
+            }
+            self.forget_lease(task, key);
+            self.save();
+        }
+    }
+
+    /// The lease that a task gives back.
+    fn releasing(&self, task: TaskId) -> Option<LeaseKey> {
+        let key = self.tasks.get(&task).copied()?;
+        self.leases.get(&key).filter(|l| matches!(l.phase, Phase::Releasing)).map(|l| l.key)
+    }
+
+    /// A lease no longer belongs to its client: the release command that asked for it goes on, a guard may be over.
+    fn lease_ended(&mut self, key: LeaseKey, client: Option<ClientId>, code: ResultCode) {
+        let Some(client) = client else { return };
+        if let Some(Running { work: Work::Release { pending, code: worst }, .. }) =
+            self.clients.get_mut(&client).and_then(|c| c.running.as_mut())
+        {
+            pending.remove(&key);
+            if code != ResultCode::OK {
+                *worst = code;
+            }
+        }
+        self.end_release(client);
+        let alive = self.clients.get(&client).is_some_and(|c| !c.closed);
+        if alive && !self.must_end(client, &key.space) {
+            // It gave everything back and said so: it survives the loss of the lockspace (spec A 7.3).
+            self.guard_ends(key.space, client);
+        }
+        self.forget_if_over(client);
+    }
+
+    fn end_release(&mut self, target: ClientId) {
+        let Some(client) = self.clients.get_mut(&target) else { return };
+        let Some(Running { to, work: Work::Release { pending, code }, .. }) = &client.running else { return };
+        if !pending.is_empty() {
+            return;
+        }
+        let (to, code) = (*to, *code);
+        client.running = None;
+        self.save();
+        self.reply(to, code);
+    }
+}
