@@ -29,6 +29,11 @@ impl Image {
         &self.raw[SectorIndex(index).at(size)..][..size.bytes()]
     }
 
+    /// Whether it is a resource that was cleared.
+    pub fn is_cleared(&self) -> bool {
+        self.name.contains("-cleared")
+    }
+
     /// The name of the lockspace in its first sector.
     pub fn space(&self) -> SpaceName {
         SpaceName::from_field(&self.raw[56..104].try_into().unwrap())
@@ -47,7 +52,7 @@ pub fn all() -> Vec<Image> {
     let mut paths: Vec<_> = files.map(|f| f.unwrap().path()).collect();
     paths.retain(|p| p.extension().is_some_and(|e| e == "sectors"));
     paths.sort();
-    assert!(paths.len() >= 40, "{} images in {}", paths.len(), folder().display());
+    assert!(paths.len() >= 145, "{} images in {}", paths.len(), folder().display());
     paths.iter().map(|p| read(p.file_stem().unwrap().to_str().unwrap())).collect()
 }
 
