@@ -126,10 +126,10 @@ pub fn parse_rindex(text: &[u8]) -> Rindex {
     Rindex { lockspace_name, disk: Disk::new(DiskPath::new(path).unwrap_or_default(), offset), ..Rindex::default() }
 }
 
-/// An entry of a resource index: `name[:offset]`, or `:offset`.
+/// An entry of a resource index: `name[:offset]`, or `:offset`. Here a backslash makes no colon part of the name.
 #[must_use]
 pub fn parse_rindex_entry(text: &[u8]) -> RindexEntry {
-    let mut fields = raw_fields(text).into_iter();
+    let mut fields = text.split(|byte| *byte == b':');
     let name = Name48::cut(fields.next().unwrap_or(&[]));
     RindexEntry { name, offset: decimal_as_atoll(fields.next().unwrap_or(&[])), ..RindexEntry::default() }
 }
@@ -150,7 +150,8 @@ pub fn parse_lockspace(text: &[u8]) -> Lockspace {
 }
 
 /// Fields between unescaped colons with their backslashes still in.
-fn raw_fields(text: &[u8]) -> Vec<&[u8]> {
+#[must_use]
+pub fn raw_fields(text: &[u8]) -> Vec<&[u8]> {
     let mut fields = Vec::new();
     let (mut start, mut escaped) = (0, false);
     for (at, byte) in text.iter().enumerate() {
@@ -249,14 +250,16 @@ fn digits(text: &[u8], base: u32) -> Option<(u64, bool)> {
 }
 
 /// As `%llu` and `strtoull` read: prefix, sign wraps, too large is 2^64-1; None without a digit.
-fn number(text: &[u8], base: u32) -> Option<u64> {
+#[must_use]
+pub fn number(text: &[u8], base: u32) -> Option<u64> {
     let (negative, rest) = sign(text);
     let (value, overflow) = digits(rest, base)?;
     Some(if negative && !overflow { value.wrapping_neg() } else { value })
 }
 
 /// As `strtoull` with base 0: `0x1f`, `017`, `9`; nothing readable is 0.
-fn number_any_base(text: &[u8]) -> u64 {
+#[must_use]
+pub fn number_any_base(text: &[u8]) -> u64 {
     let (_, rest) = sign(text);
     let base = match rest {
         [b'0', b'x' | b'X', digit, ..] if digit.is_ascii_hexdigit() => 16,
@@ -272,7 +275,8 @@ fn number_any_base(text: &[u8]) -> u64 {
 }
 
 /// As `atoll` reads, then taken as unsigned: saturates at the ends of i64; nothing readable is 0.
-fn decimal_as_atoll(text: &[u8]) -> u64 {
+#[must_use]
+pub fn decimal_as_atoll(text: &[u8]) -> u64 {
     let (negative, rest) = sign(text);
     let (value, _) = digits(rest, 10).unwrap_or((0, false));
     if negative { value.min(i64::MIN.unsigned_abs()).wrapping_neg() } else { value.min(i64::MAX.cast_unsigned()) }

@@ -3,20 +3,21 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 
-use holdfast_client::{Endpoint, blocking};
+use holdfast_client::{ClientError, Endpoint, blocking};
 use holdfast_protocol::command::{
     AcquireFlags, AddLockspaceFlags, InqLockspaceFlags, LeaseFlags, ReleaseFlags, RemLockspaceFlags, RequestFlags,
     SetEventFlags, WriteResourceFlags,
 };
-use holdfast_protocol::payload::{HostEvent, Lockspace, Resource, ResourceHead};
+use holdfast_protocol::payload::{Disk, Host, HostEvent, Lockspace, Resource, ResourceHead};
 use holdfast_protocol::reply::Reply;
 use holdfast_protocol::request::{Request, Target};
-use holdfast_protocol::state::StateRecord;
+use holdfast_protocol::state::{StateKind, StateRecord};
 use holdfast_protocol::strings::{parse_state, print_resource, print_state};
+use nix::errno::Errno;
 
 use super::options::Options;
 use super::print;
-use super::wire::{ask, result_of, tell};
+use super::wire::{Answer, ask, result_of, tell};
 
 /// All actions.
 pub(super) const ACTIONS: &[&str] = &[
@@ -46,6 +47,14 @@ pub(super) const ACTIONS: &[&str] = &[
 ];
 
 const EINVAL: i32 = -22;
+/// A short or wrong answer.
+const NO_ANSWER: i32 = -1;
+/// io_timeout where none is said.
+const IO_TIMEOUT: u32 = 10;
+/// How far STATUS goes.
+const AFTER_LOCKSPACES: u32 = 3;
+/// What a command says before it begins: sanlock's buffer is lost when another program takes its place.
+const ACQUIRED: &str = "register\nregister done 3\nacquire fd 3\nacquire done 0";
 
 /// Runs one.
 pub(super) fn run(action: &str, options: &Options) -> i32 {
@@ -83,12 +92,12 @@ pub(super) fn run(action: &str, options: &Options) -> i32 {
 
 /// The action, then what came of it.
 fn told(action: &str, request: &Request) -> i32 {
-    println!("{action}");
+    say!("{action}");
     done(action, result_of(request))
 }
 
 fn done(action: &str, result: i32) -> i32 {
-    println!("{action} done {result}");
+    say!("{action} done {result}");
     result
 }
 
@@ -126,26 +135,26 @@ fn host_status(options: &Options) -> i32 {
         }
         Err(failed) => failed,
     };
-    if options.has_lockspace() {
-        return hosts(options.lockspace());
+    if let Some(lockspace) = options.named_lockspace() {
+        return hosts(lockspace);
     }
-    let joined = match lockspaces() {
-        Ok(joined) => joined,
+    let all = match stream(&Request::Status { stop_after: AFTER_LOCKSPACES }) {
+        Ok(all) => all,
         Err(failed) => return failed,
     };
-    let mut result = 0;
-    for lockspace in joined {
-        println!("lockspace {}", lockspace.name);
-        result = hosts(lockspace);
+    for lockspace in all.into_iter().filter(|record| record.kind == StateKind::Lockspace) {
+        say!("lockspace {}", lockspace.name);
+        // One that is just being joined has none to tell of, which is no failure.
+        hosts(Lockspace::new(lockspace.name, 0, Disk::default()));
     }
-    result
+    0
 }
 
 fn gets(options: &Options) -> i32 {
     let joined = match lockspaces() {
         Ok(joined) => joined,
         Err(failed) => {
-            println!("gets error {failed}");
+            say!("gets error {failed}");
             return failed;
         }
     };
@@ -161,17 +170,15 @@ fn gets(options: &Options) -> i32 {
 fn hosts_of(lockspace: Lockspace) {
     match ask(&Request::GetHosts { lockspace }).map(|answer| answer.reply) {
         Ok(Reply::Hosts { result, hosts }) if result.number() >= 0 => hosts.iter().for_each(print::host),
-        Ok(reply) if reply.result().number() == -11 => println!("hosts not ready"),
-        Ok(reply) => println!("hosts error {}", reply.result().number()),
-        Err(failed) => println!("hosts error {failed}"),
+        Ok(reply) if reply.result().number() == -11 => say!("hosts not ready"),
+        Ok(reply) => say!("hosts error {}", reply.result().number()),
+        Err(failed) => say!("hosts error {failed}"),
     }
 }
 
 fn renewal(options: &Options) -> i32 {
-    if !options.has_lockspace() {
-        return -1;
-    }
-    match stream(&Request::Renewal { lockspace: options.lockspace() }) {
+    let Some(lockspace) = options.named_lockspace() else { return -1 };
+    match stream(&Request::Renewal { lockspace }) {
         Ok(records) => {
             print::renewals(&records);
             0
@@ -193,8 +200,9 @@ fn log_dump() -> i32 {
 }
 
 fn shutdown(options: &Options) -> i32 {
+    let number = |letter| options.number(letter).unwrap_or(0);
+    say!("shutdown force {} wait {}", number('f'), number('w'));
     let (force, wait) = (options.is_on('f'), options.is_on('w'));
-    println!("shutdown force {} wait {}", u8::from(force), u8::from(wait));
     let result = if wait { result_of(&Request::ShutdownWait { force }) } else { tell(&Request::Shutdown { force }) };
     done("shutdown", result)
 }
@@ -206,24 +214,25 @@ fn version() -> i32 {
         Ok(Reply::Version { version }) => (version, "0.1"),
         Ok(_) => (0, "0.0"),
         Err(failed) => {
-            println!("daemon version error {failed}");
+            say!("daemon version error {failed}");
             (0, "0.0")
         }
     };
-    println!("client version {}", dotted(OURS));
-    println!("daemon version {}", dotted(daemon));
-    println!("client socket protocol 0.1");
-    println!("daemon socket protocol {protocol}");
+    say!("client version {}", dotted(OURS));
+    say!("daemon version {}", dotted(daemon));
+    say!("client socket protocol 0.1");
+    say!("daemon socket protocol {protocol}");
     0
 }
 
 fn init(options: &Options) -> i32 {
-    println!("init");
-    let request = if options.has_lockspace() {
-        let (max_hosts, io_timeout) = (options.count('m'), options.count('o'));
-        Request::WriteLockspace { max_hosts, io_timeout, lockspace: options.lockspace() }
+    say!("init");
+    let request = if let Some(lockspace) = options.placed_lockspace() {
+        // sanlock's own default, whatever the daemon's is.
+        let io_timeout = Some(options.count('o')).filter(|seconds| *seconds != 0).unwrap_or(IO_TIMEOUT);
+        Request::WriteLockspace { max_hosts: options.count('m'), io_timeout, lockspace }
     } else {
-        let Some(resource) = options.resources.first().cloned() else { return done("init", EINVAL) };
+        let Some(resource) = options.placed_resource() else { return done("init", EINVAL) };
         let flags = if options.text('z').is_some() { WriteResourceFlags::CLEAR } else { WriteResourceFlags::NONE };
         // -m, which the daemon takes for the number of hosts, and -n, which it does not look at (spec A 6).
         Request::WriteResource { flags, num_hosts: options.count('m'), unused: options.count('n'), resource }
@@ -231,50 +240,77 @@ fn init(options: &Options) -> i32 {
     done("init", result_of(&request))
 }
 
-fn sizes(flags: LeaseFlags) -> (u32, u32) {
-    let sector = if flags.contains(LeaseFlags::SECTOR_4K) { 4096 } else { 512 };
-    let aligns = [(LeaseFlags::ALIGN_2M, 2), (LeaseFlags::ALIGN_4M, 4), (LeaseFlags::ALIGN_8M, 8)];
-    let align = aligns.into_iter().find(|(flag, _)| flags.contains(*flag)).map_or(1, |(_, m)| m);
-    (sector, align << 20)
-}
-
+/// The sizes that flags say; 0 where they say none.
 fn print_sizes(flags: LeaseFlags) {
-    let (sector, align) = sizes(flags);
-    println!("sector_size {sector}\nalign_size {align}");
+    let said =
+        |sizes: &[(LeaseFlags, u32)]| sizes.iter().find(|(flag, _)| flags.contains(*flag)).map_or(0, |(_, n)| *n);
+    let sector = said(&[(LeaseFlags::SECTOR_512, 512), (LeaseFlags::SECTOR_4K, 4096)]);
+    let megabytes = said(&[
+        (LeaseFlags::ALIGN_1M, 1),
+        (LeaseFlags::ALIGN_2M, 2),
+        (LeaseFlags::ALIGN_4M, 4),
+        (LeaseFlags::ALIGN_8M, 8),
+    ]);
+    say!("sector_size {sector}\nalign_size {}", megabytes << 20);
 }
 
 fn read(options: &Options) -> i32 {
-    let failed = |result: i32| {
-        println!("read error {result}");
-        result
+    let read = match (options.placed_lockspace(), options.placed_resource()) {
+        (Some(lockspace), _) => read_lockspace(lockspace, options.detail),
+        (None, Some(resource)) => read_resource(resource, options),
+        (None, None) => Err(EINVAL),
     };
-    if options.has_lockspace() {
-        let asked = options.lockspace();
-        return match ask(&Request::ReadLockspace { lockspace: asked.clone() }).map(|answer| answer.reply) {
-            Ok(Reply::Lockspace { result, io_timeout, lockspace }) if result.number() == 0 => {
-                println!("s {}", print::plain(&Lockspace { disk: asked.disk, ..lockspace.clone() }));
-                if options.detail {
-                    println!("io_timeout {io_timeout}");
-                    print_sizes(LeaseFlags::from_bits(lockspace.flags.bits()));
-                }
-                0
+    read.map_or_else(
+        |failed| {
+            say!("read error {failed}");
+            failed
+        },
+        |()| 0,
+    )
+}
+
+fn read_lockspace(lockspace: Lockspace, detail: bool) -> Result<(), i32> {
+    match ask(&Request::ReadLockspace { lockspace })?.reply {
+        Reply::Lockspace { result, io_timeout, lockspace } if result.number() == 0 => {
+            say!("s {}", print::plain(&lockspace));
+            if detail {
+                say!("io_timeout {io_timeout}");
+                print_sizes(LeaseFlags::from_bits(lockspace.flags.bits()));
             }
-            Ok(reply) => failed(reply.result().number()),
-            Err(result) => failed(result),
-        };
+            Ok(())
+        }
+        reply => Err(reply.result().number()),
     }
-    let Some(asked) = options.resources.first().cloned() else { return failed(EINVAL) };
-    let head = match ask(&Request::ReadResource { resource: asked.clone() }).map(|answer| answer.reply) {
-        Ok(Reply::Resource { result, resource }) if result.number() == 0 => resource,
-        Ok(reply) => return failed(reply.result().number()),
-        Err(result) => return failed(result),
+}
+
+/// What stands there; with `-h` who owns it, too, which is a request of its own.
+fn read_resource(resource: Resource, options: &Options) -> Result<(), i32> {
+    let disks = resource.disks.clone();
+    let (head, owners) = if options.is_on('h') {
+        owners(&ask(&Request::ReadResourceOwners { resource })?)?
+    } else {
+        match ask(&Request::ReadResource { resource })?.reply {
+            Reply::Resource { result, resource } if result.number() == 0 => (resource, Vec::new()),
+            reply => return Err(reply.result().number()),
+        }
     };
-    let found = Resource::new(ResourceHead { flags: LeaseFlags::NONE, ..head.clone() }, asked.disks);
-    println!("r {}", String::from_utf8_lossy(&print_resource(&found)));
+    say!("r {}", String::from_utf8_lossy(&print_resource(&Resource::new(head.clone(), disks))));
     if options.detail {
         print_sizes(head.flags);
     }
-    0
+    owners.iter().for_each(print::owner);
+    Ok(())
+}
+
+/// A lease, and the hosts behind it.
+fn owners(answer: &Answer) -> Result<(ResourceHead, Vec<Host>), i32> {
+    if answer.result() < 0 {
+        return Err(answer.result());
+    }
+    let mut rest = answer.payload.as_slice();
+    let head = ResourceHead::split_from(&mut rest).ok_or(NO_ANSWER)?;
+    let hosts = std::iter::from_fn(|| Host::split_from(&mut rest)).collect();
+    if rest.is_empty() { Ok((head, hosts)) } else { Err(NO_ANSWER) }
 }
 
 fn align(options: &Options) -> i32 {
@@ -284,9 +320,9 @@ fn align(options: &Options) -> i32 {
 fn add_lockspace(options: &Options) -> i32 {
     let (flags, lockspace) = (AddLockspaceFlags::NONE, options.lockspace());
     match options.count('o') {
-        0 | 10 => told("add_lockspace", &Request::AddLockspace { flags, io_timeout: 0, lockspace }),
+        0 | IO_TIMEOUT => told("add_lockspace", &Request::AddLockspace { flags, io_timeout: 0, lockspace }),
         io_timeout => {
-            println!("add_lockspace_timeout {io_timeout}");
+            say!("add_lockspace_timeout {}", io_timeout.cast_signed());
             done("add_lockspace_timeout", result_of(&Request::AddLockspace { flags, io_timeout, lockspace }))
         }
     }
@@ -299,7 +335,7 @@ fn wanted(options: &Options) -> Vec<Resource> {
         if options.is_on('P') {
             head.flags = head.flags | LeaseFlags::PERSISTENT;
         }
-        if options.count('n') > 0 {
+        if options.is_on('n') {
             (head.flags, head.data32) = (head.flags | LeaseFlags::NUM_HOSTS, options.count('n'));
         }
     }
@@ -310,19 +346,29 @@ fn acquire_flags(options: &Options) -> AcquireFlags {
     if options.is_on('O') { AcquireFlags::ORPHAN } else { AcquireFlags::NONE }
 }
 
+fn not_connected(failed: &ClientError) -> i32 {
+    match failed {
+        ClientError::NoDaemon { errno, .. }
+        | ClientError::NotAllowed { errno, .. }
+        | ClientError::Socket { errno, .. } => -(*errno as i32),
+        _ => NO_ANSWER,
+    }
+}
+
 /// A registered process becomes the command, with its leases.
 fn command(options: &Options) -> i32 {
     let registered = blocking::Connection::open(&Endpoint::from_environment()).and_then(|c| c.register());
     let mut registered = match registered {
         Ok(registered) => registered,
-        Err(_) => {
-            println!("register\nregister done -2");
+        Err(failed) => {
+            // No failure by the exit status, as with sanlock.
+            say!("register\nregister done {}", not_connected(&failed));
             return 0;
         }
     };
     let acquired = registered.acquire(acquire_flags(options), wanted(options), holdfast_protocol::Options::default());
     if let Err(refused) = acquired {
-        println!("register\nregister done 3\nacquire fd 3");
+        say!("register\nregister done 3\nacquire fd 3");
         return done("acquire", refused.refusal().map_or(-1, holdfast_protocol::ResultCode::number));
     }
     let Some((program, arguments)) = options.command.split_first() else {
@@ -331,14 +377,18 @@ fn command(options: &Options) -> i32 {
         }
     };
     if std::io::stdout().is_terminal() {
-        println!("register\nregister done 3\nacquire fd 3\nacquire done 0");
+        say!("{ACQUIRED}");
     }
     if let Err(failed) = registered.inherit_on_exec() {
-        eprintln!("{failed}");
+        let _ = writeln!(std::io::stderr(), "{failed}");
         return -1;
     }
     let failed = std::process::Command::new(program).args(arguments).exec();
-    eprintln!("execv failed: {failed}");
+    if !std::io::stdout().is_terminal() {
+        say!("{ACQUIRED}");
+    }
+    let reason = failed.raw_os_error().map_or_else(|| failed.to_string(), |n| Errno::from_raw(n).desc().to_owned());
+    let _ = writeln!(std::io::stderr(), "execv failed: {reason}");
     -1
 }
 
@@ -347,7 +397,7 @@ fn target(options: &Options) -> Target {
 }
 
 fn acquire(options: &Options) -> i32 {
-    println!("acquire pid {}", options.pid());
+    say!("acquire pid {}", options.pid());
     let (flags, resources) = (acquire_flags(options), wanted(options));
     let request =
         Request::Acquire { flags, target: target(options), resources, options: holdfast_protocol::Options::default() };
@@ -355,99 +405,91 @@ fn acquire(options: &Options) -> i32 {
 }
 
 fn convert(options: &Options) -> i32 {
-    println!("convert pid {}", options.pid());
+    say!("convert pid {}", options.pid());
     let Some(resource) = options.resources.first() else { return done("convert", EINVAL) };
     let (flags, resource) = (AcquireFlags::NONE, resource.head.clone());
     done("convert", result_of(&Request::Convert { flags, target: target(options), resource }))
 }
 
 fn release(options: &Options) -> i32 {
-    println!("release pid {}", options.pid());
+    say!("release pid {}", options.pid());
     let mut resources: Vec<ResourceHead> = options.resources.iter().map(|r| r.head.clone()).collect();
-    let flags = match (options.is_on('a'), options.is_on('O')) {
-        (true, _) => ReleaseFlags::ALL,
-        (false, true) => ReleaseFlags::ORPHAN,
-        (false, false) => ReleaseFlags::NONE,
-    };
-    if options.is_on('a') {
-        resources.clear();
-    }
-    if options.is_on('O') && resources.is_empty() && options.has_lockspace() {
-        resources.push(ResourceHead { lockspace_name: options.lockspace().name, ..ResourceHead::default() });
+    let flag = |letter, flag: ReleaseFlags| if options.is_on(letter) { flag.bits() } else { 0 };
+    let flags = ReleaseFlags::from_bits(flag('a', ReleaseFlags::ALL) | flag('O', ReleaseFlags::ORPHAN));
+    if resources.is_empty()
+        && let Some(lockspace) = options.named_lockspace().filter(|_| options.is_on('O'))
+    {
+        resources.push(ResourceHead { lockspace_name: lockspace.name, ..ResourceHead::default() });
     }
     done("release", result_of(&Request::Release { flags, target: target(options), resources }))
 }
 
 fn inquire(options: &Options) -> i32 {
-    println!("inquire pid {}", options.pid());
+    say!("inquire pid {}", options.pid());
     let (result, count, state) = match ask(&Request::Inquire { target: target(options) }).map(|a| a.reply) {
         Ok(Reply::Inquire { result, count, state }) => (result.number(), count, state),
         Ok(reply) => (reply.result().number(), 0, Vec::new()),
         Err(failed) => (failed, 0, Vec::new()),
     };
-    println!("inquire done {result} res_count {count}");
+    say!("inquire done {result} res_count {count}");
     if result != 0 {
         return result;
     }
     let text = if count == 0 { "(null)".to_owned() } else { String::from_utf8_lossy(&state).into_owned() };
-    println!("\"{text}\"");
+    say!("\"{text}\"");
     if !options.detail || count == 0 {
         return result;
     }
-    println!();
+    say!("");
     match parse_state(&state) {
         Ok(resources) => {
-            println!("state_to_args done 0 res_count {}", resources.len());
-            // Each by its version, 0 where it is shared.
-            for resource in &resources {
-                let head = ResourceHead { flags: LeaseFlags::NONE, ..resource.head.clone() };
-                let plain = Resource::new(head, resource.disks.clone());
-                println!("\"{}\"", String::from_utf8_lossy(&print_resource(&plain)));
-            }
-            println!("\nargs_to_state done 0\n\"{}\"", String::from_utf8_lossy(&print_state(&resources)));
+            say!("state_to_args done 0 res_count {}", resources.len());
+            resources.iter().for_each(|resource| say!("\"{}\"", print::by_version(resource)));
+            say!("\nargs_to_state done 0\n\"{}\"", String::from_utf8_lossy(&print_state(&resources)));
+            result
         }
-        Err(fault) => println!("state_to_args error {}", fault.code().number()),
+        Err(fault) => {
+            let failed = fault.code().number();
+            say!("state_to_args done {failed} res_count {count}");
+            failed
+        }
     }
-    result
 }
 
 fn request(options: &Options) -> i32 {
-    println!("request");
+    say!("request");
     let Some(resource) = options.resources.first().cloned() else { return done("request", EINVAL) };
     let (flags, force_mode) = (RequestFlags::NONE, options.count('f'));
     done("request", result_of(&Request::AskOwner { flags, force_mode, resource }))
 }
 
 fn examine(options: &Options) -> i32 {
-    let request = match options.resources.first() {
-        Some(resource) => Request::ExamineResource { resource: resource.head.clone() },
-        None => {
-            let lockspace = options.lockspace();
-            // Without a place it is not asked, though the name would do.
-            if lockspace.disk.path.is_empty() {
-                println!("examine");
-                return done("examine", EINVAL);
-            }
-            Request::ExamineLockspace { lockspace }
+    // A lockspace without a place is not asked about, though the name would do.
+    let lockspace = Some(options.lockspace()).filter(|lockspace| !lockspace.disk.path.is_empty());
+    match (lockspace, options.resources.first()) {
+        (Some(lockspace), _) => told("examine", &Request::ExamineLockspace { lockspace }),
+        (None, Some(resource)) => told("examine", &Request::ExamineResource { resource: resource.head.clone() }),
+        (None, None) => {
+            say!("examine");
+            done("examine", EINVAL)
         }
-    };
-    told("examine", &request)
+    }
 }
 
 fn set_event(options: &Options) -> i32 {
-    let count = |letter| options.number(letter).map_or(0, |n| u64::try_from(n).unwrap_or(0));
-    let (host_id, generation) = (count('i'), count('g'));
+    let (host_id, generation) = (options.wide('i'), options.wide('g'));
     let (event, data) = (options.any_base('e'), options.any_base('d'));
-    println!("set_event {host_id} {generation} event 0x{event:x} data 0x{data:x}");
-    let (flags, lockspace) = (SetEventFlags::NONE, options.lockspace());
+    say!("set_event {host_id} {generation} event 0x{event:x} data 0x{data:x}");
+    let (flags, lockspace) = (SetEventFlags::NONE, options.named_lockspace().unwrap_or_default());
     let event = HostEvent { host_id, generation, event, data };
     done("set_event", result_of(&Request::SetEvent { flags, lockspace, event }))
 }
 
 fn set_config(options: &Options) -> i32 {
     let switch = |letter, on, off| options.text(letter).map(|_| if options.is_on(letter) { on } else { off });
-    let config = switch('u', 1, 2).or_else(|| switch('O', 4, 8)).unwrap_or(0);
-    let lockspace = options.lockspace();
-    println!("set_config {} {config}", lockspace.name);
+    // Of both the last counts, in this order.
+    let config = switch('O', 4, 8).or_else(|| switch('u', 1, 2)).unwrap_or(0);
+    let lockspace = options.named_lockspace().unwrap_or_default();
+    say!("set_config {} {config}", lockspace.name);
     done("set_config", result_of(&Request::SetConfig { config, lockspace }))
 }

@@ -18,26 +18,23 @@ const ENODEV: i32 = -19;
 
 /// Runs it, and says what came of it.
 pub(super) fn run(options: &Options) -> i32 {
-    let formatted = if options.has_lockspace() {
-        lockspace(options)
-    } else {
-        options.resources.first().map_or(Err(EINVAL), |resource| lease(options, resource))
+    let formatted = match (options.placed_lockspace(), options.placed_resource()) {
+        (Some(asked), _) => lockspace(options, &asked),
+        (None, Some(asked)) => lease(options, &asked),
+        (None, None) => Err(if options.resources.is_empty() { EINVAL } else { ENODEV }),
     };
     let result = formatted.err().unwrap_or(0);
-    println!("init done {result}");
+    say!("init done {result}");
     result
 }
 
-fn lockspace(options: &Options) -> Result<(), i32> {
-    let Lockspace { name, disk, flags, .. } = options.lockspace();
-    if disk.path.is_empty() {
-        return Err(EINVAL);
-    }
+fn lockspace(options: &Options, asked: &Lockspace) -> Result<(), i32> {
+    let Lockspace { name, disk, flags, .. } = asked;
     let device = Offline::open(&disk.path.to_string(), |_| ENODEV)?;
     let geometry = shape(&device, flags.bits(), disk.offset)?;
     let name = SpaceName::new(name.as_bytes()).map_err(|_| EINVAL)?;
     let io_timeout = match options.number('o') {
-        Some(seconds) if seconds > 0 => IoTimeout::new(seconds.unsigned_abs()).ok_or(EINVAL)?,
+        Some(seconds) if seconds > 0 => IoTimeout::new(u64::from(seconds.unsigned_abs())).ok_or(EINVAL)?,
         _ => IoTimeout::DEFAULT,
     };
     let Writer { machine, fire } = writer()?;
@@ -48,9 +45,6 @@ fn lockspace(options: &Options) -> Result<(), i32> {
 
 /// On several disks, a copy on each: all of them are open before the first is written.
 fn lease(options: &Options, asked: &Resource) -> Result<(), i32> {
-    if asked.disks.is_empty() {
-        return Err(ENODEV);
-    }
     let flags = asked.head.flags.bits();
     let open = |disk: &holdfast_protocol::payload::Disk| {
         let device = Offline::open(&disk.path.to_string(), |e: &OpenError| codes::of_open(e).number())?;
@@ -69,7 +63,7 @@ fn lease(options: &Options, asked: &Resource) -> Result<(), i32> {
     for ((_, device, offset), copy) in devices.iter().zip(1..) {
         let place = (copies > 1).then_some(Place { copy, copies });
         let lease = NewLease { geometry, space, resource, num_hosts, uuid, place };
-        let writes = match options.is_on('z') {
+        let writes = match options.text('z').is_some() {
             true => paxos_lease::format::clear(&lease, &writer, device.clock.now()),
             false => paxos_lease::format::plan(&lease, &writer),
         };

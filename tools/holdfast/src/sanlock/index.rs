@@ -8,7 +8,7 @@ use holdfast_io::seal::AreaUuid;
 use holdfast_io::stop::Stop;
 use holdfast_io::sys::linux::ThreadsEngine;
 use holdfast_io::units::LeaseOffset;
-use holdfast_protocol::command::{Command, RindexFlags};
+use holdfast_protocol::command::{Command, LockspaceFlags, RindexFlags};
 use holdfast_protocol::payload::{Rindex, RindexEntry};
 use holdfast_protocol::request::Request;
 use paxos_lease::index::{self, Header, IndexAt, IndexError, Reader};
@@ -26,7 +26,7 @@ const ENOENT: i32 = -2;
 const NO_ANSWER: i32 = -1;
 
 fn done(action: &str, result: i32) -> i32 {
-    println!("{action} done {result}");
+    say!("{action} done {result}");
     result
 }
 
@@ -34,7 +34,7 @@ fn looked_up(result: Result<RindexEntry, i32>) -> i32 {
     let code = done("lookup", result.as_ref().err().copied().unwrap_or(0));
     if let Ok(entry) = result {
         let name = entry.name.to_string();
-        println!("name {} offset {}", if name.is_empty() { "-" } else { &name }, entry.offset);
+        say!("name {} offset {}", if name.is_empty() { "-" } else { &name }, entry.offset);
     }
     code
 }
@@ -48,13 +48,16 @@ pub(super) fn client(action: &str, options: &Options) -> i32 {
     let entry = options.entry();
     let about = |command, flags| Request::RindexEntry { command, flags, hosts: (0, 0), index: index.clone(), entry };
     match action {
-        "format" => done(action, result_of(&Request::FormatRindex { index })),
+        "format" => {
+            let flags = LockspaceFlags::from_bits(options.geometry);
+            done(action, result_of(&Request::FormatRindex { index: Rindex { flags, ..index } }))
+        }
         "rebuild" => done(action, result_of(&Request::RebuildRindex { flags: RindexFlags::NONE, index })),
         "lookup" => looked_up(ask_entry(&about(Command::LookupRindex, RindexFlags::NONE))),
         "create" => match ask_entry(&about(Command::CreateResource, RindexFlags::NONE)) {
             Ok(created) => {
                 done(printed(action), 0);
-                println!("offset {}", created.offset);
+                say!("offset {}", created.offset);
                 0
             }
             Err(failed) => done(printed(action), failed),
@@ -93,7 +96,7 @@ pub(super) fn direct(action: &str, options: &Options) -> i32 {
     };
     let entry = options.entry();
     match action {
-        "format" => done(action, number(medium.format(&index))),
+        "format" => done(action, number(medium.format(&index, options.geometry))),
         "lookup" => looked_up(medium.lookup(&entry)),
         "rebuild" => {
             let rebuilt = pollster::block_on(index::rebuild(&medium.reader(), &Stop::new()));
@@ -150,8 +153,8 @@ impl Medium {
         done.map_err(|e| refuse(&e))
     }
 
-    fn format(&self, asked: &Rindex) -> Result<(), i32> {
-        let geometry = self.device.geometry(asked.flags.bits())?;
+    fn format(&self, asked: &Rindex, sizes: u32) -> Result<(), i32> {
+        let geometry = self.device.geometry(sizes)?;
         if self.index.space.is_empty() {
             return Err(EINVAL);
         }

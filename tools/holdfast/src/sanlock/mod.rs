@@ -6,7 +6,8 @@
 //! | `options.rs` | the two-character options, and what they say |
 //! | `wire.rs` | one request, one answer, as a number and bytes |
 //! | `client.rs` | `sanlock client ACTION` |
-//! | `direct.rs` | `sanlock direct dump`, `read_leader` |
+//! | `direct.rs` | `sanlock direct dump` |
+//! | `leader.rs` | `sanlock direct read_leader` |
 //! | `format.rs` | `sanlock direct init` |
 //! | `index.rs` | the actions about a resource index |
 //! | `offline.rs` | a device without a daemon |
@@ -16,10 +17,18 @@
 //! one, which `align` and `release -O` have, gives 1. `sanlock daemon` is `holdfast daemon`. Of `sanlock direct` all is served that reads
 //! or formats. What takes and gives back leases past the daemon is not: two that do not know of each other would hold one host_id.
 
+/// Prints a line. Who reads it may be gone by then (`| head -1`): the rest is still done, and the exit status says how it went.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($words)*)));
+    }};
+}
+
 mod client;
 mod direct;
 mod format;
 mod index;
+mod leader;
 mod offline;
 mod options;
 mod print;
@@ -45,7 +54,7 @@ status [-D] [-o p|s]                         host_status [-s LOCKSPACE] [-D]
 gets [-h 1]                                  renewal -s LOCKSPACE
 log_dump                                     shutdown [-f 1] [-w 1]
 version
-init -s LOCKSPACE | -r RESOURCE [-z 1]       read -s LOCKSPACE | -r RESOURCE [-D]
+init -s LOCKSPACE | -r RESOURCE [-z 1]       read -s LOCKSPACE | -r RESOURCE [-h 1] [-D]
 align -s LOCKSPACE
 add_lockspace -s LOCKSPACE [-o SECONDS]      inq_lockspace -s LOCKSPACE
 rem_lockspace -s LOCKSPACE
@@ -63,8 +72,11 @@ LOCKSPACE  NAME:HOST_ID:PATH:OFFSET
 RESOURCE   LOCKSPACE_NAME:NAME:PATH:OFFSET[:LVER|SH]
 INDEX      LOCKSPACE_NAME:PATH:OFFSET
 -A 1M|2M|4M|8M, -Z 512|4096          sizes of areas and sectors
--n NUMBER, -m NUMBER                 hosts
-";
+-n NUMBER, -m NUMBER                 hosts";
+
+/// What sanlock does past its daemon, and no action here.
+const NOT_SERVED: &[&str] =
+    &["acquire", "release", "acquire_id", "renew_id", "release_id", "write_leader", "next_free"];
 
 /// sanlock's version, whose command line this is.
 const VERSION: &str = "3.8.5";
@@ -74,27 +86,28 @@ pub fn run(arguments: &[String]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (action, rest) = match words.as_slice() {
         [] | ["help" | "--help" | "-h", ..] => {
-            print!("{USAGE}");
+            say!("{USAGE}");
             return ExitCode::SUCCESS;
         }
-        ["version"] => {
-            println!("{VERSION}");
+        ["version", ..] => {
+            say!("{VERSION}");
             return ExitCode::SUCCESS;
         }
         ["--version" | "-V", ..] => {
-            println!("sanlock {VERSION} (built as holdfast {})", env!("CARGO_PKG_VERSION"));
+            say!("sanlock {VERSION} (built as holdfast {})", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
         ["client" | "direct"] => {
-            print!("{USAGE}");
+            say!("{USAGE}");
             return ExitCode::from(1);
         }
-        ["direct", action, rest @ ..] if direct::ACTIONS.contains(action) => {
-            let (place, rest) = match rest {
-                [place, rest @ ..] if *action == "dump" && !place.starts_with('-') => (Some(*place), rest),
-                rest => (None, rest),
-            };
-            return end(Options::parse(rest).map(|options| direct::run(action, place, &options)));
+        // Whatever stands there is the place.
+        ["direct", "dump", place, rest @ ..] => {
+            return end(Options::parse(rest).map(|options| direct::dump_lines(place, &options)));
+        }
+        ["direct", "dump"] => return ExitCode::from(1),
+        ["direct", "read_leader", rest @ ..] => {
+            return end(Options::parse(rest).map(|options| leader::run(&options)));
         }
         ["direct", "init", rest @ ..] => {
             return end(Options::parse(rest).map(|options| format::run(&options)));
@@ -102,12 +115,12 @@ pub fn run(arguments: &[String]) -> ExitCode {
         ["direct", action, rest @ ..] if index::DIRECT_ACTIONS.contains(action) => {
             return end(Options::parse(rest).map(|options| index::direct(action, &options)));
         }
-        ["direct", action @ ("create" | "delete"), ..] => {
-            println!("direct action \"{action}\" is unknown");
-            return ExitCode::from(1);
-        }
         ["direct", action, ..] => {
-            println!("direct action \"{action}\" is not served: see holdfast dump and holdfast init");
+            if NOT_SERVED.contains(action) {
+                say!("direct action \"{action}\" is not served: see holdfast dump and holdfast init");
+            } else {
+                say!("direct action \"{action}\" is unknown");
+            }
             return ExitCode::from(1);
         }
         ["client", action, rest @ ..] | [action, rest @ ..] => (*action, rest),
@@ -116,7 +129,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
         return end(Options::parse(rest).map(|options| index::client(action, &options)));
     }
     if !client::ACTIONS.contains(&action) {
-        println!("client action \"{action}\" is unknown");
+        say!("client action \"{action}\" is unknown");
         return ExitCode::from(1);
     }
     end(Options::parse(rest).map(|options| client::run(action, &options)))
@@ -125,7 +138,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
 /// The exit status of the last result, or of options that cannot be.
 fn end(result: Result<i32, String>) -> ExitCode {
     let result = result.unwrap_or_else(|complaint| {
-        println!("{complaint}");
+        say!("{complaint}");
         1
     });
     ExitCode::from(u8::from(result != 0))
