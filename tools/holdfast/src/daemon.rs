@@ -17,8 +17,9 @@ use crate::log;
 /// Run the daemon, in the foreground, logging to standard error.
 ///
 /// Files are in $SANLOCK_RUN_DIR (default /run/sanlock). Options of sanlock's daemon that have no meaning here are accepted.
+// Of an option that is said twice the last counts, as in sanlock: distributions put theirs first, administrators add to it.
 #[derive(ClapArgs, Debug)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, args_override_self = true)]
 pub struct Args {
     /// Our host name in every lockspace; the node name if not given.
     #[arg(short = 'e', long = "host-name", value_name = "HOSTNAME")]
@@ -41,16 +42,16 @@ pub struct Args {
     debug: bool,
     /// 0: no watchdog; 1: wdmd, where no other is named, as in sanlock.
     #[arg(short = 'w', value_name = "0|1")]
-    use_watchdog: Option<u8>,
-    /// Seconds from SIGTERM to SIGKILL.
-    #[arg(short = 'g', value_name = "SECONDS")]
-    kill_grace: Option<u64>,
+    use_watchdog: Option<u32>,
+    /// Seconds from SIGTERM to SIGKILL; of a negative number nothing is taken.
+    #[arg(short = 'g', value_name = "SECONDS", allow_negative_numbers = true)]
+    kill_grace: Option<i64>,
     /// io_timeout of lockspaces that are added without one.
     #[arg(short = 'o', value_name = "SECONDS")]
     io_timeout: Option<u64>,
     /// 0: do not lock memory.
-    #[arg(short = 'l', value_name = "LEVEL")]
-    mlock_level: Option<u8>,
+    #[arg(short = 'l', value_name = "LEVEL", allow_negative_numbers = true)]
+    mlock_level: Option<i64>,
     /// Owner of the socket.
     #[arg(short = 'U', value_name = "USER")]
     user: Option<String>,
@@ -70,26 +71,26 @@ pub struct Args {
     help: Option<bool>,
 }
 
-/// sanlock's options without a meaning here.
+/// sanlock's options without a meaning here; -1 turns some of them off.
 #[derive(ClapArgs, Debug)]
 struct Ignored {
-    #[arg(short = 'a', hide = true)]
-    use_aio: Option<String>,
-    #[arg(short = 'Q', hide = true)]
+    #[arg(short = 'Q', hide = true, allow_negative_numbers = true)]
     quiet_fail: Option<String>,
-    #[arg(short = 'R', hide = true)]
+    #[arg(short = 'R', hide = true, allow_negative_numbers = true)]
     debug_renew: Option<String>,
-    #[arg(short = 'H', hide = true)]
+    #[arg(short = 'H', hide = true, allow_negative_numbers = true)]
     renewal_history: Option<String>,
-    #[arg(short = 'L', hide = true)]
+    #[arg(short = 'L', hide = true, allow_negative_numbers = true)]
     logfile_priority: Option<String>,
-    #[arg(short = 'S', hide = true)]
+    #[arg(short = 'S', hide = true, allow_negative_numbers = true)]
     syslog_priority: Option<String>,
-    #[arg(short = 'h', hide = true)]
+    #[arg(short = 'a', hide = true, allow_negative_numbers = true)]
+    use_aio: Option<String>,
+    #[arg(short = 'h', hide = true, allow_negative_numbers = true)]
     high_priority: Option<String>,
-    #[arg(short = 't', hide = true)]
+    #[arg(short = 't', hide = true, allow_negative_numbers = true)]
     worker_threads: Option<String>,
-    #[arg(short = 'b', hide = true)]
+    #[arg(short = 'b', hide = true, allow_negative_numbers = true)]
     bitmap_seconds: Option<String>,
 }
 
@@ -155,7 +156,7 @@ fn configured(args: &Args) -> Result<Config, ConfigError> {
     }
     file.watchdog_fire_timeout = args.fire_timeout.or(file.watchdog_fire_timeout);
     file.io_engine = args.io_engine.clone().or(file.io_engine);
-    file.kill_grace_seconds = args.kill_grace.or(file.kill_grace_seconds);
+    file.kill_grace_seconds = args.kill_grace.and_then(|s| u64::try_from(s).ok()).or(file.kill_grace_seconds);
     file.io_timeout = args.io_timeout.or(file.io_timeout);
     file.lock_memory = args.mlock_level.map(|level| level > 0).or(file.lock_memory);
     file.user = args.user.clone().or(file.user);
@@ -164,7 +165,7 @@ fn configured(args: &Args) -> Result<Config, ConfigError> {
 }
 
 /// What `-w` makes of the watchdog that a file names: 1 is wdmd, as in sanlock, unless another one is named.
-fn use_watchdog(flag: Option<u8>, named: Option<String>) -> Option<String> {
+fn use_watchdog(flag: Option<u32>, named: Option<String>) -> Option<String> {
     match flag {
         None => named,
         Some(0) => Some("none".to_owned()),
@@ -203,7 +204,25 @@ fn owner(user: Option<&str>, group: Option<&str>) -> (Option<Uid>, Option<Gid>) 
 
 #[cfg(test)]
 mod tests {
-    use super::{Gid, Uid, owner, use_watchdog};
+    use clap::Parser as _;
+
+    use super::{Args, Gid, Uid, owner, use_watchdog};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn sanlocks_options_are_taken_and_of_two_the_last_counts() {
+        let read = |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.args);
+        let ignored = "sanlock -a 0 -Q 1 -R 2 -H 180 -L -1 -S -1 -h 1 -t 8 -b 60";
+        let args = read(&format!("{ignored} -w 1 -l 2 -g 40 -D -e a -w 0 -l -1 -g -1 -D -e b")).unwrap();
+        assert_eq!((args.use_watchdog, args.mlock_level, args.kill_grace), (Some(0), Some(-1), Some(-1)));
+        assert_eq!((args.debug, args.host_name.as_deref()), (true, Some("b")));
+        assert!(read("sanlock -j 1").is_err() && read("sanlock -w").is_err() && read("sanlock -g x").is_err());
+    }
 
     #[test]
     fn w_1_is_wdmd_unless_a_device_is_named_and_w_0_is_none() {
