@@ -1,5 +1,5 @@
 //! `sanlock direct dump` and `read_leader`, as the executable does them under that name: what the real program said of each golden
-//! image is what ours says.
+//! image is what ours says. And whoever does not read it stops nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
@@ -35,4 +35,22 @@ fn every_golden_image_is_told_as_the_real_program_tells_it() {
         }
     }
     assert!(compared >= 275, "{compared}");
+}
+
+#[test]
+fn an_output_that_takes_nothing_changes_no_result() {
+    let directory = tempfile::tempdir().unwrap();
+    let area = directory.path().join("area");
+    fs::File::create(&area).unwrap().set_len(1 << 20).unwrap();
+    let place = area.to_str().unwrap();
+    let status = |words: &[&str]| {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let program = env!("CARGO_BIN_EXE_holdfast");
+        Command::new(program).arg0("sanlock").args(words).stdout(full).status().unwrap().code()
+    };
+    let resource = format!("LS:R:{place}:0");
+    assert_eq!(status(&["direct", "init", "-r", &resource]), Some(0));
+    assert_eq!(status(&["direct", "dump", place]), Some(0));
+    assert_eq!(status(&["direct", "read_leader", "-r", &resource]), Some(0));
+    assert_eq!((status(&["help"]), status(&["no_such_action"])), (Some(0), Some(1)));
 }
