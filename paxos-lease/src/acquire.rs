@@ -497,11 +497,16 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
             if self.options.mode == Mode::Shared {
                 leader.flags |= SHORT_HOLD;
             }
-            // Not in a record that we publish and pass over: others may follow it while ours is still on its way.
-            let wanted = self.options.num_hosts.filter(|_| !mine.dblock().is_released());
-            // And never so few that a host that shares the lease is overlooked from then on (S1).
+            // What we publish and pass over may land late, over a record with a larger num_hosts, and our block has gone on by then:
+            // whoever relied on it would overlook hosts that hold or share the lease (S1). So it leaves out nobody.
+            if mine.dblock().is_released() {
+                leader.num_hosts = leader.max_hosts;
+                return leader;
+            }
+            // Never so few that a host that shares the lease is overlooked from then on (S1).
             let sharing = shared_holders(&chosen.seen, self.me.term.host_id);
             let least = sharing.iter().map(|holder| holder.host_id.get()).max().unwrap_or(0);
+            let wanted = self.options.num_hosts;
             leader.num_hosts = wanted.map_or(leader.num_hosts, |wanted| u64::from(wanted).max(least));
         }
         leader

@@ -839,9 +839,9 @@ extra
 --bogus
 apart: -s LS:1:/x:0
 apart: -c x
-apart: -U no_such_user
-apart: -G no_such_group
-apart: -U 0
+-U no_such_user
+-G no_such_group
+-U 0
 apart: -e 0123456789012345678901234567890123456789012345678901234567
 apart: -g x
 apart: -w0

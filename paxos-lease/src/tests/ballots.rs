@@ -15,7 +15,7 @@ use crate::dblock::{Dblock, Inp};
 use crate::error::{AcquireError, AreaError};
 use crate::layout::dblock_of;
 use crate::liveness::{Gone, Verdict};
-use crate::release::retract;
+use crate::release::{release, retract};
 use crate::testing::{
     ALIVE, Fate, Kind, ManualClock, Medium, Said, announced, ballot, device, host, leader_at, lease, me, proposed, term,
 };
@@ -152,6 +152,31 @@ fn released_is_final_for_its_lver_even_if_the_same_host_wins_it_later() {
     assert_eq!(held.lver(), Lver(7), "lver 6 was committed for us, and passed over");
     assert!(!medium.dblock(1).is_released());
     assert_eq!(disk.engine().steps(), [FREE, FREE].concat());
+}
+
+/// The record of lver 6, which host 1 gave up, is held up on its way. Host 3 passes lver 6 over and raises num_hosts; host 9, which
+/// that lets in, holds the lease when the record lands. Host 3 then finds its own lver 7, which it has given up as well.
+#[test]
+fn s1_a_record_of_a_version_that_was_given_up_is_relied_upon_by_nobody() {
+    let (medium, clock, disk) = free();
+    medium.put_dblock(1, proposed(6, 1, term(1, 1)).released());
+    disk.engine().fate(6, Fate::Held);
+    failed(run(&disk, &clock, &Said::nothing(), Options::default()));
+    let takes = |n, num_hosts| {
+        let options = Options { num_hosts, ..Options::default() };
+        let (disk, said) = (device(n, &medium, &clock), Said::of(term(9, 1), &[ALIVE]));
+        pollster::block_on(acquire(&disk, &clock, &said, &lease(), &me(n), &options, &Stop::new()))
+    };
+    let raised = held(takes(3, Some(9)));
+    pollster::block_on(release(&device(3, &medium, &clock), &clock, raised, &me(3))).unwrap();
+    assert_eq!(held(takes(9, None)).lver(), Lver(8));
+
+    // Host 1 has gone on: it was outrun at lver 7.
+    medium.put_dblock(1, announced(7, 1));
+    disk.engine().release();
+    assert_eq!((medium.leader().lver, medium.leader().owner()), (Lver(6), Some(term(1, 1))), "it has landed late");
+    let refusal = refused(takes(3, None));
+    assert_eq!((refusal.kind, refusal.owner), (RefusalKind::CommittedOther, Some(term(9, 1))));
 }
 
 #[test]
