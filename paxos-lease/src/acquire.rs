@@ -153,6 +153,7 @@ pub(crate) async fn attempt<D: Disk, C: Clock, H: HostLiveness>(
         mine: None,
         shape: None,
         leader: None,
+        given_up: None,
         asked_before: RequestRecord::formatted(),
         undone: false,
     };
@@ -210,6 +211,8 @@ struct Attempt<'a, D, C, H> {
     shape: Option<(Geometry, AreaUuid)>,
     /// The leader record as last seen.
     leader: Option<LeaderRecord>,
+    /// Our record of a version that we have given up, as it has landed, and the num_hosts of the one before it.
+    given_up: Option<(LeaderRecord, u64)>,
     /// The request record as last seen.
     asked_before: RequestRecord,
     /// What we wrote has been undone already.
@@ -469,6 +472,9 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
                     return Err(e.into());
                 }
                 self.leader = Some(leader);
+                if leader.owner() == Some(self.me.term) && mine.dblock().is_released() {
+                    self.given_up = Some((leader, known.num_hosts));
+                }
                 leader
             }
         };
@@ -503,11 +509,14 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
                 leader.num_hosts = leader.max_hosts;
                 return leader;
             }
+            // Where it has landed and we win the very next version, it fell on no later record: every sector was read, and nobody has
+            // had that version. Any later one, and it may have fallen on a larger number.
+            let is_next = |ours: &LeaderRecord| ours == known && ours.lver.next() == leader.lver;
+            let before = self.given_up.filter(|(ours, _)| is_next(ours)).map_or(known.num_hosts, |(_, before)| before);
             // Never so few that a host that shares the lease is overlooked from then on (S1).
             let sharing = shared_holders(&chosen.seen, self.me.term.host_id);
             let least = sharing.iter().map(|holder| holder.host_id.get()).max().unwrap_or(0);
-            let wanted = self.options.num_hosts;
-            leader.num_hosts = wanted.map_or(leader.num_hosts, |wanted| u64::from(wanted).max(least));
+            leader.num_hosts = self.options.num_hosts.map_or(before, u64::from).max(least);
         }
         leader
     }

@@ -148,8 +148,10 @@ fn released_is_final_for_its_lver_even_if_the_same_host_wins_it_later() {
     medium.put_dblock(1, given_up);
     // Phase 2's write must not take the word back.
     disk.engine().before(4, |m| assert!(m.dblock(1).is_released()));
+    disk.engine().before(7, |m| assert_eq!((m.leader().lver, m.leader().num_hosts), (Lver(6), m.leader().max_hosts)));
     let held = held(run(&disk, &clock, &Said::nothing(), Options::default()));
     assert_eq!(held.lver(), Lver(7), "lver 6 was committed for us, and passed over");
+    assert_eq!(medium.leader().num_hosts, free_at(5).num_hosts);
     assert!(!medium.dblock(1).is_released());
     assert_eq!(disk.engine().steps(), [FREE, FREE].concat());
 }
@@ -177,6 +179,22 @@ fn s1_a_record_of_a_version_that_was_given_up_is_relied_upon_by_nobody() {
     assert_eq!((medium.leader().lver, medium.leader().owner()), (Lver(6), Some(term(1, 1))), "it has landed late");
     let refusal = refused(takes(3, None));
     assert_eq!((refusal.kind, refusal.owner), (RefusalKind::CommittedOther, Some(term(9, 1))));
+}
+
+/// Host 2 has passed lver 6 over and raised num_hosts at lver 7 when our record of lver 6 lands.
+#[test]
+fn s1_a_larger_num_hosts_on_which_our_record_has_fallen_does_not_become_smaller() {
+    for moved_on in [proposed(7, 2, term(2, 1)).released(), announced(8, 2)] {
+        let (medium, clock, disk) = free();
+        medium.put_dblock(1, proposed(6, 1, term(1, 1)).released());
+        disk.engine().before(6, move |m| {
+            m.put_dblock(2, moved_on);
+            m.put_leader(&LeaderRecord { num_hosts: 9, ..free_at(7) });
+        });
+        let held = held(run(&disk, &clock, &Said::nothing(), Options::default()));
+        assert_eq!(held.lver(), Lver(8), "{moved_on:?}");
+        assert_eq!(held.leader.num_hosts, held.leader.max_hosts, "{moved_on:?}");
+    }
 }
 
 #[test]
