@@ -18,7 +18,7 @@ NUMBERS = {"ci", "fd", "space_id", "res_id", "token_id", "helper_pid", "helper_k
 # What each says of itself: sanlock sets the queues of its devices, uses libaio and has a helper process, and our kill
 # grace fits the watchdog.
 OWN = {"max_sectors_kb_ignore", "max_sectors_kb_num", "use_aio", "kill_grace_seconds", "helper_last_status",
-       "version_str", "version_num"}
+       "version_str"}
 PRINTABLE = re.compile(rb"[\x20-\x7e]*\Z")
 
 

@@ -105,7 +105,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             records.extend(self.newest_spaces().into_iter().map(|(name, s)| space_record(name.field(), s)));
         }
         if stop_after == 0 || stop_after >= 4 {
-            records.extend(self.leases.values().flat_map(|l| self.lease_records(l)));
+            records.extend(self.listed_leases().into_iter().flat_map(|l| self.lease_records(l)));
         }
         let mut bytes = to.header.answer(ResultCode::OK, to.header.data2, 0).encode().to_vec();
         records.iter().for_each(|r| r.encode(&mut bytes));
@@ -118,6 +118,21 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let mut spaces: Vec<_> = self.spaces.iter().collect();
         spaces.sort_by_key(|(_, space)| std::cmp::Reverse(space.number));
         spaces
+    }
+
+    /// The leases as sanlock lists them: those that are held or on their way, those that are given back, the orphans; of each the
+    /// latest first.
+    fn listed_leases(&self) -> Vec<&Lease<L>> {
+        let mut leases: Vec<_> = self.leases.values().collect();
+        leases.sort_by_key(|lease| {
+            let list = match list_of(lease) {
+                "rem" => 1,
+                "orphan" => 2,
+                _ => 0,
+            };
+            (list, std::cmp::Reverse(lease.res_id))
+        });
+        leases
     }
 
     /// The latest renewals of a lockspace as a record stream.
@@ -162,33 +177,27 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             ("helper_last_status", fixed(0)),
             ("monotime", fixed(now.disk_seconds())),
             ("version_str", format!("3.8.5-holdfast-{}", env!("CARGO_PKG_VERSION"))),
-            ("version_num", "3.8".into()),
+            ("version_num", "3.8.5".into()),
             ("version_hex", format!("{SANLOCK_VERSION:08x}")),
             ("smproto_hex", format!("{:08x}", 1)),
         ];
         StateRecord::daemon(Name48::cut(s.host_name.as_bytes()), StateText::from_pairs(pairs))
     }
 
-    /// One record for each token, or one for a lease that is nobody's any more.
+    /// One record for each token, the latest first, or one for a lease that is nobody's any more.
     fn lease_records(&self, lease: &Lease<L>) -> Vec<StateRecord> {
         match lease.tokens.as_slice() {
             [] => vec![self.lease_record(lease, None)],
-            tokens => tokens.iter().map(|token| self.lease_record(lease, Some(token))).collect(),
+            tokens => tokens.iter().rev().map(|token| self.lease_record(lease, Some(token))).collect(),
         }
     }
 
     fn lease_record(&self, lease: &Lease<L>, token: Option<&Token>) -> StateRecord {
-        let list = match lease.phase {
-            Phase::Held { .. } if lease.is_orphan() => "orphan",
-            Phase::Held { .. } | Phase::Converting { .. } => "held",
-            Phase::Opening(_) | Phase::Acquiring => "add",
-            Phase::Releasing | Phase::Lost { .. } => "rem",
-        };
         let holder = token.and_then(|t| self.clients.get(&t.client)).map(|c| c.pid);
         let pid = holder.or(lease.left_by).unwrap_or(-1);
         let (sector_size, align_size) = sizes(lease.geometry);
         let pairs = [
-            ("list", list.to_owned()),
+            ("list", list_of(lease).to_owned()),
             ("flags", flag(lease.mode == Mode::Shared)),
             ("sector_size", sector_size.to_string()),
             ("align_size", align_size.to_string()),
@@ -314,6 +323,16 @@ fn wire_space(name: &[u8; 48], space: &Space) -> Lockspace {
         Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => LockspaceFlags::REM,
     };
     Lockspace { flags, ..Lockspace::new(Name48::from_raw(*name), space.host_id.get(), disk_of(&space.place)) }
+}
+
+/// In which of sanlock's lists a lease would be.
+fn list_of<L>(lease: &Lease<L>) -> &'static str {
+    match lease.phase {
+        Phase::Held { .. } if lease.is_orphan() => "orphan",
+        Phase::Held { .. } | Phase::Converting { .. } => "held",
+        Phase::Opening(_) | Phase::Acquiring => "add",
+        Phase::Releasing | Phase::Lost { .. } => "rem",
+    }
 }
 
 fn wire_lease<L>(lease: &Lease<L>) -> Resource {
