@@ -246,8 +246,10 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         let used = u32::try_from(leader.num_hosts).unwrap_or(all).min(all);
         let size = self.geometry.sector();
         let dblocks = &area[FIRST_DBLOCK.at(size)..];
-        // On several disks a record of an owner's own hand can be an older one, too: it hung on its way to one of them.
-        let reliable = leader.write_id == leader.owner_id && self.disk.copies() == 1;
+        // By its owner's own hand, and in the owner's own term: what a later generation publishes for an earlier one others pass over
+        // without waiting for it, and it may land late. On several disks the owner's own can be an older one, too: it hung on its way.
+        let by_its_owner = leader.write_id == leader.owner_id && leader.write_generation == leader.owner_generation.0;
+        let reliable = by_its_owner && self.disk.copies() == 1;
         let mut hosts = self.decode_hosts(dblocks, if reliable { used } else { all })?;
         if newest_lver(&hosts) > leader.lver.next() {
             hosts = self.decode_hosts(dblocks, all)?;

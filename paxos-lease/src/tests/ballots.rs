@@ -11,6 +11,7 @@ use holdfast_io::stop::Stop;
 
 use super::{FREE, failed, held, refused, run};
 use crate::acquire::{Options, RefusalKind, acquire};
+use crate::area::Me;
 use crate::dblock::{Dblock, Inp};
 use crate::error::{AcquireError, AreaError};
 use crate::layout::dblock_of;
@@ -178,6 +179,33 @@ fn s1_a_record_of_a_version_that_was_given_up_is_relied_upon_by_nobody() {
     disk.engine().release();
     assert_eq!((medium.leader().lver, medium.leader().owner()), (Lver(6), Some(term(1, 1))), "it has landed late");
     let refusal = refused(takes(3, None));
+    assert_eq!((refusal.kind, refusal.owner), (RefusalKind::CommittedOther, Some(term(9, 1))));
+}
+
+/// Host 1 is in its second generation, and publishes for its first what that proposed; held up again. Host 3 has its second generation, too,
+/// when that lands.
+#[test]
+fn s1_a_record_that_a_later_generation_publishes_for_an_earlier_one_is_relied_upon_by_nobody() {
+    let (medium, clock, disk) = free();
+    let takes = |disk: &_, n, generation, num_hosts, said: &Said| {
+        let (options, me) = (Options { num_hosts, ..Options::default() }, Me { term: term(n, generation), ..me(n) });
+        pollster::block_on(acquire(disk, &clock, said, &lease(), &me, &options, &Stop::new()))
+    };
+    medium.put_dblock(1, proposed(6, 1, term(1, 1)));
+    disk.engine().fate(6, Fate::Held);
+    failed(takes(&disk, 1, 2, None, &Said::nothing()));
+    let (third, gone) = (device(3, &medium, &clock), Said::of(term(1, 1), &[Verdict::Gone(Gone::Silent); 4]));
+    assert_eq!(refused(takes(&third, 3, 1, Some(9), &gone)).kind, RefusalKind::CommittedOther);
+    let raised = held(takes(&third, 3, 1, Some(9), &gone));
+    pollster::block_on(release(&third, &clock, raised, &me(3))).unwrap();
+    let ninth = device(9, &medium, &clock);
+    assert_eq!(held(takes(&ninth, 9, 1, None, &Said::nothing())).lver(), Lver(8));
+
+    medium.put_dblock(1, announced(7, 1));
+    disk.engine().release();
+    assert_eq!((medium.leader().lver, medium.leader().write_generation), (Lver(6), 2), "it has landed late");
+    let again = device(3, &medium, &clock);
+    let refusal = refused(takes(&again, 3, 2, None, &Said::of(term(9, 1), &[ALIVE; 4])));
     assert_eq!((refusal.kind, refusal.owner), (RefusalKind::CommittedOther, Some(term(9, 1))));
 }
 
