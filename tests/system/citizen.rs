@@ -34,6 +34,7 @@ impl Drop for Ended {
 
 #[test]
 fn sanlock_daemon_goes_to_the_background_once_it_serves_and_says_why_if_it_does_not() {
+    harness::must_be_root();
     let directory = tempfile::tempdir().unwrap();
     let words = ["daemon", "-w", "0", "-l", "0", "-a", "1", "-e", "citizen"];
     let started = as_sanlock(directory.path(), &words);
@@ -45,6 +46,10 @@ fn sanlock_daemon_goes_to_the_background_once_it_serves_and_says_why_if_it_does_
     assert_eq!(String::from_utf8_lossy(&told.stdout).lines().next(), Some("daemon citizen"));
     let of = |number: i32| getsid(Some(Pid::from_raw(number))).unwrap();
     assert_ne!(of(daemon.0.pid), of(0), "in our session still");
+    let socket = fs::metadata(directory.path().join("run/sanlock.sock")).unwrap();
+    let sanlock = User::from_name("sanlock").unwrap().expect("the user that Debian's package of sanlock makes");
+    let group: u32 = run("getent", &["group", "sanlock"]).split(':').nth(2).unwrap().parse().unwrap();
+    assert_eq!((socket.uid(), socket.gid(), socket.mode() & 0o777), (sanlock.uid.as_raw(), group, 0o660));
     assert_eq!(fs::read_link(format!("/proc/{}/cwd", daemon.0.pid)).unwrap(), Path::new("/"));
 
     let second = as_sanlock(directory.path(), &words);
@@ -57,18 +62,6 @@ fn sanlock_daemon_goes_to_the_background_once_it_serves_and_says_why_if_it_does_
 
     daemon.0.signal(Signal::SIGTERM);
     daemon.0.wait_over("the daemon, which has joined nothing", AT_MOST);
-}
-
-#[test]
-fn the_socket_is_sanlocks_where_there_is_such_a_user_and_nobody_else_is_named() {
-    harness::must_be_root();
-    let mut machine = Machine::boot();
-    let _first = machine.daemon("first", "--watchdog none");
-    let owner =
-        || fs::metadata(machine.path("run/sanlock.sock")).map(|m| (m.uid(), m.gid(), m.mode() & 0o777)).unwrap();
-    let sanlock = User::from_name("sanlock").unwrap().expect("the user that Debian's package of sanlock makes");
-    let group: u32 = run("getent", &["group", "sanlock"]).split(':').nth(2).unwrap().parse().unwrap();
-    assert_eq!(owner(), (sanlock.uid.as_raw(), group, 0o660));
 }
 
 #[test]

@@ -109,7 +109,15 @@ pub async fn serve(
     let guests = Guests { guests, leaving, procfs, heirs, rings, ends, desk, last_client: 0, exit: false };
     let clock = works.platform().clock().clone();
     let (looks, joins) = (LocalInstant::EARLIEST, LocalInstant::EARLIEST);
-    let mut shell = Shell { works, guests, door: Door::new(listener), looks, wanted: Vec::new(), joins };
+    let mut shell = Shell {
+        works,
+        guests,
+        door: Door::new(listener),
+        looks,
+        wanted: Vec::new(),
+        joins,
+        between_joins: FIRST_BETWEEN_JOINS,
+    };
     shell.want(at_start).await?;
     while !shell.guests.exit {
         // In an order that is drawn anew each time: neither do clients that never stop asking keep others, or a signal, out, nor
@@ -155,10 +163,12 @@ struct Shell {
     wanted: Vec<(SpaceName, Request)>,
     /// When those of them that could not be joined, or were lost, are tried again at the earliest.
     joins: LocalInstant,
+    between_joins: Duration,
 }
 
-/// Between two attempts to join a lockspace of the configuration, whose device may come late or come back.
-const BETWEEN_JOINS: Duration = Duration::from_secs(10);
+/// Between two attempts to join a lockspace of the configuration, whose device may come late or come back; longer each time.
+const FIRST_BETWEEN_JOINS: Duration = Duration::from_secs(5);
+const LAST_BETWEEN_JOINS: Duration = Duration::from_secs(80);
 
 impl Shell {
     async fn handle(&mut self, event: Event<Held>) -> Result<(), WorksError> {
@@ -171,10 +181,13 @@ impl Shell {
         self.looks = now.after(rings::LOOK);
     }
 
-    /// From now on these lockspaces are to be joined.
+    /// From now on these lockspaces are to be joined; those that are new are, now.
     async fn want(&mut self, lockspaces: Vec<(SpaceName, Request)>) -> Result<(), WorksError> {
-        self.wanted = lockspaces;
-        self.ask_ourselves(self.wanted.iter().map(|(_, join)| join.clone()).collect()).await
+        let new: Vec<_> = lockspaces.iter().filter(|wanted| !self.wanted.contains(wanted)).cloned().collect();
+        let all = lockspaces.iter().map(|(name, _)| *name).collect();
+        self.works.supervisor.want(new.iter().map(|(name, _)| *name), &all);
+        (self.wanted, self.between_joins) = (lockspaces, FIRST_BETWEEN_JOINS);
+        self.ask_ourselves(new.into_iter().map(|(_, join)| join).collect()).await
     }
 
     fn lacks_any(&self) -> bool {
@@ -185,11 +198,12 @@ impl Shell {
     async fn join_what_is_lacking(&mut self) -> Result<(), WorksError> {
         let lacking = self.wanted.iter().filter(|(name, _)| self.works.supervisor.lacks(name));
         let lacking = lacking.map(|(_, join)| join.clone()).collect();
+        self.between_joins = (self.between_joins * 2).min(LAST_BETWEEN_JOINS);
         self.ask_ourselves(lacking).await
     }
 
     async fn ask_ourselves(&mut self, requests: Vec<Request>) -> Result<(), WorksError> {
-        self.joins = self.works.platform().clock().now().after(BETWEEN_JOINS);
+        self.joins = self.works.platform().clock().now().after(self.between_joins);
         let pid = i32::try_from(std::process::id()).unwrap_or(-1);
         self.handle(Event::Connected { client: OURSELVES, pid }).await?;
         for request in requests {

@@ -123,6 +123,10 @@ pub fn run(mut args: Args) -> Result<ExitCode, Error> {
     }
     if args.in_background {
         args.config = args.config.map(|path| std::path::absolute(&path).unwrap_or(path));
+        // A device or a socket; wdmd and none have no slash.
+        let device = args.watchdog.as_ref().filter(|name| name.contains('/'));
+        let device = device.and_then(|name| std::path::absolute(name).ok()).map(|path| path.display().to_string());
+        args.watchdog = device.or(args.watchdog);
         background::detach()?;
     }
     let ended = serve(&args);
@@ -137,7 +141,7 @@ fn serve(args: &Args) -> Result<(), Error> {
     let log::Log { ring, flush: _flush } = log::start(args.debug).map_err(DaemonError::System)?;
     let config = configured(args)?;
     let options = Options {
-        owner: owner(config.user.as_deref(), config.group.as_deref()),
+        owner: owner(config.user.as_deref(), config.group.as_deref(), args.as_sanlock),
         config,
         run_dir: RunDir::from_environment(),
         log: ring,
@@ -173,31 +177,38 @@ fn use_watchdog(flag: Option<u32>, named: Option<String>) -> Option<String> {
     }
 }
 
-/// Whom sanlock's packages make the socket's owner, so that what is in its group may connect.
+/// Whom sanlock's packages make its socket's owner.
 const SANLOCK: &str = "sanlock";
 
-/// Whose socket it is: as named; the user and the group sanlock, where both are there and nobody is named; otherwise whoever started
-/// us. A name that is not known stands for root, as in sanlock: nobody gets access by it.
-fn owner(user: Option<&str>, group: Option<&str>) -> (Option<Uid>, Option<Gid>) {
-    let uid_of = |name: &str| User::from_name(name).ok().flatten().map(|user| user.uid);
-    let gid_of = |name: &str| Group::from_name(name).ok().flatten().map(|group| group.gid);
-    if let (None, None) = (user, group) {
-        let sanlock = (uid_of(SANLOCK), gid_of(SANLOCK));
-        return if geteuid().is_root() && sanlock.0.is_some() && sanlock.1.is_some() { sanlock } else { (None, None) };
+/// Whose socket it is: as named; started as sanlock, the user and the group sanlock where there are both; otherwise whoever started us.
+/// Who may connect has this daemon write where it may write, and run killpaths as it runs: root's power, where root runs it. So
+/// nobody gets it who was not named, but where sanlock's own name was: that group has it there as well (spec A 7.4). A name that is
+/// not known stands for root, as in sanlock: nobody gets access by it.
+fn owner(user: Option<&str>, group: Option<&str>, as_sanlock: bool) -> (Option<Uid>, Option<Gid>) {
+    if as_sanlock && user.is_none() && group.is_none() && geteuid().is_root() {
+        let uid = User::from_name(SANLOCK).ok().flatten().map(|user| user.uid);
+        let gid = Group::from_name(SANLOCK).ok().flatten().map(|group| group.gid);
+        return if uid.is_some() && gid.is_some() { (uid, gid) } else { (None, None) };
     }
     let unknown =
         |kind: &str, name: &str| tracing::warn!(name, "no {kind} of this name is known: the socket is root's");
     let uid = user.map(|name| {
-        uid_of(name).unwrap_or_else(|| {
-            unknown("user", name);
-            Uid::from_raw(0)
-        })
+        User::from_name(name).ok().flatten().map_or_else(
+            || {
+                unknown("user", name);
+                Uid::from_raw(0)
+            },
+            |user| user.uid,
+        )
     });
     let gid = group.map(|name| {
-        gid_of(name).unwrap_or_else(|| {
-            unknown("group", name);
-            Gid::from_raw(0)
-        })
+        Group::from_name(name).ok().flatten().map_or_else(
+            || {
+                unknown("group", name);
+                Gid::from_raw(0)
+            },
+            |group| group.gid,
+        )
     });
     (uid, gid)
 }
@@ -235,8 +246,9 @@ mod tests {
     }
     #[test]
     fn a_socket_of_an_owner_that_nobody_knows_is_roots() {
-        assert_eq!(owner(Some("root"), None), (Some(Uid::from_raw(0)), None));
-        let unknown = owner(Some("nobody has this name"), Some("nor this"));
+        assert_eq!(owner(Some("root"), None, true), (Some(Uid::from_raw(0)), None));
+        let unknown = owner(Some("nobody has this name"), Some("nor this"), false);
         assert_eq!(unknown, (Some(Uid::from_raw(0)), Some(Gid::from_raw(0))));
+        assert_eq!(owner(None, None, false), (None, None), "nobody gets it who was not named");
     }
 }

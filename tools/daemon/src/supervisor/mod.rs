@@ -129,8 +129,8 @@ pub struct Supervisor<L> {
     shutdown: Option<Shutdown>,
     /// Until when a signal to end lasts.
     ends_by: Option<LocalInstant>,
-    /// Lockspaces that somebody had removed.
-    taken_away: BTreeSet<SpaceName>,
+    /// Lockspaces that are to be joined again where they were lost or could not be joined.
+    wanted: BTreeSet<SpaceName>,
     last_task: u64,
     last_res_id: u32,
     last_token: u32,
@@ -170,7 +170,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             refusals: VecDeque::new(),
             shutdown: None,
             ends_by: None,
-            taken_away: BTreeSet::new(),
+            wanted: BTreeSet::new(),
             last_task: 0,
             last_res_id: 0,
             last_token: 0,

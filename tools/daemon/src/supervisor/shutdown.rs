@@ -4,6 +4,7 @@
 //! not in an order that we could rely on: so the signal waits for them. As soon as nothing is guarded the lockspaces are left, which
 //! stops the watchdog, and the daemon ends. What is guarded still when the signal is over keeps the daemon as it was.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use holdfast_io::clock::LocalInstant;
@@ -66,6 +67,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(ends_by) = self.ends_by else { return };
         if !self.guards_something() {
             self.ends_by = None;
+            tracing::info!("nothing is guarded: leaving all lockspaces, as the signal says, and ending");
             self.shutdown.get_or_insert_default();
             self.remove_all(now);
         } else if now >= ends_by {
@@ -97,9 +99,16 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
+    /// Of `all` lockspaces that ought to be joined these are new. Of the others those that somebody had removed stay removed.
+    pub fn want(&mut self, new: impl IntoIterator<Item = SpaceName>, all: &BTreeSet<SpaceName>) {
+        self.wanted.retain(|name| all.contains(name));
+        self.wanted.extend(new);
+    }
+
     /// Whether a lockspace that ought to be joined is not, and nobody had it removed.
     #[must_use]
     pub fn lacks(&self, space: &SpaceName) -> bool {
-        self.shutdown.is_none() && !self.spaces.contains_key(space) && !self.taken_away.contains(space)
+        let ends = self.shutdown.is_some() || self.ends_by.is_some();
+        !ends && self.wanted.contains(space) && !self.spaces.contains_key(space)
     }
 }

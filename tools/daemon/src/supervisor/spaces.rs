@@ -265,7 +265,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(code) = self.add_conflict(&ask, host_id) {
             return self.reply(to, code);
         }
-        self.taken_away.remove(&ask.name);
         self.last_space += 1;
         let mut space = Space {
             number: self.last_space,
@@ -574,11 +573,16 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     pub(super) fn rem_lockspace(&mut self, to: ReplyTo, flags: RemLockspaceFlags, wire: &Wire, now: LocalInstant) {
-        let Some(name) = self.find_space(wire) else { return self.reply(to, ResultCode::ENOENT) };
+        let Some(name) = self.find_space(wire) else {
+            // Between two attempts to join it, too, it is not wanted any more.
+            self.wanted.retain(|name| name.field() != wire.name.raw());
+            return self.reply(to, ResultCode::ENOENT);
+        };
         let in_use = self.leases.keys().any(|k| k.space == name);
         let indexing = self.turns.any_in(&name);
         let Some(space) = self.spaces.get_mut(&name) else { return };
         if matches!(space.life, Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. }) {
+            self.wanted.remove(&name);
             return self.reply(to, ResultCode::EINPROGRESS);
         }
         if flags.contains(RemLockspaceFlags::UNUSED) && in_use {
@@ -600,7 +604,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// Leaving was asked for: what the lockspace guards is ended at once (spec A 7.3), then it is left.
     fn remove(&mut self, name: SpaceName, now: LocalInstant) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
-        self.taken_away.insert(name);
+        self.wanted.remove(&name);
         space.stop.set();
         if let Life::Active { fail_at, .. } = space.life {
             space.life = Life::Removing { fail_at };
@@ -613,6 +617,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let names: Vec<SpaceName> = self.spaces.keys().copied().collect();
         for name in names {
             self.remove(name, now);
+            self.leave_if_clear(name);
         }
     }
 

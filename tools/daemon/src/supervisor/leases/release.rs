@@ -148,7 +148,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             self.effects.push(Effect::StartRelease { task, key, held, rename, value });
         } else {
             let client = lease.client();
-            tracing::info!(lease = %key, lver = %lease.lver, "let go without a write: the end of our host_id's term frees it");
+            tracing::info!(lease = %key, lver = %lease.lver, "let go without a write");
             self.leases.remove(&key);
             self.lease_ended(key, client, ResultCode::OK);
         }
@@ -201,7 +201,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let client = self.leases.get_mut(&key).and_then(|l| std::mem::take(&mut l.tokens).first().map(|t| t.client));
         if done {
             self.forget_lease(task, key);
-            tracing::info!(lease = %key, "released");
+            if code == ResultCode::OK {
+                tracing::info!(lease = %key, "released");
+            } else {
+                tracing::warn!(lease = %key, code = code.number(), "let go, not released on the disk");
+            }
         }
         self.lease_ended(key, client, code);
         if let Some(client) = client {
@@ -216,7 +220,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         if let Some(key) = self.releasing(task) {
             if self.leases.get(&key).is_some_and(|l| l.since.is_some()) {
-                tracing::info!(lease = %key, "released, later than it was asked for");
+                tracing::info!(lease = %key, "its release has come to its end");
             }
             self.forget_lease(task, key);
             self.save();

@@ -26,7 +26,7 @@ fn a_signal_ends_nobody_and_is_followed_as_soon_as_nothing_is_guarded() {
     assert!(matches!(w.daemon.spaces[&name("LS")].life, Life::Active { .. }), "its lease is still being given back");
     w.released();
     assert!(w.signals(1).is_empty(), "a client without a lease is not ended either");
-    assert!(!w.daemon.spaces[&name("LS")].life.is_active());
+    assert_eq!(w.count(|e| matches!(e, Effect::Leave { free: true, .. })), 1, "at once, not with the next event");
     w.acquire(1, &["R"], AcquireFlags::NONE);
     assert_eq!(*w.codes(1).last().unwrap(), ResultCode::ENOSPC.number());
     w.apply(Event::Left { space: name("LS") });
@@ -58,13 +58,31 @@ fn a_signal_does_not_leave_a_lockspace_that_orphans_or_others_use() {
 
 #[test]
 fn a_lockspace_that_was_lost_is_lacking_and_one_that_was_removed_is_not() {
+    let remove = || Request::RemLockspace { flags: RemLockspaceFlags::ASYNC, lockspace: wire_space("LS", 1) };
+    let all = [name("LS"), name("late")].into();
     let mut w = World::joined();
-    assert!(!w.daemon.lacks(&name("LS")) && w.daemon.lacks(&name("other")));
+    w.daemon.want([name("LS"), name("late")], &all);
+    assert!(!w.daemon.lacks(&name("LS")) && w.daemon.lacks(&name("late")) && !w.daemon.lacks(&name("other")));
     w.pass(9).apply(Event::Reaped { space: name("LS") }).apply(Event::Left { space: name("LS") });
     assert!(w.daemon.lacks(&name("LS")), "its instant has passed");
-    w.join("LS").ask(900, Request::RemLockspace { flags: RemLockspaceFlags::ASYNC, lockspace: wire_space("LS", 1) });
+
+    w.join("LS").ask(900, remove());
     w.apply(Event::Left { space: name("LS") });
     assert!(!w.daemon.lacks(&name("LS")));
-    w.join("LS");
-    assert!(!w.daemon.taken_away.contains(&name("LS")), "whoever wants it again has the last word");
+    w.daemon.want([], &all);
+    assert!(!w.daemon.lacks(&name("LS")), "read again, and nothing new");
+    w.daemon.want([name("LS")], &all);
+    assert!(w.daemon.lacks(&name("LS")));
+    w.ask(900, remove());
+    assert!(!w.daemon.lacks(&name("LS")), "removed between two attempts");
+    w.daemon.want([], &[name("LS")].into());
+    assert!(!w.daemon.lacks(&name("late")), "no longer in the configuration");
+}
+
+#[test]
+fn nothing_is_joined_again_while_a_signal_to_end_lasts() {
+    let mut w = World::joined();
+    w.daemon.want([name("late")], &[name("late")].into());
+    w.hold(1, "R").apply(Event::ShutdownSignal);
+    assert!(!w.daemon.lacks(&name("late")));
 }
