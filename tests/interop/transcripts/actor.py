@@ -57,9 +57,12 @@ def _serve(pipe, path):
     client = _Client(path)
     while True:
         try:
-            call, arguments = pipe.recv()
+            message = pipe.recv()
         except EOFError:
             return
+        if message is None:
+            return
+        call, arguments = message
         try:
             pipe.send((True, getattr(client, call)(*arguments)))
         except Exception as error:  # a mistake in a script must not look like a hang
@@ -92,6 +95,11 @@ class Actor:
         return None if code is None else max(0, -code)
 
     def end(self):
+        # Told in words: every process that was forked has all pipes open, and none of them would see its end.
+        try:
+            self._pipe.send(None)
+        except OSError:
+            pass  # a daemon has ended it, or it was ended before
         self._pipe.close()
         self._process.join(2)
         if self._process.is_alive():
