@@ -20,6 +20,8 @@ NUMBERS = {"ci", "fd", "space_id", "res_id", "token_id", "helper_pid", "helper_k
 OWN = {"max_sectors_kb_ignore", "max_sectors_kb_num", "use_aio", "kill_grace_seconds", "helper_last_status",
        "version_str"}
 PRINTABLE = re.compile(rb"[\x20-\x7e]*\Z")
+DAEMON, CLIENT, LOCKSPACE, RESOURCE, HOST, RENEWAL = range(1, 7)
+KINDS = {DAEMON: "daemon", CLIENT: "client", LOCKSPACE: "lockspace", RESOURCE: "resource", HOST: "host", RENEWAL: "renewal"}
 
 
 def text(data):
@@ -39,14 +41,23 @@ def time_of(value):
     return "0" if int(value) == 0 else TIME
 
 
-def client_pids(data):
-    """The pids of the records of STATUS that are clients, -1 where one has not registered; a client has no payload but its string."""
-    pids = []
+def records(data):
+    """The whole records of a stream: 80 bytes, the string, and what comes behind it (spec A 11)."""
     while len(data) >= 80:
-        kind, pid = struct.unpack("<I4xi", data[:12])
-        pids += [pid] * (kind == 2)
-        data = data[80 + struct.unpack("<I", data[72:76])[0]:]
-    return pids
+        kind, length = struct.unpack("<I68xI", data[:76])
+        string, rest = data[80:80 + length], data[80 + length:]
+        disks = struct.unpack("<I", rest[124:128])[0] if kind == RESOURCE else 0
+        size = {LOCKSPACE: wire.LOCKSPACE, RESOURCE: wire.RESOURCE + disks * wire.DISK}.get(kind, 0)
+        yield data[:80], string, rest[:size]
+        data = rest[size:]
+    if data:
+        yield data, b"", b""
+
+
+def client_pids(data):
+    """The pids of the records of STATUS that are clients, -1 where one has not registered."""
+    heads = (struct.unpack("<I4xi", head[:12]) for head, _, _ in records(data) if len(head) == 80)
+    return [pid for kind, pid in heads if kind == CLIENT]
 
 
 class Renderer:
@@ -149,33 +160,30 @@ class Renderer:
     _host_status = _renewal = _status
 
     def _records(self, data):
-        while data:
-            if len(data) < 80:
-                yield f"rest {blob(data)}"
+        for head, string, rest in records(data):
+            if len(head) < 80:
+                yield f"rest {blob(head)}"
                 return
-            kind, flags, data32, pad, data64 = struct.unpack("<4IQ", data[:24])
-            length, pad2 = struct.unpack("<II", data[72:80])
-            string, rest = data[80:80 + length], data[80 + length:]
-            name = {1: "daemon", 2: "client", 3: "lockspace", 4: "resource", 5: "host", 6: "renewal"}.get(kind, kind)
-            who = self.pid(data32) if kind in (2, 4) else str(data32)
-            what = time_of(data64) if kind in (5, 6) else str(data64)
-            shown = self._name(data[24:72]) if kind == 2 else text(data[24:72])
-            if kind == 2 and data32 == 0xFFFFFFFF and not data[24]:
+            yield self._head(head)
+            kind, pid = struct.unpack("<I4xi", head[:12])
+            if kind == CLIENT and pid == -1 and not head[24]:
                 # An idle connection: sanlock's slots keep the last command of whoever had them before.
                 string = re.sub(rb"cmd_last=\d+", b"cmd_last=0", string)
-            yield f"{name} flags={flags} data32={who} data64={what} name={shown} pads={pad}/{pad2}"
             yield "  " + self._pairs(string)
-            if kind == 3:
-                yield "  " + self._lockspace(rest[:wire.LOCKSPACE], leaks=True)
-                rest = rest[wire.LOCKSPACE:]
-            if kind == 4:
-                disks = struct.unpack("<I", rest[124:128])[0]
+            if kind == LOCKSPACE:
+                yield "  " + self._lockspace(rest, leaks=True)
+            if kind == RESOURCE:
                 yield "  " + self._resource(rest[:wire.RESOURCE])
-                rest = rest[wire.RESOURCE:]
-                for _ in range(disks):
-                    yield "  " + self._disk(rest[:wire.DISK], leaks=True)
-                    rest = rest[wire.DISK:]
-            data = rest
+                for at in range(wire.RESOURCE, len(rest), wire.DISK):
+                    yield "  " + self._disk(rest[at:at + wire.DISK], leaks=True)
+
+    def _head(self, data):
+        kind, flags, data32, pad, data64 = struct.unpack("<4IQ", data[:24])
+        who = self.pid(data32) if kind in (CLIENT, RESOURCE) else str(data32)
+        what = time_of(data64) if kind in (HOST, RENEWAL) else str(data64)
+        name = self._name(data[24:72]) if kind == CLIENT else text(data[24:72])
+        pad2 = struct.unpack("<I", data[76:80])[0]
+        return f"{KINDS.get(kind, kind)} flags={flags} data32={who} data64={what} name={name} pads={pad}/{pad2}"
 
     def _name(self, data):
         """A client's name: its pid until it gives another."""

@@ -205,14 +205,25 @@ class Stage:
         while b" suspend=1 " in self.status() and time.monotonic() < until:
             time.sleep(0.02)
 
-    def status(self):
-        """The daemon's records of itself and its connections, this one included; nothing where no daemon answers."""
+    def until_status_has(self, bytes_of_it):
+        """Waits until all of STATUS has these bytes somewhere."""
+        until = time.monotonic() + SOON
+        while bytes_of_it not in self.status(0):
+            if time.monotonic() > until:
+                raise TimeoutError(f"no {bytes_of_it} in STATUS")
+            time.sleep(0.02)
+
+    def status(self, stop_after=2):
+        """The daemon's records, of itself and its connections unless told otherwise; nothing where no daemon answers."""
+        return self.look("status", data=stop_after)[32:]
+
+    def look(self, command, payload=b"", **header):
+        """The whole answer to a command after which the daemon closes, asked on nobody's connection; it is not told."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(SOON)
             try:
                 connection.connect(os.path.join(self.run_dir, "sanlock.sock"))
-                connection.sendall(wire.header("status", data=2))
-                found = b"".join(iter(lambda: connection.recv(65536), b""))
+                connection.sendall(wire.header(command, length=32 + len(payload), **header) + payload)
+                return b"".join(iter(lambda: connection.recv(65536), b""))
             except OSError:
                 return b""
-        return found[32:]

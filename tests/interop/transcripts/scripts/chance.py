@@ -1,18 +1,31 @@
-"""Random sequences of valid and slightly invalid calls. A seed is a script: the same calls for both daemons."""
+"""Random sequences of valid and slightly invalid calls. A seed is a script: the same calls for both daemons.
 
+What is drawn depends on the seed alone; draws.py has the calls. Some calls are let out where their outcome is a known
+difference, or a matter of instants. Whether, is seen from what the daemon has on its lists: as long as both sides
+agree, it is the same for both.
+"""
+
+import collections
 import os
 import random
+import re
+import struct
 import time
 
 import wire
+from render import RESOURCE, client_pids, records
+from stage import OWN_CONNECTIONS, SOON
 
 from . import set_of
+from .draws import DRAWS, LEASES
 
-SETS = 3  # each on a daemon of its own: they go on beside each other
-SEEDS = int(os.environ.get("HOLDFAST_TRANSCRIPT_SEEDS", "24"))
-STEPS = 30
-LEASES = 4
-SETTLES = 0.4  # seconds within which the end of a client has given back what it held
+SETS = 4  # each on a daemon of its own: they go on beside each other
+SEEDS = int(os.environ.get("HOLDFAST_TRANSCRIPT_SEEDS", "100"))
+STEPS = 40
+LISTED = re.compile(rb"list=(\w+) ")
+
+
+Held = collections.namedtuple("Held", "space name on pid lver shared")
 
 
 class Caller:
@@ -20,7 +33,9 @@ class Caller:
 
     def __init__(self, stage, seed):
         self.stage, self.dice = stage, random.Random(seed)
-        self.clients = []
+        self.joins, self.joined = self.dice.randrange(4) == 0, False  # whether it may join OTHER, and whether it has
+        self.clients, self.spared = [], set()  # and those of them that have a killpath
+        self.left_shared = set()  # names of leases that somebody wanted persistently and shared
         for _ in range(3):
             self.newcomer()
 
@@ -32,6 +47,9 @@ class Caller:
     def pick(self, *choices):
         return self.dice.choice(choices)
 
+    def one_in(self, many):
+        return self.dice.randrange(many) == 0
+
     def flags(self, **chances):
         """A flag word of which each bit is set by its chance in a hundred."""
         word = 0
@@ -39,6 +57,23 @@ class Caller:
             if self.dice.randrange(100) < percent:
                 word |= getattr(wire, name)
         return word
+
+    def odd_bits(self):
+        """Once in a while a bit that means nothing."""
+        return self.pick(0x40, 0x100, 1 << 31) if self.one_in(20) else 0
+
+    def number(self):
+        return self.dice.randrange(LEASES)
+
+    def client(self):
+        return self.dice.choice(self.clients)
+
+    def speaker(self):
+        """The connection that asks, and for whom: itself, or another process."""
+        client = self.client()
+        if not self.one_in(4):
+            return client.first, wire.SELF
+        return self.client().first, self.pick(client.pid, client.pid, client.pid, os.getpid())
 
     def lease(self, number, **more):
         wrong = self.dice.randrange(30)
@@ -57,78 +92,82 @@ class Caller:
         space, name = ("OTHER" if wrong == 0 else "LS"), ("wrong" if wrong == 1 else f"r{number}")
         return wire.resource(space, name, num_disks=1, **more)
 
+    def space(self, host_id=None, **more):
+        """A lockspace: LS as it is joined, most of the time."""
+        name, file = self.pick(("LS", "space"), ("LS", "space"), ("LS", "space"), ("OTHER", "space2"), ("LS", "space2"))
+        return self.stage.space(name, self.pick(0, 1, 1, 2, 3) if host_id is None else host_id, file, **more)
+
+    def fresh(self):
+        """A new connection of somebody's."""
+        return self.client().connect()
+
+    def gone(self, connection):
+        """Closes a connection, and waits until the daemon has seen it: the next one then gets the same slot on both sides."""
+        connection.close()
+        self.settle()
+
+    def settle(self):
+        """Waits until all that was told has been done: no worker has a client, nothing is being released."""
+        self.until(lambda: self._settled(), "something goes on and on")
+
+    def _settled(self):
+        status = self.stage.status(0)
+        idle = len(client_pids(status)) <= OWN_CONNECTIONS + len(self.clients)
+        return idle and b" suspend=1 " not in status and b"list=rem " not in status and b"list=add " not in status
+
+    def until(self, so, what, within=SOON):
+        end = time.monotonic() + within
+        while not so():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{what}: {self.stage.renderer.payload(5, self.stage.status(0))}")
+            time.sleep(0.02)
+
+    def resources(self):
+        """What the daemon has on its lists, with whom."""
+        self.settle()
+        for head, string, rest in records(self.stage.status(0)):
+            kind, pid, lver = struct.unpack("<I4xi4xQ", head[:24])
+            if kind == RESOURCE and len(head) == 80:
+                space, name = (part.rstrip(b"\0").decode("latin-1") for part in (rest[:48], rest[48:96]))
+                shared = bool(struct.unpack("<I", rest[120:124])[0] & wire.SHARED)
+                yield Held(space, name, LISTED.match(string).group(1).decode(), pid, lver, shared)
+
+    def may_end(self, clients):
+        """Whether these may go: others can come for them, and what sanlock leaves of a shared lease is known (FOUND)."""
+        names = [held.name for held in self.resources()]
+        shared = any(names.count(name) > 1 for name in self.left_shared)
+        return len(self.stage.clients) + len(clients) <= 8 and not (clients and shared)
+
+    def replace(self, client):
+        """A client that is gone gives its place to another, once what it held has been released."""
+        self.clients.remove(client)
+        self.settle()
+        self.newcomer()
+
     def step(self):
-        client = self.dice.choice(self.clients)
-        # Some commands come over one connection and are for another process.
-        by_pid = self.dice.randrange(4) == 0
-        asking = self.dice.choice(self.clients).first if by_pid else client.first
-        target = self.pick(client.pid, client.pid, client.pid, os.getpid()) if by_pid else wire.SELF
-        number = self.dice.randrange(LEASES)
-        what = self.dice.choices(["acquire", "release", "inquire", "share", "value", "read", "lockspace", "end"],
-                                 [10, 8, 4, 2, 4, 3, 2, 1])[0]
-        getattr(self, f"_{what}")(client, asking, target, number)
-
-    def _acquire(self, _client, asking, target, number):
-        count = self.pick(1, 1, 1, 1, 2, 3)
-        numbers = [(number + n) % LEASES for n in range(count)]
-        lver = self.pick(0, 0, 0, 1, 2)
-        payload = b""
-        for at in numbers:
-            flags = self.flags(SHARED=40, PERSISTENT=15, LVER=10)
-            payload += self.lease(at, flags=flags, lver=lver if flags & wire.LVER else 0)
-        flags = self.flags(ACQUIRE_LVB=20, ACQUIRE_ORPHAN=20, OWNER_NOWAIT=30)
-        asking.ask("acquire", payload + wire.options(self.pick("one", "two", "")), flags=flags, data=count, data2=target)
-
-    def _release(self, _client, asking, target, number):
-        kind = self.pick("plain", "plain", "plain", "all", "orphan", "two")
-        if kind == "all":
-            asking.ask("release", flags=wire.RELEASE_ALL, data2=target)
-        elif kind == "orphan":
-            asking.ask("release", self.named(number), flags=wire.RELEASE_ORPHAN, data=1, data2=target)
-            time.sleep(SETTLES)
-        else:
-            numbers = [number] if kind == "plain" else [number, (number + 1) % LEASES]
-            asking.ask("release", b"".join(map(self.named, numbers)), data=len(numbers), data2=target)
-
-    def _inquire(self, _client, asking, target, _number):
-        asking.ask("inquire", data2=target)
-
-    def _share(self, _client, asking, target, number):
-        asking.ask("convert", self.named(number, flags=wire.SHARED), data2=target)
-
-    def _value(self, _client, asking, _target, number):
-        if self.dice.randrange(2):
-            length = self.pick(1, 16, 512, 513)
-            asking.ask("set_lvb", self.named(number) + bytes([self.dice.randrange(1, 256)]) * length)
-        else:
-            asking.ask("get_lvb", self.named(number), data=self.pick(0, 8, 512))
-
-    def _read(self, _client, asking, _target, number):
-        asking.ask(self.pick("read_resource", "read_resource_owners"), self.lease(number))
-
-    def _lockspace(self, _client, asking, _target, _number):
-        host_id = self.pick(0, 1, 1, 2)
-        asking.ask(self.pick("inq_lockspace", "read_lockspace"), self.stage.space(self.pick("LS", "LS", "OTHER"), host_id))
-
-    def _end(self, client, _asking, _target, _number):
-        if len(self.stage.clients) < 8:
-            client.first.close()
-            client.actor.end()
-            self.clients.remove(client)
-            time.sleep(SETTLES)
-            self.newcomer()
+        draw = self.dice.choices(list(DRAWS), list(DRAWS.values()))[0]
+        draw(self)
 
     def tidy(self):
         """Nothing is left for the next seed but the leases' versions."""
         for client in self.clients:
             client.first.ask("release", flags=wire.RELEASE_ALL, data2=wire.SELF)
-        self.clients[0].first.ask("release", wire.resource("LS", ""), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
-        time.sleep(SETTLES)
+        for space in ("LS", "OTHER"):
+            self.clients[0].first.ask("release", wire.resource(space, ""), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
+        self.settle()
+        for command in (wire.NOT_USED, wire.UNUSED_BY_ORPHANS):
+            self.fresh().ask("set_config", wire.lockspace("LS"), data=command)
+        if self.joined:
+            self.fresh().ask("rem_lockspace", self.stage.space("OTHER", 3, "space2"), within=10.0)
 
 
 def _stage(number):
     def script(stage):
-        stage.client().first.ask("add_lockspace", stage.space(), within=10.0, data=1)
+        a = stage.client().first
+        a.ask("add_lockspace", stage.space(), within=10.0, data=1)
+        for at in (0, 1):
+            a.ask("write_resource", wire.resource("OTHER", f"o{at}", [(stage.path("blank"), at << 20)]))
+        time.sleep(3.2)  # until it has renewed: STATUS tells of that
     script.__name__ = f"stage_joined_to_chance_{number}"
     return script
 
