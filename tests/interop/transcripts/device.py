@@ -17,13 +17,13 @@ class Device:
     """With a stage: `with Device(stage) as device`. Its path in transcripts is DEVICE."""
 
     def __init__(self, stage, megabytes=16):
-        self.mount, image = stage.path("mount"), stage.path("image")
         self.path, self.places, self.megabytes, self.waiting = None, stage.renderer.places, megabytes, None
+        number = sum(name.startswith("mount") for name in os.listdir(stage.directory))
+        self.mount, self.image = stage.path(f"mount{number}"), stage.path(f"image{number}")
         os.makedirs(self.mount)
-        with open(image, "wb") as file:
+        with open(self.image, "wb") as file:
             file.truncate(4 * megabytes << 20)
-        run("mkfs.ext4", "-q", "-F", image)
-        self.image = image
+        run("mkfs.ext4", "-q", "-F", self.image)
 
     def __enter__(self):
         run("mount", "-o", "loop", self.image, self.mount)

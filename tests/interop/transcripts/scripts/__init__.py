@@ -19,5 +19,5 @@ def set_of(title):
     return add
 
 
-from . import (areas, chance, contests, conversation, damage, hangs, index, leases, malformed, others, shared,  # noqa: E402,F401
+from . import (areas, chance, contests, conversation, damage, found, hangs, index, leases, malformed, others, shared,  # noqa: E402,F401
                spaces, streams)
