@@ -45,6 +45,8 @@ FOUND = {
     "restricted_to_no_signal_and_asked_for": "one signal is replaced once: SIGTERM; ours: SIGKILL",
     "a_value_with_a_length_that_cannot_be": "ENOMEM; ours: 0 or E2BIG",
     "releases_of_which_one_is_whole": "is done; ours: none",
+    "values_of_the_length_that_is_asked_for": "data2 is how much of a value is wanted; ours: is not looked at",
+    "all_of_them_and_another_flag": "all are released; ours: 0 or EINVAL, and none is",
     "busy_from_the_header_on": "EBUSY for others while the payload is on its way, before E2BIG; ours: once it is there",
     "leaders_that_are_sealed_and_mean_nothing": "flags are not looked at, sizes as the lockspace's: -214; ours: -224, -225, -229",
     "a_first_sector_that_is_damaged": "its checksum is not looked at; ours: -229",

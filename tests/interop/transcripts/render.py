@@ -19,6 +19,7 @@ NUMBERS = {"ci", "fd", "space_id", "res_id", "token_id", "helper_pid", "helper_k
 # grace fits the watchdog.
 OWN = {"max_sectors_kb_ignore", "max_sectors_kb_num", "use_aio", "kill_grace_seconds", "helper_last_status",
        "version_str"}
+LOG_RING = 1 << 20
 PRINTABLE = re.compile(rb"[\x20-\x7e]*\Z")
 DAEMON, CLIENT, LOCKSPACE, RESOURCE, HOST, RENEWAL = range(1, 7)
 KINDS = {DAEMON: "daemon", CLIENT: "client", LOCKSPACE: "lockspace", RESOURCE: "resource", HOST: "host", RENEWAL: "renewal"}
@@ -151,6 +152,8 @@ class Renderer:
         # What daemons write into their logs is theirs; the form of a line is not (spec A 11).
         form = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \d+ \[\d+\]: ")
         lines = data.split(b"\n")
+        if len(data) >= LOG_RING - 1:
+            lines = lines[1:-1]  # it goes round: what it begins with is the rest of a line, and it ends with a newline
         good = sum(1 for line in lines if form.match(line))
         return [f"lines of the form: {'all' if good == len(lines) else f'{good} of {len(lines)}'}"]
 

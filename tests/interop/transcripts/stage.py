@@ -205,12 +205,12 @@ class Stage:
         while b" suspend=1 " in self.status() and time.monotonic() < until:
             time.sleep(0.02)
 
-    def until_status_has(self, bytes_of_it):
-        """Waits until all of STATUS has these bytes somewhere."""
+    def until_status_has(self, told, so=True):
+        """Waits until these bytes are somewhere in all of STATUS; or until they are not."""
         until = time.monotonic() + SOON
-        while bytes_of_it not in self.status(0):
+        while (told in self.status(0)) != so:
             if time.monotonic() > until:
-                raise TimeoutError(f"no {bytes_of_it} in STATUS")
+                raise TimeoutError(f"STATUS: {told} is {'not ' * so}there")
             time.sleep(0.02)
 
     def status(self, stop_after=2):

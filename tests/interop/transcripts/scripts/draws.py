@@ -60,6 +60,17 @@ def release(caller):
         asking.ask("release", b"".join(map(caller.named, numbers)), flags=flags, data=len(numbers), data2=target)
 
 
+@draw(2)
+def release_oddly(caller):
+    """With more leases than its flags ask for, or with a flag that means nothing."""
+    asking, target = caller.speaker()
+    flags, count, sent = caller.pick((1, 1, 1), (1, 2, 1), (2, 3, 3), (4, 2, 2), (6, 2, 2), (8, 1, 1), (8, 2, 2))
+    names = [caller.stage.named(99)] * 2 if flags & wire.RELEASE_RENAME else []
+    payload = b"".join((names + [caller.named(caller.number()) for _ in range(3)])[:sent])
+    asking.ask("release", payload, flags=flags, data=count, data2=target)
+    caller.settle()
+
+
 @draw(7)
 def inquire(caller):
     asking, target = caller.speaker()
@@ -92,7 +103,8 @@ def value(caller):
         length = caller.pick(1, 16, 512, 513)
         asking.ask("set_lvb", caller.named(number) + bytes([caller.dice.randrange(1, 256)]) * length)
     else:
-        asking.ask("get_lvb", caller.named(number), data=caller.pick(0, 8, 512))
+        # As long as a sector: with another length sanlock's answer is known to be another (FOUND).
+        asking.ask("get_lvb", caller.named(number), data=caller.pick(0, 8))
 
 
 @draw(2)

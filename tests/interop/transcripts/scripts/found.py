@@ -197,6 +197,25 @@ def releases_of_which_one_is_whole(stage):
 
 
 @found
+def values_of_the_length_that_is_asked_for(stage):
+    a, n = client_of(stage), stage.fresh()
+    hold(stage, a, n, flags=wire.ACQUIRE_LVB)
+    a.first.ask("set_lvb", stage.named(n) + b"value")
+    for length in (3, 16, wire.SELF):
+        a.first.ask("get_lvb", stage.named(n), data2=length)
+    a.first.ask("get_lvb", stage.named(99), data2=16, within=0.3)
+
+
+@found
+def all_of_them_and_another_flag(stage):
+    for flags in (wire.RELEASE_ALL | wire.RELEASE_ORPHAN, wire.RELEASE_ALL | wire.RELEASE_RENAME):
+        a, n = client_of(stage), stage.fresh()
+        hold(stage, a, n)
+        a.first.ask("release", flags=flags, data2=wire.SELF)
+        a.first.ask("inquire", data2=wire.SELF)
+
+
+@found
 def busy_from_the_header_on(stage):
     a, b, c = client_of(stage), stage.client().first, stage.client().first
     b.request("release", data=1, data2=a.pid)
