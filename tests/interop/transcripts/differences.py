@@ -27,11 +27,7 @@ NOT_SERVED = {}
 
 # Found by these scripts, and not judged yet: put right, or deliberate and then listed in docs/compatibility.md.
 FOUND = {
-    "status_lists_the_newest_first": "sanlock: held, add, rem, orphan, of each the newest first; ours: all by name",
     "status_counts_the_times_that_a_lease_was_acquired": "reused: one more each time, since the lockspace was joined; ours: 0",
-    "status_of_an_orphan_that_is_shared": "its pid is 0; ours: of whoever left it",
-    "status_of_a_holder_that_restricts_signals": "flags 8 and 10 of its resources; ours: 0",
-    "status_of_a_lease_with_a_new_value": "flags 20 of its resource; ours: 0",
     "status_of_a_client_whose_killpath_is_told_its_pid": "flags 1 of the client, for good; ours: 0",
     "status_beside_a_connection_that_listens": "is no client any more; ours: is one",
     "status_of_a_lease_whose_release_hangs": "its pid to the end; ours: -1 once the client is seen to be gone",

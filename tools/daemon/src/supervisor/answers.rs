@@ -7,7 +7,7 @@ use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::SpaceName;
 use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
-use holdfast_protocol::command::{LeaseFlags, LockspaceFlags};
+use holdfast_protocol::command::{LeaseFlags, LockspaceFlags, RestrictFlags};
 use holdfast_protocol::payload::{Disk, Lockspace, Resource, ResourceHead};
 use holdfast_protocol::request::Target;
 use holdfast_protocol::state::{StateKind, StateRecord, StateText};
@@ -193,12 +193,14 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     fn lease_record(&self, lease: &Lease<L>, token: Option<&Token>) -> StateRecord {
-        let holder = token.and_then(|t| self.clients.get(&t.client)).map(|c| c.pid);
-        let pid = holder.or(lease.left_by).unwrap_or(-1);
+        let client = token.and_then(|t| self.clients.get(&t.client));
+        // As in sanlock, which knows who left an exclusive lease alone.
+        let left_by = if lease.mode == Mode::Shared { lease.left_by.and(Some(0)) } else { lease.left_by };
+        let pid = client.map(|c| c.pid).or(left_by).unwrap_or(-1);
         let (sector_size, align_size) = sizes(lease.geometry);
         let pairs = [
             ("list", list_of(lease).to_owned()),
-            ("flags", flag(lease.mode == Mode::Shared)),
+            ("flags", format!("{:x}", resource_flags(lease, client))),
             ("sector_size", sector_size.to_string()),
             ("align_size", align_size.to_string()),
             ("lver", lease.lver.to_string()),
@@ -323,6 +325,20 @@ fn wire_space(name: &[u8; 48], space: &Space) -> Lockspace {
         Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => LockspaceFlags::REM,
     };
     Lockspace { flags, ..Lockspace::new(Name48::from_raw(*name), space.host_id.get(), disk_of(&space.place)) }
+}
+
+/// What sanlock's STATUS says of a lease in bits: that it is shared, what its client restricts, that its value is new.
+fn resource_flags<L>(lease: &Lease<L>, client: Option<&Client>) -> u32 {
+    let restricts = |which| client.is_some_and(|c| c.restrict.contains(which));
+    [
+        (0x1, lease.mode == Mode::Shared),
+        (0x8, restricts(RestrictFlags::SIGKILL)),
+        (0x10, restricts(RestrictFlags::SIGTERM)),
+        (0x20, lease.value.as_ref().is_some_and(|value| value.set)),
+    ]
+    .into_iter()
+    .filter(|(_, is_so)| *is_so)
+    .fold(0, |flags, (bit, _)| flags | bit)
 }
 
 /// In which of sanlock's lists a lease would be.
