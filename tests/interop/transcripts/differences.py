@@ -44,7 +44,7 @@ FOUND = {
     "values_of_the_length_that_is_asked_for": "data2 is how much of a value is wanted; ours: is not looked at",
     "all_of_them_and_another_flag": "all are released; ours: 0 or EINVAL, and none is",
     "busy_from_the_header_on": "EBUSY for others while the payload is on its way, before E2BIG; ours: once it is there",
-    "leaders_that_are_sealed_and_mean_nothing": "flags are not looked at, sizes as the lockspace's: -214; ours: -224, -225, -229",
+    "leaders_that_are_sealed_and_mean_nothing": "flags are not looked at, the sector size is the lockspace's: -214; ours: -224, -225",
     "a_first_sector_that_is_damaged": "its checksum is not looked at; ours: -229",
     "a_sector_that_is_sealed_and_means_nothing": "unknown flags are not looked at; ours: -224",
     "a_lockspace_in_a_file_that_ends_within_it": "joined; ours: -90, or -202",

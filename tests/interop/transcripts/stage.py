@@ -6,7 +6,6 @@ into `lines`; two sides agree where these lines are equal.
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -143,7 +142,8 @@ class Stage:
         self.side, self.directory, self.patient = side, directory, False
         os.makedirs(directory)
         for name in ("space", "space2", "leases", "blank"):
-            shutil.copyfile(os.path.join(areas, name), os.path.join(directory, name))
+            # Zeros as holes: gigabytes that are on their way to the disk would hold up what is to be on it within a second.
+            subprocess.run(["cp", "--sparse=always", os.path.join(areas, name), directory], check=True)
         self.run_dir = os.path.join(directory, "run")
         self.renderer = Renderer({}, {directory: "DIR"})
         self.lines, self.clients, self.next_resource = [], [], 0
@@ -194,15 +194,19 @@ class Stage:
         return self.lines
 
     def _settle(self):
-        """Waits until the daemon has seen the clients go: the next ones then get the same slots on both sides."""
+        """Waits until the daemon has seen the clients go, and their leases: the next ones then get the same slots on both sides."""
         until = time.monotonic() + SOON
-        while len(client_pids(self.status())) > OWN_CONNECTIONS and time.monotonic() < until:
+        while self._is_at_work() and time.monotonic() < until:
             time.sleep(0.02)
 
-    def wait_for_workers(self):
-        """Waits until no connection waits for its answer: sanlock's workers answer first and let go of it after that."""
+    def _is_at_work(self):
+        status = self.status(0)
+        return len(client_pids(status)) > OWN_CONNECTIONS or b"list=rem " in status
+
+    def wait_for_workers(self, but=0):
+        """Waits until no connection but so many waits for its answer: sanlock's workers answer first, and let go of it then."""
         until = time.monotonic() + SOON
-        while b" suspend=1 " in self.status() and time.monotonic() < until:
+        while self.status().count(b" suspend=1 ") > but and time.monotonic() < until:
             time.sleep(0.02)
 
     def until_status_has(self, told, so=True):

@@ -20,7 +20,7 @@ from . import set_of
 from .draws import DRAWS, LEASES
 
 SETS = 4  # each on a daemon of its own: they go on beside each other
-SEEDS = int(os.environ.get("HOLDFAST_TRANSCRIPT_SEEDS", "100"))
+SEEDS = int(os.environ.get("HOLDFAST_TRANSCRIPT_SEEDS", "150"))
 STEPS = 40
 LISTED = re.compile(rb"list=(\w+) ")
 LOOKED_AT = re.compile(rb"list=\w+ flags=[0-9a-f]?[2367abef] sector_size=")  # sanlock has yet to read whether it is asked for

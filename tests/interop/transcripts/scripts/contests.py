@@ -169,6 +169,7 @@ def owned_by_a_host_that_is_silent(stage):
         take(stage, a, n, mode=mode)
     c.first.ask("read_resource_owners", stage.lease(n))
     c.first.ask("rem_lockspace", stage.space(), flags=wire.UNUSED)
+    stage.wait_for_workers(but=1)
     c.connect().ask("status", data=2)
     puppet.stands(0)
     b.first.reply(LONG)

@@ -237,7 +237,7 @@ def stage_joined_to_find_damage(stage):
 @damaged
 def leaders_that_are_sealed_and_mean_nothing(stage):
     a = client_of(stage)
-    for what, at, data in (("flags", 8, b"\xff"), ("no sector size", 12, bytes(4)), ("num_hosts beyond the area", 16, b"\0\0\0\0\1")):
+    for what, at, data in (("flags", 8, b"\xff"), ("no sector size", 12, bytes(4))):
         n = stage.fresh()
         stage.lines.append(f"-- {what}")
         stage.write_disk("leases", n << 20, changed(stage.read_disk("leases", n << 20, 200), at, data, True))

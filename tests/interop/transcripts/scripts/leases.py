@@ -1,6 +1,9 @@
 """Exclusive leases in a joined lockspace."""
 
+import time
+
 import wire
+from stage import SOON
 
 from . import set_of
 
@@ -11,6 +14,24 @@ def hold(stage, client, number, within=3.0, flags=0, owner="holder", **more):
     """Acquires one lease for its registered connection."""
     payload = stage.lease(number, **more) + wire.options(owner)
     return client.first.ask("acquire", payload, flags=flags, data=1, data2=wire.SELF, within=within)
+
+
+def silently_until(stage, result, ask):
+    """Asks until the answer is this one, for some seconds; the last answer. Nothing of it is told."""
+    told, end = stage.lines, time.monotonic() + SOON
+    while True:
+        stage.lines = []
+        answer = ask()
+        if answer == result or time.monotonic() > end:
+            stage.lines = told
+            return answer
+        time.sleep(0.02)
+
+
+def until(stage, result, ask):
+    """Asks until the answer is this one, in silence, and then once more for all to hear."""
+    silently_until(stage, result, ask)
+    return ask()
 
 
 @leases
@@ -163,12 +184,7 @@ def the_end_of_a_connection_releases(stage):
     a.first.close()
     a.actor.end()
     # It is given back within moments; until then somebody else is refused.
-    for _ in range(100):
-        told, stage.lines = stage.lines, []
-        result = hold(stage, b, n)
-        stage.lines = told
-        if result == 0:
-            break
+    silently_until(stage, 0, lambda: hold(stage, b, n))
     b.first.ask("inquire", data2=wire.SELF)
 
 
@@ -236,13 +252,7 @@ def orphans(stage):
     a.first.ask("acquire", payload, data=1, data2=wire.SELF)
     a.first.close()
     a.actor.end()
-    for _ in range(100):
-        told, stage.lines = stage.lines, []
-        result = b.first.ask("acquire", payload, data=1, data2=wire.SELF)
-        stage.lines = told
-        if result == -117:
-            break
-    b.first.ask("acquire", payload, data=1, data2=wire.SELF)
+    until(stage, -117, lambda: b.first.ask("acquire", payload, data=1, data2=wire.SELF))
     shared = stage.lease(n, flags=wire.PERSISTENT | wire.SHARED) + wire.options()
     b.first.ask("acquire", shared, flags=wire.ACQUIRE_ORPHAN, data=1, data2=wire.SELF)
     b.first.ask("acquire", payload, flags=wire.ACQUIRE_ORPHAN, data=1, data2=wire.SELF)
@@ -276,13 +286,8 @@ def orphan_released(stage):
     a.first.ask("acquire", payload, data=1, data2=wire.SELF)
     a.first.close()
     a.actor.end()
-    for _ in range(100):
-        told, stage.lines = stage.lines, []
-        result = b.first.ask("release", stage.named(n), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
-        stage.lines = told
-        if result == 1:
-            break
-    stage.lines.append(f"released: {result}")
+    release = lambda: b.first.ask("release", stage.named(n), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
+    stage.lines.append(f"released: {silently_until(stage, 1, release)}")
     b.first.ask("release", stage.named(n), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
     b.first.ask("release", wire.resource("LS", ""), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
 
@@ -352,17 +357,6 @@ def orphan(stage, number, flags=0):
     a.first.ask("acquire", payload, data=1, data2=wire.SELF)
     a.first.close()
     a.actor.end()
-
-
-def until(stage, result, ask):
-    """Asks until the answer is this one, in silence, and then once more for all to hear."""
-    told = stage.lines
-    for _ in range(200):
-        stage.lines = []
-        if ask() == result:
-            break
-    stage.lines = told
-    return ask()
 
 
 @leases
