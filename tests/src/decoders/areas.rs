@@ -271,7 +271,8 @@ pub fn paxos_acquire(data: &[u8]) {
     let hosts = Answers { always: input.byte() % 6, asked: Cell::new(0) };
     let control = input.byte();
     let Some(host_id) = HostId::from_slot(u32::from(input.byte())) else { return };
-    let me = me(HostTerm { host_id, generation: Generation(u64::from(input.byte())) });
+    // Whoever has joined has a generation, from 1 on.
+    let me = me(HostTerm { host_id, generation: Generation(u64::from(input.byte()).max(1)) });
     patch(&mut bytes, geometry.sector(), &mut input, 32);
     let before = LeaderRecord::parse(&array_at(&bytes, 0));
     let lease = LeaseAt {
