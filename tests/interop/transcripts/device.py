@@ -14,12 +14,14 @@ def run(*command):
 
 
 class Device:
-    """With a stage: `with Device(stage) as device`. Its path in transcripts is DEVICE."""
+    """With a stage: `with Device(stage) as device`. Its path is a link in the stage's directory: as long for both sides, whatever the
+    number of the loop device."""
 
     def __init__(self, stage, megabytes=16):
-        self.path, self.places, self.megabytes, self.waiting = None, stage.renderer.places, megabytes, None
+        self.node, self.megabytes, self.waiting = None, megabytes, None
         number = sum(name.startswith("mount") for name in os.listdir(stage.directory))
         self.mount, self.image = stage.path(f"mount{number}"), stage.path(f"image{number}")
+        self.path = stage.path(f"device{number}")
         os.makedirs(self.mount)
         with open(self.image, "wb") as file:
             file.truncate(4 * megabytes << 20)
@@ -31,8 +33,8 @@ class Device:
         with open(inner, "wb") as file:  # written, not a hole: a read of it needs nothing that hangs
             file.write(bytes(self.megabytes << 20))
             os.fsync(file.fileno())
-        self.path = run("losetup", "-f", "--show", inner)
-        self.places[self.path] = "DEVICE"
+        self.node = run("losetup", "-f", "--show", inner)
+        os.symlink(self.node, self.path)
         return self
 
     def writes_hang(self):
@@ -65,6 +67,6 @@ class Device:
         subprocess.run(["fsfreeze", "-u", self.mount], check=False, stderr=subprocess.DEVNULL)
         if self.waiting:
             self.waiting.wait()
-        if self.path:
-            subprocess.run(["losetup", "-d", self.path], check=False)
+        if self.node:
+            subprocess.run(["losetup", "-d", self.node], check=False)
         subprocess.run(["umount", "-l", self.mount], check=False)
