@@ -13,7 +13,8 @@ OWN = {
     -221: "write error in leader", -222: "leaders read are inconsistent", -223: "lease does not exist",
     -224: "version not recognized", -225: "sector size inconsistent", -226: "lockspace name incorrect",
     -227: "resource name incorrect", -228: "num_hosts incorrect", -229: "checksum error in leader", -230: "add: sizes",
-    -231: "add: invalid host_id", -240: "acquire: lver", -241: "lockspace not found", -242: "lockspace disk cannot be opened",
+    -231: "add: invalid host_id", -240: "acquire: lver", -241: "lockspace not found",
+    -242: "lockspace disk cannot be opened",
     -243: "held by another host", -244: "acquired by another host in other ballot", -245: "in local commit",
     -246: "held by another host for shared acquire", -247: "owned by another host", -250: "release: version",
     -251: "release: owner", -260: "renew: owner", -261: "renew: data", -262: "host_id used by another host",
@@ -31,7 +32,7 @@ UNPROVOKED = {
     -213: RACE,
     -220: "an error of the device is told with its own number (everything_that_a_disk_that_fails_refuses)",
     -221: "a device that takes the block of a ballot, and then not the leader",
-    -222: "leases on several disks, which ours does not serve where sanlock formatted the lockspace; sanlock was not seen to tell it",
+    -222: "leases on several disks, which ours does not serve where sanlock formatted; not seen with sanlock either",
     -241: "an unknown lockspace is ENOSPC: acquire_without_a_lockspace",
     -242: "a lockspace whose disk cannot be opened is ENODEV: add_refused",
     -244: RACE,
@@ -56,8 +57,9 @@ def told_by_both(transcripts):
 
 def judge(both):
     """Prints what is wrong with UNPROVOKED; how much that is."""
-    wrong = [f"{code} ({OWN[code]}) is neither told nor listed" for code in OWN if code not in both and code not in UNPROVOKED]
-    wrong += [f"{code} ({OWN[code]}) is listed as not to be provoked, and was told" for code in UNPROVOKED if code in both]
+    missing = [code for code in OWN if code not in both and code not in UNPROVOKED]
+    wrong = [f"{code} ({OWN[code]}) is neither told nor listed" for code in missing]
+    wrong += [f"{code} is listed as not to be provoked, and was told" for code in UNPROVOKED if code in both]
     wrong += [f"{code} is told, and not known" for code in both if code <= -200 and code not in OWN]
     for line in wrong:
         print(f"--- {line}")

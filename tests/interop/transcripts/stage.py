@@ -142,12 +142,13 @@ class Stage:
         self.side, self.directory, self.patient = side, directory, False
         os.makedirs(directory)
         for name in ("space", "space2", "leases", "blank"):
-            # Zeros as holes: gigabytes that are on their way to the disk would hold up what is to be on it within a second.
+            # Zeros as holes: gigabytes on their way to the disk would hold up what is to be there within a second.
             subprocess.run(["cp", "--sparse=always", os.path.join(areas, name), directory], check=True)
         self.run_dir = os.path.join(directory, "run")
         self.renderer = Renderer({}, {directory: "DIR"})
         self.lines, self.clients, self.next_resource = [], [], 0
         self.daemon = start(self.run_dir)
+        self._settle()  # whoever looked whether it answers is gone
 
     def path(self, name):
         return os.path.join(self.directory, name)
@@ -194,7 +195,7 @@ class Stage:
         return self.lines
 
     def _settle(self):
-        """Waits until the daemon has seen the clients go, and their leases: the next ones then get the same slots on both sides."""
+        """Waits until the daemon has seen the clients go: the next ones then get the same slots on both sides."""
         until = time.monotonic() + SOON
         while self._is_at_work() and time.monotonic() < until:
             time.sleep(0.02)
@@ -204,7 +205,7 @@ class Stage:
         return len(client_pids(status)) > OWN_CONNECTIONS or b"list=rem " in status
 
     def wait_for_workers(self, but=0):
-        """Waits until no connection but so many waits for its answer: sanlock's workers answer first, and let go of it then."""
+        """Waits until only so many connections wait: sanlock's workers answer first, and let go of one after that."""
         until = time.monotonic() + SOON
         while self.status().count(b" suspend=1 ") > but and time.monotonic() < until:
             time.sleep(0.02)

@@ -23,7 +23,8 @@ SETS = 4  # each on a daemon of its own: they go on beside each other
 SEEDS = int(os.environ.get("HOLDFAST_TRANSCRIPT_SEEDS", "150"))
 STEPS = 40
 LISTED = re.compile(rb"list=(\w+) ")
-LOOKED_AT = re.compile(rb"list=\w+ flags=[0-9a-f]?[2367abef] sector_size=")  # sanlock has yet to read whether it is asked for
+# A flag of resources of which sanlock has yet to read whether somebody asks for them.
+LOOKED_AT = re.compile(rb"list=\w+ flags=[0-9a-f]?[2367abef] sector_size=")
 
 Held = collections.namedtuple("Held", "space name on pid lver shared")
 
@@ -102,7 +103,7 @@ class Caller:
         return self.client().connect()
 
     def gone(self, connection):
-        """Closes a connection, and waits until the daemon has seen it: the next one then gets the same slot on both sides."""
+        """Closes a connection, and waits until the daemon has seen it: the next one then gets the same slot."""
         connection.close()
         self.settle()
 
@@ -134,7 +135,10 @@ class Caller:
                 yield Held(space, name, LISTED.match(string).group(1).decode(), pid, lver, shared)
 
     def may_end(self, clients):
-        """Whether these may go: others can come for them, and what sanlock leaves of a shared lease is known (FOUND)."""
+        """Whether these may go: others can come for them, and no lease is left behind that another shares.
+
+        With sanlock that is left by nobody then (a_sharer_that_leaves_its_lease_behind_beside_another).
+        """
         names = [held.name for held in self.resources()]
         shared = any(names.count(name) > 1 for name in self.left_shared)
         return len(self.stage.clients) + len(clients) <= 8 and not (clients and shared)
@@ -154,7 +158,8 @@ class Caller:
         for client in self.clients:
             client.first.ask("release", flags=wire.RELEASE_ALL, data2=wire.SELF)
         for space in ("LS", "OTHER"):
-            self.clients[0].first.ask("release", wire.resource(space, ""), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
+            every = wire.resource(space, "")
+            self.clients[0].first.ask("release", every, flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
         self.settle()
         for command in (wire.NOT_USED, wire.UNUSED_BY_ORPHANS):
             self.fresh().ask("set_config", wire.lockspace("LS"), data=command)

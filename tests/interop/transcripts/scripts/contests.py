@@ -47,7 +47,8 @@ def what_another_host_has_committed_is_its_own(stage):
 def ballots_of_others_that_committed_nothing(stage):
     a, puppet = stage.client(), living(stage)
     a.register()
-    for block in (dblock(2002, lver=1), dblock(1 << 60, lver=1), dblock(2002, 2002, (2, 1, 77), 0), dblock(2002, 2002, (3, 1, 77), 1)):
+    for block in (dblock(2002, lver=1), dblock(1 << 60, lver=1), dblock(2002, 2002, (2, 1, 77), 0),
+                  dblock(2002, 2002, (3, 1, 77), 1)):
         n = stage.fresh()
         puppet.says(n, block)
         take(stage, a, n)
@@ -75,7 +76,7 @@ def stage_joined_to_be_robbed(stage):
 
 
 def renewed(stage):
-    """Waits until the daemon has just renewed, and has looked at what its clients hold: the next look is two seconds away."""
+    """Waits until the daemon has just renewed, and looked at what its clients hold: the next look is two seconds away."""
     before = stage.read_disk("space", 0, DELTA_SECTOR)
     until = time.monotonic() + LONG
     while stage.read_disk("space", 0, DELTA_SECTOR) == before and time.monotonic() < until:

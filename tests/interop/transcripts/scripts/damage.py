@@ -35,12 +35,13 @@ def stage_joined_to_damage(stage):
     stage.client().first.ask("add_lockspace", stage.space(), within=LONG, data=1)
 
 
-LEADERS = (("no magic", 0, b"\1"), ("another major version", 4, b"\4\0\7\0"), ("a bit of the minor version", 4, b"\5\0\6\0"),
-           ("a bit of the flags", 8, b"\x30"), ("a bit of the sector size", 12, b"\1\2"), ("no num_hosts", 16, bytes(8)),
-           ("no num_hosts, sealed", 16, bytes(8), True), ("many num_hosts", 16, b"\xff" * 8), ("a bit of the owner", 32, b"\1"),
-           ("a bit of the version", 48, b"\1"), ("another lockspace", 56, b"XX"), ("another lockspace, sealed", 56, b"XX", True),
-           ("another name", 104, b"XX"), ("another name, sealed", 104, b"XX", True), ("a bit of the timestamp", 152, b"\1"),
-           ("a bit of the checksum", 168, b"\1"))
+LEADERS = (
+    ("no magic", 0, b"\1"), ("another major version", 4, b"\4\0\7\0"), ("a bit of the minor version", 4, b"\5\0\6\0"),
+    ("a bit of the flags", 8, b"\x30"), ("a bit of the sector size", 12, b"\1\2"), ("no num_hosts", 16, bytes(8)),
+    ("no num_hosts, sealed", 16, bytes(8), True), ("many num_hosts", 16, b"\xff" * 8), ("a bit of the owner", 32, b"\1"),
+    ("a bit of the version", 48, b"\1"), ("another lockspace", 56, b"XX"), ("another lockspace, sealed", 56, b"XX", True),
+    ("another name", 104, b"XX"), ("another name, sealed", 104, b"XX", True), ("a bit of the timestamp", 152, b"\1"),
+    ("a bit of the checksum", 168, b"\1"))
 
 
 @damage
@@ -78,10 +79,11 @@ def leases_whose_dblock_is_damaged(stage):
     hold(stage, a, n)
 
 
-OWN = (("no magic", 0, b"\1"), ("another major version", 4, b"\4\0\7\0"), ("a bit of the minor version", 4, b"\5\0\3\0"),
-       ("a bit of the flags", 8, b"\x30"), ("a bit of the sector size", 12, b"\1\2"), ("a bit of the generation", 40, b"\1"),
-       ("another lockspace", 56, b"XX"), ("another lockspace, sealed", 56, b"XX", True), ("another owner", 104, b"XX"),
-       ("a bit of the timestamp", 152, b"\1"), ("a bit of the checksum", 168, b"\1"))
+OWN = (
+    ("no magic", 0, b"\1"), ("another major version", 4, b"\4\0\7\0"), ("a bit of the minor version", 4, b"\5\0\3\0"),
+    ("a bit of the flags", 8, b"\x30"), ("a bit of the sector size", 12, b"\1\2"), ("a bit of the generation", 40, b"\1"),
+    ("another lockspace", 56, b"XX"), ("another lockspace, sealed", 56, b"XX", True), ("another owner", 104, b"XX"),
+    ("a bit of the timestamp", 152, b"\1"), ("a bit of the checksum", 168, b"\1"))
 
 
 @joins

@@ -26,7 +26,7 @@ def acquire(caller):
     payload = b"".join(_wanted(caller, first + n) for n in range(count))
     flags = caller.flags(ACQUIRE_LVB=20, ACQUIRE_ORPHAN=20, OWNER_NOWAIT=30) | caller.odd_bits()
     if flags & wire.ACQUIRE_LVB and caller.one_in(3):
-        flags |= wire.ACQUIRE_ORPHAN_ONLY  # without a value it does not count with sanlock (only_an_orphan_without_a_value)
+        flags |= wire.ACQUIRE_ORPHAN_ONLY  # without LVB it does not count with sanlock (only_an_orphan_without_a_value)
     asking.ask("acquire", payload + wire.options(caller.pick("one", "two", "")), flags=flags, data=count, data2=target)
 
 
@@ -42,7 +42,8 @@ def _wanted(caller, number):
     if caller.joined and caller.one_in(10):
         disks = [(caller.stage.path("blank"), (number & 1) << 20)]
         return wire.resource("OTHER", f"o{number & 1}", disks, flags=flags, lver=lver)
-    return caller.lease(number, flags=flags, lver=lver, data32=caller.pick(1, 10, 2000) if flags & wire.NUM_HOSTS else 0)
+    hosts = caller.pick(1, 10, 2000) if flags & wire.NUM_HOSTS else 0
+    return caller.lease(number, flags=flags, lver=lver, data32=hosts)
 
 
 @draw(14)
@@ -82,7 +83,8 @@ def share(caller):
     asking, target = caller.speaker()
     number = caller.number()
     if number not in EXCLUSIVE:
-        asking.ask("convert", caller.named(number, flags=wire.SHARED), flags=caller.flags(OWNER_NOWAIT=30), data2=target)
+        payload = caller.named(number, flags=wire.SHARED)
+        asking.ask("convert", payload, flags=caller.flags(OWNER_NOWAIT=30), data2=target)
 
 
 @draw(5)
@@ -103,7 +105,7 @@ def value(caller):
         length = caller.pick(1, 16, 512, 513)
         asking.ask("set_lvb", caller.named(number) + bytes([caller.dice.randrange(1, 256)]) * length)
     else:
-        # As long as a sector: with another length sanlock's answer is known to be another (FOUND).
+        # As long as a sector: another length is a known difference (values_of_the_length_that_is_asked_for).
         asking.ask("get_lvb", caller.named(number), data=caller.pick(0, 8))
 
 
@@ -116,8 +118,9 @@ def rename_and_back(caller):
         client.first.ask("release", caller.named(99) * 2, flags=wire.RELEASE_RENAME, data=2, data2=wire.SELF)
         return
     names = [caller.stage.named(number), caller.stage.named(number, name="renamed")]
+    renamed = caller.stage.lease(number, name="renamed") + wire.options("two")
     client.first.ask("release", names[0] + names[1], flags=wire.RELEASE_RENAME, data=2, data2=wire.SELF)
-    client.first.ask("acquire", caller.stage.lease(number, name="renamed") + wire.options("two"), data=1, data2=wire.SELF)
+    client.first.ask("acquire", renamed, data=1, data2=wire.SELF)
     client.first.ask("release", names[1] + names[0], flags=wire.RELEASE_RENAME, data=2, data2=wire.SELF)
 
 
@@ -151,7 +154,7 @@ def take_back_what_was_asked(caller):
 @draw(2)
 def ask_in_vain(caller):
     asking = caller.fresh()
-    # With a force_mode of 0 sanlock clears the record of whatever lease stands there (FOUND).
+    # Not with a force_mode of 0: a known difference (a_request_that_is_taken_back_whatever_the_name).
     asking.ask("request", caller.pick(caller.stage.lease(4, name="wrong"), caller.stage.lease(4, space="OTHER"),
                                       wire.resource("LS", "r4", [("/nowhere", 0)]), wire.resource("LS", "r4")),
                flags=caller.flags(NEXT_LVER=50), data=caller.pick(1, 2))
@@ -185,9 +188,9 @@ def _asked_for(caller, lease):
     for number in EXCLUSIVE:
         lver, force = struct.unpack("<8xQI", caller.stage.read_disk("leases", (number << 20) + 512, 20))
         if lease in (None, caller.stage.named(number)) and force:
-            held = [held for held in caller.resources() if held[:3] == ("LS", f"r{number}", "held") and held.lver < lver]
-            asked += [client for client in caller.clients if client.pid in [one.pid for one in held] and client not in asked]
-    return asked
+            asked += [held.pid for held in caller.resources()
+                      if held[:3] == ("LS", f"r{number}", "held") and held.lver < lver]
+    return [client for client in caller.clients if client.pid in asked]
 
 
 # What clients say of themselves.
@@ -195,7 +198,7 @@ def _asked_for(caller, lease):
 @draw(3)
 def restrict(caller):
     client, flags = caller.client(), caller.pick(0, wire.RESTRICT_SIGKILL, wire.RESTRICT_SIGTERM)
-    # Before it holds anything, and not both: what a request makes of that is known to differ (FOUND).
+    # Before it holds anything, and not both: known differences (restricted_..._and_asked_for).
     if client.pid not in [held.pid for held in caller.resources()]:
         client.first.ask("restrict", flags=flags, data2=wire.SELF)
 
@@ -220,7 +223,8 @@ def read(caller):
 @draw(4)
 def read_lockspace(caller):
     asking, _ = caller.speaker()
-    flags = caller.pick(0, 0, 0, wire.SECTOR_512 | wire.ALIGN_1M, wire.SECTOR_4K | wire.ALIGN_8M, wire.SECTOR_4K, wire.ALIGN_2M)
+    flags = caller.pick(0, 0, 0, wire.SECTOR_512 | wire.ALIGN_1M, wire.SECTOR_4K | wire.ALIGN_8M, wire.SECTOR_4K,
+                        wire.ALIGN_2M)
     offset = caller.pick(0, 0, 0, 0, 100, 1 << 20, 1 << 40)
     asking.ask("read_lockspace", caller.space(offset=offset, flags=flags))
 
@@ -236,8 +240,10 @@ def align(caller):
 def format_and_read(caller):
     asking = caller.fresh()
     disks = [(caller.stage.path("blank"), caller.pick(4, 5, 6, 7) << 20)]
-    lease = wire.resource("LS", caller.pick("x", "y"), disks, flags=caller.pick(0, 0, wire.SECTOR_512 | wire.ALIGN_1M, wire.ALIGN_4M))
-    asking.ask("write_resource", lease, flags=caller.flags(CLEAR=30), data=caller.pick(0, 0, 7, 5000), data2=caller.pick(0, 3))
+    sizes = caller.pick(0, 0, wire.SECTOR_512 | wire.ALIGN_1M, wire.ALIGN_4M)
+    lease = wire.resource("LS", caller.pick("x", "y"), disks, flags=sizes)
+    hosts = {"data": caller.pick(0, 0, 7, 5000), "data2": caller.pick(0, 3)}
+    asking.ask("write_resource", lease, flags=caller.flags(CLEAR=30), **hosts)
     asking.ask("read_resource", wire.resource(caller.pick("", "LS"), caller.pick("", "x"), disks))
     caller.gone(asking)
 
@@ -265,7 +271,7 @@ def host_status(caller):
 def lockspaces(caller):
     lines, caller.stage.lines = caller.stage.lines, []
     caller.fresh().ask("get_lockspaces")
-    # Where a struct has a gap, sanlock tells of its memory.
+    # Where a struct has a gap, sanlock tells now and then of its memory.
     caller.stage.lines = lines + [re.sub(r" pad=\d+", " pad=<gap>", line) for line in caller.stage.lines]
 
 
@@ -278,10 +284,10 @@ def config(caller):
 @draw(2)
 def rem_in_vain(caller):
     asking = caller.fresh()
-    space, flags = caller.pick(caller.stage.space("NONE"), caller.stage.space("LS", 2), caller.stage.space(offset=512)), 0
-    if space[:4] == b"NONE":
-        flags = caller.flags(UNUSED=30)  # sanlock looks by name alone whether it is in use, and then for the lockspace (FOUND)
-    asking.ask("rem_lockspace", space, flags=flags | caller.flags(ASYNC=30))
+    space = caller.pick(caller.stage.space("NONE"), caller.stage.space("LS", 2), caller.stage.space(offset=512))
+    # UNUSED not of one that is joined under this name: a known difference (in_use_whatever_the_host_id).
+    flags = caller.flags(ASYNC=30, UNUSED=30 if space.startswith(b"NONE") else 0)
+    asking.ask("rem_lockspace", space, flags=flags)
     caller.gone(asking)
 
 
@@ -316,7 +322,7 @@ def join_or_leave(caller):
 
 @draw(2)
 def listen(caller):
-    """From the beginning to the end at once: a connection that listens is no client of sanlock's any more (FOUND)."""
+    """From the beginning to the end at once: what is listed meanwhile differs (status_beside_a_connection_that_listens)."""
     listening, asking, name = caller.fresh(), caller.fresh(), caller.pick("LS", "LS", "LS", "NONE", "")
     result = listening.ask("reg_event", wire.lockspace(name) + wire.host_event(0))
     listening.stands()
@@ -331,7 +337,7 @@ def listen(caller):
 def tell(caller):
     asking, told = caller.fresh(), wire.lockspace(caller.pick("LS", "LS", "LS", "NONE"))
     event = wire.host_event(caller.pick(2, 3, 2000), caller.pick(0, 1), caller.pick(1, 5), caller.pick(0, 7))
-    # Another within six seconds is refused, and later not: this one replaces what was there, the second follows at once.
+    # Another within six seconds is refused, and later not: this one replaces what was there, and one follows at once.
     asking.ask("set_event", told + event, flags=wire.REPLACE_EVENT | caller.flags(CUR_GENERATION=30))
     event = wire.host_event(caller.pick(0, 2, 2001), caller.pick(0, 1), caller.pick(0, 5, 9), caller.pick(0, 7))
     asking.ask("set_event", told + event, flags=caller.flags(REPLACE_EVENT=30, CLEAR_HOSTID=20, CLEAR_EVENT=20))
@@ -343,7 +349,8 @@ def tell(caller):
 @draw(3)
 def version(caller):
     asking, _ = caller.speaker()
-    asking.ask("version", flags=caller.pick(0, 7), data=caller.pick(0, 3), data2=caller.pick(0, 4), seq=caller.pick(0, 9))
+    head = {"flags": caller.pick(0, 7), "data": caller.pick(0, 3), "data2": caller.pick(0, 4), "seq": caller.pick(0, 9)}
+    asking.ask("version", **head)
 
 
 @draw(5)
@@ -357,7 +364,8 @@ def status(caller):
 def _comparable(lines):
     """STATUS without what is known to differ: see FOUND, and name_of_a_registered_connection."""
     for what, instead in ((r"reused=\d+", "reused=<number>"), (r"(list=\w+ flags=)[0-9a-f]?([0-9a-f])", _shared),
-                          (r"(client .* data32=[A-Z] .*)name=.*? ", r"\1name=<name> "), (r"(pid=[A-Z] flags=)\d", r"\1<flags>")):
+                          (r"(client .* data32=[A-Z] .*)name=.*? ", r"\1name=<name> "),
+                          (r"(pid=[A-Z] flags=)\d", r"\1<flags>")):
         lines = [re.sub(what, instead, line) for line in lines]
     resources = [at for at, line in enumerate(lines) if "<   resource " in line] + [len(lines) - 1]
     blocks = [lines[begin:end] for begin, end in zip(resources, resources[1:])]
@@ -425,7 +433,8 @@ def cut_short(caller):
         # Of several releases sanlock does those that came whole: one is cut.
         ("release", caller.stage.named(0), {"data": 1, "data2": client.pid}))
     length = min(len(payload) - 1, caller.pick(0, 1, 100, 127, 1000, 1 << 20))
-    asking.send(wire.header(command, length=32 + len(payload), **more) + payload[:length], f"{command} and {length} bytes")
+    head = wire.header(command, length=32 + len(payload), **more)
+    asking.send(head + payload[:length], f"{command} and {length} bytes")
     asking.half_close()
     asking.reply()
     caller.gone(asking)
@@ -440,9 +449,10 @@ def wrong_counts(caller):
     if what == "acquire" and caller.one_in(2):
         asking.ask("acquire", caller.stage.lease(0) * min(count, 9) + wire.options(), data=count, data2=client.pid)
     elif what == "acquire":
-        asking.ask("acquire", wire.resource("LS", "none", [("/nowhere", 0)] * disks) + wire.options(), data=1, data2=client.pid)
+        lease = wire.resource("LS", "none", [("/nowhere", 0)] * disks)
+        asking.ask("acquire", lease + wire.options(), data=1, data2=client.pid)
     else:
-        # Without disks: those of five sanlock takes for headers, and waits for the rest of the last (FOUND).
+        # Without disks, not with five (more_disks_than_a_lease_can_have).
         asking.ask(what, wire.resource("LS", "r0"))
     asking.ask("version")
     caller.gone(asking)
@@ -453,7 +463,8 @@ def value_of_another_length(caller):
     """The length that a header tells is the value's, and nothing else is."""
     asking = caller.fresh()
     length = caller.pick(160, 161, 168, 160 + 512, 160 + 4096, 160 + 4097)
-    asking.send(wire.header("set_lvb", length=length) + caller.stage.named(caller.number()) + b"8 bytes.", f"set_lvb of length {length}")
+    request = wire.header("set_lvb", length=length) + caller.stage.named(caller.number()) + b"8 bytes."
+    asking.send(request, f"set_lvb of length {length}")
     asking.half_close()
     asking.reply()
     caller.gone(asking)
@@ -462,7 +473,8 @@ def value_of_another_length(caller):
 @draw(2)
 def not_registered(caller):
     asking = caller.fresh()
-    command, payload = caller.pick(("inquire", b""), ("release", caller.stage.named(0)), ("convert", caller.stage.named(0)))
+    named = caller.stage.named(0)
+    command, payload = caller.pick(("inquire", b""), ("release", named), ("convert", named))
     asking.ask(command, payload, data=int(command == "release"), data2=wire.SELF)
     asking.ask("version")
     caller.gone(asking)

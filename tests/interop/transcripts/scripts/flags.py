@@ -49,11 +49,11 @@ def every_flag_of_an_acquire_of_an_orphan(stage):
 
 @flags
 def flags_and_counts_of_a_release(stage):
-    """Not ALL with others (FOUND), and not fewer leases than their flags ask for: sanlock waits for them."""
+    """Not ALL with others (all_of_them_and_another_flag), nor fewer leases than flags ask for: sanlock waits for them."""
     a, n, m = stage.client(), stage.fresh(), stage.fresh()
     a.known()
-    for word, count, sent in ((1, 0, 0), (1, 1, 1), (1, 2, 1), (2, 2, 2), (2, 3, 3), (4, 1, 1), (4, 2, 2), (6, 1, 1), (6, 2, 2),
-                              (8, 1, 1), (8, 2, 2), (1 << 31, 2, 2)):
+    for word, count, sent in ((1, 0, 0), (1, 1, 1), (1, 2, 1), (2, 2, 2), (2, 3, 3), (4, 1, 1), (4, 2, 2), (6, 1, 1),
+                              (6, 2, 2), (8, 1, 1), (8, 2, 2), (1 << 31, 2, 2)):
         hold(stage, a, n)
         hold(stage, a, m)
         payload = (stage.named(n) + stage.named(m, name="other") + stage.named(m))[:wire.RESOURCE * sent]

@@ -1,4 +1,4 @@
-"""What was found to differ and has not been judged yet: each difference in as few calls as show it (differences.py, FOUND)."""
+"""What was found to differ, and is not judged yet, in as few calls as show it (differences.py, FOUND)."""
 
 import re
 import struct
@@ -216,6 +216,16 @@ def all_of_them_and_another_flag(stage):
 
 
 @found
+def more_disks_than_a_lease_can_have(stage):
+    """sanlock takes the disks for headers, and waits for the second half of the last: nobody is served meanwhile."""
+    a, b = stage.client().first, stage.client().first
+    a.ask("read_resource", wire.resource("", "", [(stage.path("leases"), 0)] * 5))
+    a.ask("version", within=0.5)
+    b.ask("version", within=0.5)
+    a.close()
+
+
+@found
 def busy_from_the_header_on(stage):
     a, b, c = client_of(stage), stage.client().first, stage.client().first
     b.request("release", data=1, data2=a.pid)
@@ -279,6 +289,17 @@ def owned_by_a_generation_that_its_host_has_not_had(stage):
     a, n = client_of(stage), stage.fresh()
     Puppet(stage, host_id=4).owns(n)
     hold(stage, a, n, flags=wire.OWNER_NOWAIT)
+
+
+just_joined = set_of("found_just_joined")
+
+
+@just_joined
+def hosts_right_after_a_join(stage):
+    client = stage.client()
+    client.first.ask("add_lockspace", stage.space(), within=LONG, data=1)
+    client.connect().ask("get_hosts", wire.lockspace("LS"))
+    client.connect().ask("host_status", wire.lockspace("LS"), length=32)
 
 
 as_host_3 = set_of("found_as_host_3")

@@ -60,8 +60,9 @@ def everything_that_a_disk_that_fails_refuses(stage):
         b.ask("write_lockspace", space, within=LONG)
         acquire(a, of(device, 0))
         device.fails()
-        for command, payload in (("read_resource", of(device, 1)), ("read_resource_owners", of(device, 1)), ("read_lockspace", space),
-                                 ("add_lockspace", space), ("align", wire.disk(device.path)), ("write_resource", of(device, 1)),
+        lease = of(device, 1)
+        for command, payload in (("read_resource", lease), ("read_resource_owners", lease), ("read_lockspace", space),
+                                 ("add_lockspace", space), ("align", wire.disk(device.path)), ("write_resource", lease),
                                  ("write_lockspace", space)):
             b.ask(command, payload, within=LONG)
         b.ask("request", of(device, 0, lver=9), data=wire.GRACEFUL)
