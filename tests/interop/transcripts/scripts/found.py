@@ -8,9 +8,10 @@ import wire
 
 from device import Device
 from puppet import DELTA, Puppet, record
+from render import records
 
 from . import set_of
-from .contests import renewed
+from .contests import falls_silent, renewed
 from .damage import changed, with_changed
 from .hangs import acquire, named, of
 from .leases import hold, orphan, until
@@ -289,6 +290,50 @@ def owned_by_a_generation_that_its_host_has_not_had(stage):
     a, n = client_of(stage), stage.fresh()
     Puppet(stage, host_id=4).owns(n)
     hold(stage, a, n, flags=wire.OWNER_NOWAIT)
+
+
+lists = set_of("found_lists")
+
+
+@lists
+def stage_joined_to_find_lists(stage):
+    stage.client().first.ask("add_lockspace", stage.space(), within=LONG, data=1)
+    time.sleep(2.5)
+
+
+@lists
+def held_then_begun_then_given_back_then_left_behind(stage):
+    """The order of STATUS with two of each list. What is begun waits for a silent host, what is given back for a disk."""
+    a, b, c, d = (client_of(stage) for _ in range(4))
+    n, puppet = [stage.fresh() for _ in range(5)], falls_silent(stage)
+    with Device(stage) as device:
+        for number in (0, 1):
+            a.first.ask("write_resource", of(device, number), within=LONG)
+            acquire(b, of(device, number))
+        left = [stage.lease(number, flags=wire.PERSISTENT) for number in n[:2]]
+        b.first.ask("acquire", b"".join(left) + wire.options(), data=2, data2=wire.SELF)
+        for number in n[2:4]:
+            puppet.owns(number)
+        hold(stage, a, n[4])
+        device.writes_hang()
+        b.first.close()
+        b.actor.end()
+        stage.until_status_has(b"list=orphan ")
+        for client, number in ((c, n[2]), (d, n[3])):
+            client.first.request("acquire", stage.lease(number) + wire.options(), data=1, data2=wire.SELF)
+            time.sleep(0.2)
+        acquire(a, stage.lease(stage.fresh()))
+        stage.lines += [listed(string, rest) for _, string, rest in records(stage.status(0)) if string.startswith(b"list=")]
+        device.goes_on()
+        puppet.stands(0)
+        for client in (c, d):
+            client.first.reply(LONG)
+
+
+def listed(string, rest):
+    """A line for a resource, or a lockspace: its list and its name."""
+    name = rest[48:96] if string.find(b" token_id=") > 0 else rest[:48]
+    return f"{string.split()[0].decode()} {name.rstrip(bytes(1)).decode()}"
 
 
 just_joined = set_of("found_just_joined")
