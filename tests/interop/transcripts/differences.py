@@ -27,7 +27,7 @@ NOT_SERVED = {}
 
 # Found by these scripts, and not judged yet: put right, or deliberate and then listed in docs/compatibility.md.
 FOUND = {
-    "held_then_begun_then_given_back_then_left_behind": "as the one before, with all four lists",
+    "held_then_begun_then_given_back_then_left_behind": "held before add; ours: both together, the newest first",
     "status_counts_the_times_that_a_lease_was_acquired": "reused: one more each time; ours: 0",
     "status_of_a_client_whose_killpath_is_told_its_pid": "flags 1 of the client, for good; ours: 0",
     "status_beside_a_connection_that_listens": "is no client any more; ours: is one",
