@@ -185,32 +185,17 @@ const SANLOCK: &str = "sanlock";
 /// nobody gets it who was not named, but where sanlock's own name was: that group has it there as well (spec A 7.4). A name that is
 /// not known stands for root, as in sanlock: nobody gets access by it.
 fn owner(user: Option<&str>, group: Option<&str>, as_sanlock: bool) -> (Option<Uid>, Option<Gid>) {
+    let uid_of = |name| User::from_name(name).ok().flatten().map(|user| user.uid);
+    let gid_of = |name| Group::from_name(name).ok().flatten().map(|group| group.gid);
     if as_sanlock && user.is_none() && group.is_none() && geteuid().is_root() {
-        let uid = User::from_name(SANLOCK).ok().flatten().map(|user| user.uid);
-        let gid = Group::from_name(SANLOCK).ok().flatten().map(|group| group.gid);
+        let (uid, gid) = (uid_of(SANLOCK), gid_of(SANLOCK));
         return if uid.is_some() && gid.is_some() { (uid, gid) } else { (None, None) };
     }
-    let unknown =
-        |kind: &str, name: &str| tracing::warn!(name, "no {kind} of this name is known: the socket is root's");
-    let uid = user.map(|name| {
-        User::from_name(name).ok().flatten().map_or_else(
-            || {
-                unknown("user", name);
-                Uid::from_raw(0)
-            },
-            |user| user.uid,
-        )
-    });
-    let gid = group.map(|name| {
-        Group::from_name(name).ok().flatten().map_or_else(
-            || {
-                unknown("group", name);
-                Gid::from_raw(0)
-            },
-            |group| group.gid,
-        )
-    });
-    (uid, gid)
+    let (uid, gid) = (user.map(uid_of), group.map(gid_of));
+    if uid == Some(None) || gid == Some(None) {
+        tracing::warn!(user, group, "not known on this system: the socket is root's");
+    }
+    (uid.map(|known| known.unwrap_or(Uid::from_raw(0))), gid.map(|known| known.unwrap_or(Gid::from_raw(0))))
 }
 
 #[cfg(test)]

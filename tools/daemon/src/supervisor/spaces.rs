@@ -575,7 +575,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn rem_lockspace(&mut self, to: ReplyTo, flags: RemLockspaceFlags, wire: &Wire, now: LocalInstant) {
         let Some(name) = self.find_space(wire) else {
             // Between two attempts to join it, too, it is not wanted any more.
-            self.wanted.retain(|name| name.field() != wire.name.raw());
+            self.wanted.retain(|name| name.field() != wire.name.raw() || self.spaces.contains_key(name));
             return self.reply(to, ResultCode::ENOENT);
         };
         let in_use = self.leases.keys().any(|k| k.space == name);
@@ -655,7 +655,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.last_reply(to, code);
     }
 
-    /// Everything guarded in a failing or removed lockspace is gone: leave it. Called by the ladder.
+    /// Everything guarded in a failing or removed lockspace is gone: leave it. Called by the ladder, and where all are removed.
     pub(super) fn leave_if_clear(&mut self, name: SpaceName) {
         let busy = self.tasks.values().any(|k| k.space == name);
         let orphans = self.leases.values().any(|l| l.key.space == name && l.is_orphan());
