@@ -97,6 +97,8 @@ struct Good {
     /// D1's silence, the longest that any record of this generation called for: a holder that shortens its timeouts, or
     /// a late write of a rival with shorter ones, does not bring the instant forward.
     needed: Duration,
+    /// The same of all records that were seen there, whatever their generation.
+    longest: Duration,
     /// An operator has said that this very record is the last of its host ([`HostTable::confirm_dead`]).
     confirmed_dead: bool,
 }
@@ -216,7 +218,8 @@ impl Good {
     fn first(sector: DeltaSector, look: Look, own: IoTimeout) -> Self {
         let timing = sector.timing(own);
         let needed = timing.silence_for_takeover();
-        Good { sector, silence: Silence::from(look.ended), stirred: false, timing, needed, confirmed_dead: false }
+        let silence = Silence::from(look.ended);
+        Good { sector, silence, stirred: false, timing, needed, longest: needed, confirmed_dead: false }
     }
 
     fn look(&mut self, sector: DeltaSector, look: Look, own: IoTimeout) {
@@ -227,6 +230,7 @@ impl Good {
         let needed = self.timing.silence_for_takeover();
         let newer = sector.generation() > self.sector.generation();
         self.needed = if newer { needed } else { needed.max(self.needed) };
+        self.longest = self.longest.max(needed);
         if planted(Bug::DeadForGood) && self.is_dead() {
             self.sector = sector;
             return;
@@ -462,6 +466,33 @@ impl HostTable {
         if now < good.missed_renewal() { Alive { earliest } } else { Silent { earliest } }
     }
 
+    /// Whether *nobody* is at work under a host_id, in whatever generation: its sector, held or free, has been seen not to change for D1's
+    /// time, or an operator says so of what stands there. More than a verdict asks for: that a term is over is final, whoever has the
+    /// host_id next; and what frees a host_id can be a late write over a record of a holder that will renew it (A7).
+    ///
+    /// `Gone` says what the sector shows; `Silent` is also said of a host_id that has been free for too short a time.
+    #[must_use]
+    pub fn absence(&self, host: HostId, now: LocalInstant) -> OwnerVerdict {
+        use OwnerVerdict::{Alive, Gone, Silent, Unknown};
+        if host.get() > u64::from(self.area.geometry.max_hosts()) {
+            // It has no sector here: nobody can join under it.
+            return Gone(GoneReason::Free);
+        }
+        let Some(seen) = self.observation(host) else { return Unknown(UnknownReason::NotSeen) };
+        let Some(good) = seen.last_good.as_ref().filter(|_| seen.damage.is_none()) else {
+            return Unknown(UnknownReason::Damaged);
+        };
+        let free = good.sector.leader.is_free();
+        let (needed, silence, earliest) = (good.longest, good.silence.seen(), good.silence.ends(good.longest));
+        match () {
+            () if good.confirmed_dead => Gone(GoneReason::Confirmed),
+            () if silence >= needed && free => Gone(GoneReason::Free),
+            () if silence >= needed => Gone(GoneReason::Silent { seen: silence }),
+            () if free || now >= good.missed_renewal() => Silent { earliest },
+            () => Alive { earliest },
+        }
+    }
+
     /// Takes an operator's word that a host is over - its power is off, and nothing that it wrote is on its way - in place of
     /// the silence that D1 asks for. The word is for one record, generation and last renewal: as soon as the sector shows another,
     /// it counts for nothing, so a host that writes after all is refused its death, loudly. To be given right after a look.
@@ -544,7 +575,7 @@ mod tests {
     use holdfast_io::seal::SealedFire;
     use holdfast_io::sys::aligned::AlignedBuf;
     use holdfast_io::timing::FireTimeout;
-    use holdfast_io::units::SectorSize;
+    use holdfast_io::units::{AlignSize, Geometry, SectorSize};
     use proptest::prelude::*;
 
     const NANO: Duration = Duration::from_nanos(1);
@@ -608,6 +639,33 @@ mod tests {
         assert_eq!(table.earliest_takeover(host_id(3)), Some(at(150).after(needed())));
         table.observe_sector(&look(&bytes(5, 1020), at(130).after(needed()), at(300)));
         assert!(matches!(table.verdict(term(5), at(300)), OwnerVerdict::Silent { .. }));
+    }
+
+    #[test]
+    fn nobody_is_at_work_under_a_host_id_once_its_sector_has_been_silent_for_d1s_time_whether_it_is_held_or_free() {
+        let mut table = table();
+        let gone = |table: &HostTable| table.absence(host_id(3), at(10_000));
+        assert_eq!(gone(&table), OwnerVerdict::Unknown(UnknownReason::NotSeen));
+        table.observe_sector(&look(&bytes(5, 1000), at(99), at(100)));
+        assert!(matches!(table.absence(host_id(3), at(101)), OwnerVerdict::Alive { .. }));
+        // Given back: the term is over, but the record may be a late one of a host that stood still.
+        table.observe_sector(&look(&bytes(5, 0), at(101), at(102)));
+        let instant = at(102).after(needed());
+        assert_eq!(table.verdict(term(5), at(10_000)), OwnerVerdict::Gone(GoneReason::Free));
+        assert_eq!(gone(&table), OwnerVerdict::Silent { earliest: instant });
+        table.observe_sector(&look(&bytes(5, 0), instant.before(NANO), at(400)));
+        assert_eq!(gone(&table), OwnerVerdict::Silent { earliest: instant });
+        table.observe_sector(&look(&bytes(5, 0), instant, at(400)));
+        assert_eq!(gone(&table), OwnerVerdict::Gone(GoneReason::Free));
+        // A damaged one says nothing, and a host_id without a sector has no hosts.
+        let mut damaged = bytes(5, 0);
+        damaged[9] ^= 1;
+        table.observe_sector(&look(&damaged, at(500), at(501)));
+        assert_eq!(gone(&table), OwnerVerdict::Unknown(UnknownReason::Damaged));
+        let small = DeltaArea { geometry: Geometry::new(SectorSize::B4096, AlignSize::M1).unwrap(), ..area() };
+        let small = HostTable::new(small, IoTimeout::DEFAULT);
+        assert_eq!(small.absence(host_id(251), at(0)), OwnerVerdict::Gone(GoneReason::Free));
+        assert_eq!(small.absence(host_id(250), at(0)), OwnerVerdict::Unknown(UnknownReason::NotSeen));
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub enum Bug {
     SharersOverlooked,
     /// I1: the claim of an older generation of a living host is cleared.
     LivingClaimCleared,
+    /// I1: the damaged sector of a living host is passed over, and made anew.
+    LivingDamagePassedOver,
     /// S1: nobody looks whether a lease that is held is still ours on disk.
     LossOverlooked,
     /// S1: a conversion to exclusive drops its claim with its first write.
@@ -127,6 +129,7 @@ impl Bug {
         Bug::BrokenSealAccepted,
         Bug::SharersOverlooked,
         Bug::LivingClaimCleared,
+        Bug::LivingDamagePassedOver,
         Bug::LossOverlooked,
         Bug::ClaimDroppedInBallot,
         Bug::MinorityCounts,

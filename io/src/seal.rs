@@ -164,6 +164,20 @@ pub enum SealError {
     },
 }
 
+impl SealError {
+    /// Whether the sector is not what was written there, and not only written by a program that is not known here.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            SealError::Foreign { .. }
+            | SealError::Check { .. }
+            | SealError::Crc { .. }
+            | SealError::Misplaced { .. } => true,
+            SealError::Version { .. } | SealError::Field { .. } => false,
+        }
+    }
+}
+
 /// Writes the seal into a sector whose other bytes are final.
 ///
 /// # Panics

@@ -27,16 +27,21 @@ use holdfast_io::units::Geometry;
 use tracing::{debug, info};
 
 use crate::area::{Area, LeaseAt, Me, Snapshot, may_have_landed};
-use crate::ballot::{BallotEnd, Chosen, Mine, run_ballot};
+use crate::ballot::{BallotEnd, Chosen, Contested, Mine, run_ballot};
 use crate::choose::{Outrun, block_of, largest_mbal, shared_holders};
+use crate::damage::{Damage, lost_mbal};
 use crate::dblock::{HostSector, ModeBlock};
 use crate::entry::{Entry, Reread, compare, decide, given_up};
-use crate::error::{AcquireError, AcquireFailed, AreaError, ReleaseError};
+use crate::error::{AcquireError, AcquireFailed, AreaError, ReleaseError, Unread};
 use crate::liveness::{HostLiveness, Verdict};
 use crate::number::{Backoff, Ballot};
 use crate::release::{Held, Mode, Retract, give_back};
 use crate::request::RequestRecord;
 use crate::shared::{Standing, settle_shared};
+
+mod obscured;
+
+use obscured::Way;
 
 /// How an acquire is to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,7 +130,7 @@ pub async fn acquire<D: Disk, C: Clock, H: HostLiveness>(
     attempt(disk, clock, hosts, lease, me, options, stop, None).await
 }
 
-/// An acquire by a host that shares the lease since version `claimed`: a conversion; `None`: by one that does not.
+/// An acquire by a host that shares the lease already: a conversion. What it writes of our dblock is noted there, however it ends.
 #[expect(clippy::too_many_arguments, reason = "an acquire's own, and the claim")]
 pub(crate) async fn attempt<D: Disk, C: Clock, H: HostLiveness>(
     disk: &D,
@@ -135,8 +140,9 @@ pub(crate) async fn attempt<D: Disk, C: Clock, H: HostLiveness>(
     me: &Me,
     options: &Options,
     stop: &Stop,
-    claimed: Option<Lver>,
+    sharing: Option<&mut Held>,
 ) -> Result<Acquired, AcquireFailed> {
+    let claimed = sharing.as_ref().map(|held| held.lver());
     let claim = claimed.map_or(ModeBlock::NONE, |_| ModeBlock::shared(me.term.generation));
     let backoff = Backoff::new(options.backoff_seed);
     let mut attempt = Attempt {
@@ -154,10 +160,16 @@ pub(crate) async fn attempt<D: Disk, C: Clock, H: HostLiveness>(
         shape: None,
         leader: None,
         given_up: None,
+        damaged: Vec::new(),
+        spent: None,
         asked_before: RequestRecord::formatted(),
         undone: false,
     };
-    match attempt.run_patiently().await {
+    let end = attempt.run_patiently().await;
+    if let (Some(held), Some(mine)) = (sharing, &attempt.mine) {
+        held.dblock = *mine.dblock();
+    }
+    match end {
         Ok(Done::Held(held)) => {
             info!(resource = %lease.resource, lver = %held.leader.lver, mode = ?held.mode, "acquired");
             Ok(Acquired::Ours(*held))
@@ -213,6 +225,10 @@ struct Attempt<'a, D, C, H> {
     leader: Option<LeaderRecord>,
     /// Our record of a version that we have given up, as it has landed, and the num_hosts of the one before it.
     given_up: Option<(LeaderRecord, u64)>,
+    /// Hosts' sectors that were damaged at the latest read of the area (obscured.rs).
+    damaged: Vec<Damage>,
+    /// The version that was spent for their sake.
+    spent: Option<Lver>,
     /// The request record as last seen.
     asked_before: RequestRecord,
     /// What we wrote has been undone already.
@@ -267,13 +283,23 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
     /// The paper's phase 0, on one disk: our block is what we wrote last or, at first, what stands on the disk.
     fn own_block(&mut self, area: &Area<'a, D, C>, snapshot: &Snapshot) -> Result<Mine, AcquireError> {
         let (path, offset) = self.place();
-        if let Some(expected) = self.options.expected_lver.filter(|l| *l != snapshot.leader.lver) {
-            // On a second reading the lver may have moved on by our own ballot; then, too, it is not what was asked for.
+        let spent = self.spent == Some(snapshot.leader.lver);
+        if let Some(expected) = self.options.expected_lver.filter(|l| *l != snapshot.leader.lver && !spent) {
+            // On a second reading the lver may have moved on by our own ballot; then, too, it is not what was asked for - unless it
+            // was never to be had (obscured.rs).
             return Err(AcquireError::Lver { path, offset, found: snapshot.leader.lver, expected });
         }
         let (least, most) = (self.me.term.host_id.get(), area.geometry.max_hosts());
         if let Some(found) = self.options.num_hosts.filter(|n| u64::from(*n) < least || *n > most) {
             return Err(AcquireError::NumHosts { path, offset, found, least, most });
+        }
+        if let Some(own) = area.unread.iter().find(|d| d.host_id == self.me.term.host_id) {
+            if self.claim.is_shared() || self.mine.as_ref().is_some_and(|mine| mine.begun) {
+                let source = area.dblock_error(own.host_id, own.source.clone());
+                return Err(AcquireError::Obscured { host_id: own.host_id, why: Unread::Ours, source });
+            }
+            // Nothing of this acquire stands there.
+            self.mine = None;
         }
         if let Some(mine) = self.mine.take() {
             let checked = crate::majority::untouched(area, &mine, &snapshot.hosts);
@@ -307,13 +333,19 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         let (path, offset) = self.place();
         let entry = decide(&snapshot.leader, &snapshot.hosts, self.me.term, self.disk.copies());
         debug!(lver = %snapshot.leader.lver, ?entry, "entry");
-        match entry {
-            Entry::Superseded(found) => Err(AcquireError::Superseded { path, offset, found, expected: self.me.term }),
-            Entry::Ballot(next) => self.contest(area, snapshot, mine, next, false).await,
+        let (next, reread) = match entry {
+            Entry::Superseded(found) => {
+                return Err(AcquireError::Superseded { path, offset, found, expected: self.me.term });
+            }
+            Entry::Ballot(next) => (next, false),
             Entry::IfGone(owner, next) => match self.await_over(area, &snapshot.leader, owner).await? {
-                Over::Yes => self.contest(area, snapshot, mine, next, true).await,
-                Over::No(then) => Ok(then),
+                Over::Yes => (next, true),
+                Over::No(then) => return Ok(then),
             },
+        };
+        match self.pass_over(area, snapshot, next).await? {
+            Way::On(next) => self.contest(area, snapshot, mine, next, reread).await,
+            Way::Ends(end) => Ok(end),
         }
     }
 
@@ -360,17 +392,18 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         area: &Area<'a, D, C>,
         snapshot: &Snapshot,
         mine: &mut Mine,
-        next: Lver,
+        next: Contested,
         mut reread: bool,
     ) -> Result<Next, AcquireError> {
         let hosts = u32::try_from(snapshot.hosts.len()).unwrap_or(area.geometry.max_hosts());
-        let mut seen = largest_mbal(&snapshot.hosts);
-        if next == Lver(u64::MAX) {
+        let mut seen =
+            largest_mbal(&snapshot.hosts).max(lost_mbal(&area.unread, self.me.term.host_id, &snapshot.hosts));
+        if next.lver == Lver(u64::MAX) {
             return Err(self.used_up("lver"));
         }
         loop {
             if reread {
-                match self.look_again(area, &snapshot.leader, mine, next).await? {
+                match self.look_again(area, &snapshot.leader, mine, next.lver).await? {
                     Ok(()) => {}
                     Err((leader, end)) => return self.published(area, mine, hosts, leader, end).await,
                 }
@@ -378,12 +411,12 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
             reread = true;
             let mbal = Ballot::above(seen, self.me.term.host_id, area.geometry.max_hosts());
             let mbal = mbal.ok_or_else(|| self.used_up("mbal"))?;
-            let by = match run_ballot(area, hosts, mine, (next, mbal)).await {
-                Ok(chosen) => return self.commit(area, &snapshot.leader, mine, chosen).await,
+            let by = match run_ballot(area, hosts, mine, next, mbal).await {
+                Ok(chosen) => return self.commit(area, &snapshot.leader, mine, (chosen, next)).await,
                 Err(BallotEnd::Area(e)) => return Err(e.into()),
                 Err(BallotEnd::Outrun(by)) => by,
             };
-            debug!(lver = %next, %mbal, ?by, "outrun");
+            debug!(lver = %next.lver, %mbal, ?by, "outrun");
             let at = self.clock.now().after(self.backoff.next_wait());
             if self.stop.sleep_until(self.clock, at).await == Waited::Stopped {
                 return Ok(refused(RefusalKind::Stopped, None, None));
@@ -452,14 +485,17 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         area: &Area<'a, D, C>,
         known: &LeaderRecord,
         mine: &mut Mine,
-        chosen: Chosen,
+        (chosen, Contested { lver, spent }): (Chosen, Contested),
     ) -> Result<Next, AcquireError> {
-        let lver = mine.dblock().lver;
+        if spent && let Some(end) = self.nobody_may_hold_later(area, &chosen.seen, known.lver).await? {
+            return Ok(end);
+        }
         let found = area.read_leader().await?;
         self.leader = Some(found);
         let leader = match compare(known, &found, lver) {
             Reread::Past => return Ok(Next::Again),
-            Reread::Published if found.owner() != chosen.inp.owner() => {
+            // A version that is spent may have two owners, who are both over (obscured.rs).
+            Reread::Published if found.owner() != chosen.inp.owner() && !spent => {
                 let (path, offset) = self.place();
                 let (found, expected) = (found.owner(), chosen.inp.owner());
                 return Err(AcquireError::Disagreement { path, offset, lver, found, expected });
@@ -478,6 +514,10 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
                 leader
             }
         };
+        if spent {
+            self.spent = Some(lver);
+            return Ok(Next::Again);
+        }
         match whose(&leader, self.me.term, mine) {
             Published::Ours => self.own(area, leader, mine, &chosen.seen).await,
             Published::Again => Ok(Next::Again),
@@ -532,6 +572,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         assert_eq!(leader.lver, mine.dblock().lver, "our block stays at the lver that we hold");
         let leader = self.by_our_own_hand(area, leader, mine).await?;
         self.still_claimed(area).await?;
+        self.make_anew(area, leader.lver, mine).await?;
         let held = Held::new(area, leader, *mine.dblock(), self.asked_before);
         if self.options.mode == Mode::Shared {
             // Others may share it as well: they need not be looked at.
@@ -659,7 +700,8 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         };
         let due = (mine.in_doubt || open) && !self.undone;
         let shape = self.shape.filter(|_| due)?;
-        Some(Retract::new(self.lease, shape, self.me.term, mine.dblock().lver, *mine.keeps()))
+        let own = *mine.dblock();
+        Some(Retract::new(self.lease, shape, self.me.term, (own.lver, own), *mine.keeps()))
     }
 }
 

@@ -16,7 +16,8 @@ use holdfast_io::units::{Geometry, LeaseOffset, SectorIndex};
 
 use crate::choose::newest_lver;
 use crate::copies::{Place, ValueRemarks, is_of_another_lockspace, is_passed_over, pass_over};
-use crate::dblock::{Dblock, HostSector, Inp, ModeBlock};
+use crate::damage::{Damage, made_anew};
+use crate::dblock::{Dblock, DblockError, HostSector, Inp, ModeBlock};
 use crate::error::AreaError;
 use crate::layout::{FIRST_DBLOCK, LEADER, REQUEST, dblock_of, uuid_sector};
 use crate::request::{Address, Addressee, RequestError, RequestRecord};
@@ -74,6 +75,9 @@ pub(crate) struct Area<'a, D, C> {
     pub(crate) me: &'a Me,
     pub(crate) geometry: Geometry,
     pub(crate) uuid: AreaUuid,
+    /// Sectors that were damaged when the area was opened. Read as they were then they count as never written; whoever goes on from
+    /// that has made sure that they can say nothing (acquire/obscured.rs). Damaged in another way they are an error, like all others.
+    pub(crate) unread: Vec<Damage>,
 }
 
 /// How often the area may turn out to have another shape than it had at the last read: once for a wrong hint, once
@@ -81,14 +85,16 @@ pub(crate) struct Area<'a, D, C> {
 const RESHAPES: u32 = 2;
 
 impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
-    /// Reads the whole area and verifies what matters in it. One read where the hint is right.
+    /// Reads the whole area and verifies what matters in it. One read where the hint is right. Hosts' sectors that are damaged are in
+    /// [`Area::unread`].
     pub(crate) async fn open(
         disk: &'a D,
         clock: &'a C,
         lease: &'a LeaseAt,
         me: &'a Me,
     ) -> Result<(Self, Snapshot), AreaError> {
-        let mut area = Area { disk, clock, lease, me, geometry: lease.geometry_hint, uuid: AreaUuid::NONE };
+        let mut area =
+            Area { disk, clock, lease, me, geometry: lease.geometry_hint, uuid: AreaUuid::NONE, unread: Vec::new() };
         let mut reshapes = 0;
         loop {
             let (bytes, found) = match area.read(LEADER, area.geometry.area_len()).await {
@@ -240,7 +246,9 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
     /// another host wrote the record for its owner, or where a later lver has begun (a late write landed over a newer
     /// record), other hosts may be at work under another num_hosts; then all that fit are read. Two ballots of one lver
     /// must see each other (I5).
-    fn snapshot(&self, area: &[u8]) -> Result<Snapshot, AreaError> {
+    ///
+    /// Where one of them is damaged nobody knows what it hides, so that all are read as well.
+    fn snapshot(&mut self, area: &[u8]) -> Result<Snapshot, AreaError> {
         let leader = self.verify_leader(area)?;
         let all = self.geometry.max_hosts();
         let used = u32::try_from(leader.num_hosts).unwrap_or(all).min(all);
@@ -250,16 +258,32 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
         // without waiting for it, and it may land late. On several disks the owner's own can be an older one, too: it hung on its way.
         let by_its_owner = leader.write_id == leader.owner_id && leader.write_generation == leader.owner_generation.0;
         let reliable = by_its_owner && self.disk.copies() == 1;
-        let mut hosts = self.decode_hosts(dblocks, if reliable { used } else { all })?;
-        if newest_lver(&hosts) > leader.lver.next() {
-            hosts = self.decode_hosts(dblocks, all)?;
+        let mut hosts = self.decode_hosts(dblocks, if reliable { used } else { all });
+        if hosts.as_ref().map_or(true, |hosts| newest_lver(hosts) > leader.lver.next()) {
+            self.unread = self.damaged(dblocks);
+            hosts = self.decode_hosts(dblocks, all);
         }
+        let hosts = hosts?;
         let request = RequestRecord::parse(&array_at(area, REQUEST.at(size)));
         Ok(Snapshot { leader, hosts, request })
     }
 
-    /// The first `count` host sectors in `bytes`. Any damage is an error: a skipped block may be a live shared holder's,
-    /// or carry the committed value.
+    /// The damaged ones of the host sectors in `bytes`. Of several disks none are: what is damaged there is so on a majority.
+    fn damaged(&self, bytes: &[u8]) -> Vec<Damage> {
+        if self.disk.copies() > 1 {
+            return Vec::new();
+        }
+        let sectors = bytes.chunks_exact(self.geometry.sector().bytes());
+        let hosts = (0..self.geometry.max_hosts()).map_while(HostId::from_slot);
+        let damage = |(host_id, sector): (HostId, &[u8])| {
+            let source = self.verify_host(host_id, sector).err().filter(DblockError::is_damage)?;
+            Some(Damage { host_id, bytes: AlignedBuf::from_slice(sector), source })
+        };
+        hosts.zip(sectors).filter_map(damage).collect()
+    }
+
+    /// The first `count` host sectors in `bytes`. Any damage but what is [`Area::unread`] is an error: a skipped block may be a live shared
+    /// holder's, or carry the committed value.
     fn decode_hosts(&self, bytes: &[u8], count: u32) -> Result<Vec<HostSector>, AreaError> {
         let sectors = bytes.chunks_exact(self.geometry.sector().bytes());
         let hosts = (0..count).map_while(HostId::from_slot);
@@ -267,17 +291,26 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
     }
 
     fn decode_host(&self, host_id: HostId, sector: &[u8]) -> Result<HostSector, AreaError> {
-        let at = dblock_of(host_id);
-        let decoded = HostSector::decode(sector, at).and_then(|decoded| match decoded {
+        match self.verify_host(host_id, sector) {
+            Err(_) if self.unread.iter().any(|d| d.host_id == host_id && *d.bytes == *sector) => {
+                Ok(HostSector::default())
+            }
+            Err(source) => Err(self.dblock_error(host_id, source)),
+            Ok(found) => Ok(found),
+        }
+    }
+
+    fn verify_host(&self, host_id: HostId, sector: &[u8]) -> Result<HostSector, DblockError> {
+        match HostSector::decode(sector, dblock_of(host_id))? {
             Decoded::Record(found) | Decoded::Cleared(found) => found.check_area(self.uuid).map(|()| found),
             Decoded::Blank => Ok(HostSector::default()),
-        });
-        decoded.map_err(|source| AreaError::Dblock {
-            path: self.disk.path().clone(),
-            offset: self.offset(at),
-            host_id,
-            source,
-        })
+        }
+    }
+
+    /// What is wrong with a host's sector, and where that is.
+    pub(crate) fn dblock_error(&self, host_id: HostId, source: DblockError) -> AreaError {
+        let offset = self.offset(dblock_of(host_id));
+        AreaError::Dblock { path: self.disk.path().clone(), offset, host_id, source }
     }
 
     /// Reads and verifies the leader record.
@@ -392,6 +425,18 @@ impl<'a, D: Disk, C: Clock> Area<'a, D, C> {
     /// Clears another host's mode block, and nothing else of it. Only under I1's exception, see shared.rs.
     pub(crate) async fn clear_mode(&self, host: HostId, dblock: &Dblock) -> Result<(), AreaError> {
         self.write_host(host, dblock, &ModeBlock::NONE).await
+    }
+
+    /// Whether a damaged sector is still as it was read.
+    pub(crate) async fn is_still(&self, damage: &Damage) -> Result<bool, AreaError> {
+        let sector = self.read(dblock_of(damage.host_id), self.geometry.sector().bytes()).await?;
+        Ok(*sector == *damage.bytes)
+    }
+
+    /// Makes the lost sector of another host anew. Only under I1's exception, see acquire/obscured.rs.
+    pub(crate) async fn make_anew(&self, host: HostId, held: Lver) -> Result<(), AreaError> {
+        let (dblock, mode) = made_anew(host, self.geometry.max_hosts(), held);
+        self.write_host(host, &dblock, &mode).await
     }
 
     async fn write_host(&self, host: HostId, dblock: &Dblock, mode: &ModeBlock) -> Result<(), AreaError> {

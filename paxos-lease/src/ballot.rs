@@ -34,6 +34,8 @@ pub(crate) struct Mine {
     mode: ModeBlock,
     /// What our writes say of sharing: our claim, while we convert it, or nothing.
     keeps: ModeBlock,
+    /// This acquire has written it, or tried to.
+    pub(crate) begun: bool,
     /// The lver for which this acquire has proposed a value: others may adopt it until the lver is decided.
     pub(crate) proposed: Option<Lver>,
     /// A write of ours may still land.
@@ -43,7 +45,7 @@ pub(crate) struct Mine {
 impl Mine {
     /// From our sector as it was read. `keeps`: what our writes say of sharing.
     pub(crate) const fn new(own: &HostSector, keeps: ModeBlock) -> Self {
-        Mine { dblock: own.dblock, mode: own.mode, keeps, proposed: None, in_doubt: false }
+        Mine { dblock: own.dblock, mode: own.mode, keeps, begun: false, proposed: None, in_doubt: false }
     }
 
     /// The mode block as last read or written.
@@ -63,16 +65,18 @@ impl Mine {
 
     /// Phase 1: only mbal changes within one lver - bal and inp are what others may have adopted, and RELEASED is final
     /// for the lver (another host may have concluded from it that the lver is over, whatever we write later). A new
-    /// lver is a new Disk Synod: its block begins empty.
-    fn start_ballot(&mut self, lver: Lver, mbal: Ballot) {
+    /// lver is a new Disk Synod: its block begins empty. A version that is to be `spent` we give up before we have it: whoever ever finds
+    /// us to be its owner finds that with it.
+    fn start_ballot(&mut self, Contested { lver, spent }: Contested, mbal: Ballot) {
         let old = self.dblock;
         let kept = if lver == old.lver && !planted(Bug::BallotFromEmptyBlock) {
             old
         } else {
             Dblock { lver, ..Dblock::default() }
         };
-        self.dblock = Dblock { mbal: Some(mbal), ..kept };
+        self.dblock = Dblock { mbal: Some(mbal), ..if spent { kept.released() } else { kept } };
         self.mode = self.keeps;
+        self.begun = true;
         assert!(self.dblock.lver >= old.lver, "I2: lver never falls");
         assert!(self.dblock.mbal > old.mbal, "I2: mbal never falls, and no number is used twice");
     }
@@ -83,6 +87,14 @@ impl Mine {
         self.dblock = Dblock { bal: self.dblock.mbal, inp, ..self.dblock };
         self.proposed = Some(self.dblock.lver);
     }
+}
+
+/// A version that is contested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Contested {
+    pub(crate) lver: Lver,
+    /// Not to be held, but to be over (acquire/obscured.rs).
+    pub(crate) spent: bool,
 }
 
 /// A value that is committed for its lver: it is in our block, and nobody can commit another (I5).
@@ -106,21 +118,22 @@ impl From<AreaError> for BallotEnd {
     }
 }
 
-/// Runs ballot `mbal` of lver `lver` among hosts 1 to `hosts`.
+/// Runs ballot `mbal` of one lver among hosts 1 to `hosts`.
 ///
 /// I/O: W dblock, R dblocks, W dblock, R dblocks.
 pub(crate) async fn run_ballot<D: Disk, C: Clock>(
     area: &Area<'_, D, C>,
     hosts: u32,
     mine: &mut Mine,
-    (lver, mbal): (Lver, Ballot),
+    next: Contested,
+    mbal: Ballot,
 ) -> Result<Chosen, BallotEnd> {
-    debug!(%lver, %mbal, "ballot");
-    mine.start_ballot(lver, mbal);
+    debug!(lver = %next.lver, next.spent, %mbal, "ballot");
+    mine.start_ballot(next, mbal);
     let seen = write_then_read_majority(area, hosts, mine).await?;
     not_outrun(area, mine, &seen)?;
 
-    mine.propose(choose_inp(&seen, lver, area.fresh_inp()));
+    mine.propose(choose_inp(&seen, next.lver, area.fresh_inp()));
     let seen = write_then_read_majority(area, hosts, mine).await?;
     if !planted(Bug::Phase2ReadSkipped) {
         not_outrun(area, mine, &seen)?;

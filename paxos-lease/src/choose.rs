@@ -54,6 +54,16 @@ pub fn shared_holders(seen: &[HostSector], me: HostId) -> Vec<HostTerm> {
         .collect()
 }
 
+/// The other hosts whose blocks say that they may hold a version later than `lver`, or be about to: they have proposed an owner for it, and
+/// have not given it up. Each with the owner that it proposes.
+pub(crate) fn may_hold_later(seen: &[HostSector], me: HostId, lver: Lver) -> Vec<(HostId, Option<HostTerm>)> {
+    with_hosts(seen)
+        .filter(|(host, sector)| *host != me && sector.dblock.lver > lver)
+        .filter(|(_, sector)| sector.dblock.bal.is_some() && !sector.dblock.is_released())
+        .map(|(host, sector)| (host, sector.dblock.inp.owner()))
+        .collect()
+}
+
 /// The latest lver for which anybody has begun a ballot.
 #[must_use]
 pub fn newest_lver(seen: &[HostSector]) -> Lver {

@@ -122,11 +122,12 @@ pub async fn exclude<D: Disk, C: Clock, H: HostLiveness>(
     disk: &D,
     clock: &C,
     hosts: &H,
-    held: &Held,
+    held: &mut Held,
     me: &Me,
     options: &Options,
     stop: &Stop,
 ) -> Result<Acquired, AcquireFailed> {
     let options = Options { mode: Mode::Exclusive, expected_lver: None, num_hosts: None, ..*options };
-    attempt(disk, clock, hosts, &held.lease, me, &options, stop, Some(held.lver())).await
+    let lease = held.lease;
+    attempt(disk, clock, hosts, &lease, me, &options, stop, Some(held)).await
 }

@@ -281,6 +281,19 @@ pub enum DblockError {
     },
 }
 
+impl DblockError {
+    /// Whether what the host had written there is lost, and not only not understood here. A sector of an earlier format is: it has landed
+    /// late, over what this one's host had written.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            DblockError::Checksum { .. } | DblockError::Field { .. } | DblockError::Area { .. } => true,
+            DblockError::Seal(seal) => seal.is_damage(),
+            DblockError::UnknownFlags { .. } => false,
+        }
+    }
+}
+
 fn known_flags(record: &'static str, flags: u32, known: u32) -> Result<(), DblockError> {
     match flags & !known {
         0 => Ok(()),

@@ -11,7 +11,7 @@ use holdfast_io::units::Geometry;
 
 use crate::copies::Place;
 use crate::dblock::DblockError;
-use crate::liveness::LivenessError;
+use crate::liveness::{LivenessError, Verdict};
 use crate::release::Retract;
 use crate::request::RequestError;
 
@@ -119,7 +119,7 @@ pub enum AreaError {
         /// How many there are.
         slots: usize,
     },
-    /// A host's dblock sector is damaged (-214). It may hide a shared holder or a committed value, so nobody may go on.
+    /// A host's dblock sector is damaged (-214). It may hide a shared holder or a committed value.
     #[error("dblock of host_id {host_id} at offset {offset} of {path} cannot be trusted")]
     Dblock {
         /// Device.
@@ -210,6 +210,47 @@ pub enum AskError {
     },
 }
 
+/// Why a damaged sector is not passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// Somebody is at work under its host_id.
+    #[error("that host lives: it says it again with its next release")]
+    Alive,
+    /// Somebody may be.
+    #[error(
+        "nobody has been seen to be at work under that host_id for too short a time: an acquire that waits goes on once it is long enough"
+    )]
+    Silent,
+    /// Its delta sector is damaged as well, or was never read.
+    #[error("nothing is known of that host: is its delta sector damaged as well?")]
+    Unknown,
+    /// It says that there are versions of which the leader record does not know.
+    #[error(
+        "it may be the only one to know of later versions than {next}: see that nobody uses the lease, and format it anew"
+    )]
+    Later {
+        /// The one that would be taken.
+        next: Lver,
+    },
+    /// It was damaged in another way a moment ago.
+    #[error("it does not read the same twice: is the path to the device sound?")]
+    Changing,
+    /// It is our own, and we share the lease.
+    #[error("it is our own, under which we are at work on the lease")]
+    Ours,
+}
+
+impl Unread {
+    /// By what is known of its host.
+    pub(crate) const fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Alive { .. } => Unread::Alive,
+            Verdict::Silent { .. } => Unread::Silent,
+            Verdict::Unknown | Verdict::Gone(_) => Unread::Unknown,
+        }
+    }
+}
+
 /// Why an acquire could not come to an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AcquireError {
@@ -281,6 +322,16 @@ pub enum AcquireError {
     /// The lease was won, and could not be turned into what was asked for.
     #[error(transparent)]
     Share(ReleaseError),
+    /// A host's sector is damaged, and that host may be at work on the lease (-214).
+    #[error("whether host_id {host_id} holds or shares the lease cannot be read, and {why}")]
+    Obscured {
+        /// Whose.
+        host_id: HostId,
+        /// Why it is not passed over.
+        why: Unread,
+        /// Where, and what is wrong with it.
+        source: AreaError,
+    },
     /// lver or ballot numbers are used up; only a damaged or forged record can bring that about.
     #[error("{field} at offset {offset} of {path} cannot rise any further: format the lease anew")]
     UsedUp {

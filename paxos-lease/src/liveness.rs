@@ -7,7 +7,7 @@ use std::future::Future;
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::disk::IoError;
-use holdfast_io::ids::{HostTerm, SpaceName};
+use holdfast_io::ids::{HostId, HostTerm, SpaceName};
 
 /// Why a term of a host is over. Each of these is final: no later observation can take it back, unless an operator was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,10 +78,22 @@ pub trait HostLiveness {
     /// # Errors
     /// [`LivenessError`]: then the lease is left alone.
     fn verdict(&self, of: HostTerm) -> impl Future<Output = Result<Verdict, LivenessError>>;
+
+    /// Whether nobody is at work under a host_id, in whatever generation, by a look made after this was asked. `Gone` only if its delta
+    /// sector, held or free, has been silent for D1's time, or an operator vouches for it: a sector of that host is taken for
+    /// lost on this word, and written for it.
+    ///
+    /// # Errors
+    /// [`LivenessError`]: then nothing of it is touched.
+    fn absence(&self, host: HostId) -> impl Future<Output = Result<Verdict, LivenessError>>;
 }
 
 impl<H: HostLiveness> HostLiveness for &H {
     fn verdict(&self, of: HostTerm) -> impl Future<Output = Result<Verdict, LivenessError>> {
         (**self).verdict(of)
+    }
+
+    fn absence(&self, host: HostId) -> impl Future<Output = Result<Verdict, LivenessError>> {
+        (**self).absence(host)
     }
 }

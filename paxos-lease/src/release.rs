@@ -21,7 +21,7 @@ use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::AreaUuid;
 use holdfast_io::timing::Timing;
 use holdfast_io::units::Geometry;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::area::{Area, LeaseAt, Me};
 use crate::dblock::{Dblock, HostSector, ModeBlock};
@@ -51,7 +51,7 @@ pub struct Held {
     pub area: AreaUuid,
     /// The leader record by which it is ours, or was when we began to share it.
     pub leader: LeaderRecord,
-    /// Our dblock as we wrote it when it became ours.
+    /// Our dblock as we wrote it when it became ours; of a shared lease as the last conversion that failed wrote it.
     pub dblock: Dblock,
     /// What the request record said then: that was for somebody else.
     pub asked_before: RequestRecord,
@@ -69,7 +69,7 @@ impl Held {
     }
 
     pub(crate) fn area<'a, D, C>(&'a self, disk: &'a D, clock: &'a C, me: &'a Me) -> Area<'a, D, C> {
-        Area { disk, clock, lease: &self.lease, me, geometry: self.geometry, uuid: self.area }
+        Area { disk, clock, lease: &self.lease, me, geometry: self.geometry, uuid: self.area, unread: Vec::new() }
     }
 
     /// The lease version under which it is held.
@@ -91,6 +91,8 @@ struct Duty {
     area: AreaUuid,
     term: HostTerm,
     lver: Lver,
+    /// Our dblock as we wrote it last, or tried to.
+    own: Dblock,
     /// What our mode block is to say: a claim where we go on sharing the lease.
     mode: ModeBlock,
 }
@@ -100,10 +102,10 @@ impl Retract {
         lease: &LeaseAt,
         (geometry, area): (Geometry, AreaUuid),
         term: HostTerm,
-        lver: Lver,
+        (lver, own): (Lver, Dblock),
         mode: ModeBlock,
     ) -> Self {
-        Retract(Box::new(Duty { lease: *lease, geometry, area, term, lver, mode }))
+        Retract(Box::new(Duty { lease: *lease, geometry, area, term, lver, own, mode }))
     }
 
     /// The lease it is about.
@@ -164,12 +166,13 @@ async fn release_as<D: Disk, C: Clock>(
     let lver = held.leader.lver;
     let done = match held.mode {
         Mode::Exclusive => give_back(&area, &held, &ModeBlock::NONE, name).await,
-        Mode::Shared => unshare(&area).await,
+        Mode::Shared => unshare(&area, &held.dblock).await,
     };
     done.map_err(|error| {
         let again = may_pass(&error, me);
         let shape = (held.geometry, held.area);
-        ReleaseFailed { undo: again.then(|| Retract::new(&held.lease, shape, me.term, lver, ModeBlock::NONE)), error }
+        let duty = || Retract::new(&held.lease, shape, me.term, (lver, held.dblock), ModeBlock::NONE);
+        ReleaseFailed { undo: again.then(duty), error }
     })
 }
 
@@ -216,9 +219,9 @@ pub(crate) async fn give_back<D: Disk, C: Clock>(
 /// raised it (I2), and a write of that may still be on its way: what is read before it is over is no more what stands there when
 /// ours is issued (I6). Held up before the write we are one more sharer for others; landing late it finds our sector as we left
 /// it, for nobody else writes it while we live, and our own next write waits for it (I6).
-async fn unshare<D: Disk, C: Clock>(area: &Area<'_, D, C>) -> Result<(), ReleaseError> {
+async fn unshare<D: Disk, C: Clock>(area: &Area<'_, D, C>, last: &Dblock) -> Result<(), ReleaseError> {
     reaped(area.disk, area.clock, area.lease, area.me).await?;
-    let own = area.read_host(area.me.term.host_id).await?;
+    let Some(own) = own_unless_damaged(area).await? else { return says_anew(area, last, &ModeBlock::NONE).await };
     // A claim of a later generation is another host's, which has taken our host_id (A7).
     let ours = !own.mode.is_shared() || own.mode.generation == area.me.term.generation;
     // On several disks what is read of our own sector is what we wrote last, and whether that is on a majority nobody knows.
@@ -227,6 +230,34 @@ async fn unshare<D: Disk, C: Clock>(area: &Area<'_, D, C>) -> Result<(), Release
     }
     info!(resource = %area.lease.resource, "shared lease released");
     Ok(())
+}
+
+/// Our own sector, once every write of ours is over. `None`: it is damaged - on one disk, for of several most are - and others wait for us
+/// to be gone.
+async fn own_unless_damaged<D: Disk, C: Clock>(area: &Area<'_, D, C>) -> Result<Option<HostSector>, AreaError> {
+    let us = area.me.term.host_id;
+    for _ in 0..2 {
+        match area.read_host(us).await {
+            Ok(own) => return Ok(Some(own)),
+            // Bits may have flipped on their way.
+            Err(AreaError::Dblock { source, .. }) if source.is_damage() && area.disk.copies() == 1 => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+/// Our own sector was lost, and is written anew: as we wrote it last, and that we hold nothing any more. It never says less than it did (I2),
+/// since nobody else writes it while we live (I1); and that it is still of this area the leader record says. Landing late it finds our own
+/// next write waiting for it (I6).
+async fn says_anew<D: Disk, C: Clock>(
+    area: &Area<'_, D, C>,
+    last: &Dblock,
+    mode: &ModeBlock,
+) -> Result<(), ReleaseError> {
+    area.read_leader().await?;
+    warn!(resource = %area.lease.resource, "our own sector is damaged, and written anew");
+    Ok(area.write_own(&last.released(), mode).await?)
 }
 
 /// Waits until every write of ours to this disk is over, for one I/O's time.
@@ -307,8 +338,15 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     // A write of ours that is still on its way would make everything read below a guess: a leader record that lands
     // after we found it free would resurrect the lver, a free one would fall on the next owner's (I6).
     reaped(disk, clock, &duty.lease, me).await?;
-    let area = Area { disk, clock, lease: &duty.lease, me, geometry: duty.geometry, uuid: duty.area };
-    let HostSector { dblock: own, mode, .. } = area.read_host(me.term.host_id).await?;
+    let (geometry, uuid) = (duty.geometry, duty.area);
+    let area = Area { disk, clock, lease: &duty.lease, me, geometry, uuid, unread: Vec::new() };
+    let HostSector { dblock: own, mode, .. } = match own_unless_damaged(&area).await? {
+        Some(own) => own,
+        None => {
+            says_anew(&area, &duty.own, &duty.mode).await?;
+            HostSector { dblock: duty.own.released(), mode: duty.mode, seal: None }
+        }
+    };
     // Where nothing of ours ever reached the disk for this lver, there is nothing that another host could adopt. What stands
     // there then is of an earlier one, and if it proposes us, another host may have published us for it: we are done with
     // that one too, or we would not have gone on.

@@ -457,6 +457,7 @@ impl<D: Disk> Disk for Paced<D> {
 #[derive(Default)]
 pub(crate) struct Said {
     verdicts: RefCell<BTreeMap<HostTerm, VecDeque<Verdict>>>,
+    absences: RefCell<BTreeMap<HostId, VecDeque<Verdict>>>,
     pub(crate) asked: RefCell<Vec<HostTerm>>,
 }
 
@@ -474,16 +475,28 @@ impl Said {
         self.verdicts.borrow_mut().insert(of, verdicts.iter().copied().collect());
         self
     }
+
+    /// The same of whoever is at work under a host_id.
+    pub(crate) fn absence(self, n: u64, verdicts: &[Verdict]) -> Self {
+        self.absences.borrow_mut().insert(host(n), verdicts.iter().copied().collect());
+        self
+    }
 }
 
 /// What a host that nothing was said about is taken for.
 pub(crate) const ALIVE: Verdict = Verdict::Alive { earliest: LocalInstant::NEVER };
 
+fn next_of(said: &mut VecDeque<Verdict>) -> Verdict {
+    if said.len() > 1 { said.pop_front().unwrap() } else { said[0] }
+}
+
 impl HostLiveness for Said {
     async fn verdict(&self, of: HostTerm) -> Result<Verdict, LivenessError> {
         self.asked.borrow_mut().push(of);
-        let mut verdicts = self.verdicts.borrow_mut();
-        let Some(said) = verdicts.get_mut(&of) else { return Ok(ALIVE) };
-        Ok(if said.len() > 1 { said.pop_front().unwrap() } else { said[0] })
+        Ok(self.verdicts.borrow_mut().get_mut(&of).map_or(ALIVE, next_of))
+    }
+
+    async fn absence(&self, host: HostId) -> Result<Verdict, LivenessError> {
+        Ok(self.absences.borrow_mut().get_mut(&host).map_or(ALIVE, next_of))
     }
 }

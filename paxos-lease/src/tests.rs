@@ -3,6 +3,7 @@
 mod asking;
 mod ballots;
 mod copies;
+mod damage;
 mod entries;
 mod index;
 mod interleave;

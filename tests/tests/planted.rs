@@ -51,7 +51,7 @@ const fn wanted(bug: Bug) -> Wanted {
         Bug::I6Off => by("I6"),
         Bug::DeadForGood => by("D1"),
         Bug::LimitLeftOpen | Bug::SuccessorOverlooked => by("P1"),
-        Bug::LivingClaimCleared => by("I1"),
+        Bug::LivingClaimCleared | Bug::LivingDamagePassedOver => by("I1"),
         Bug::ExpiryOneTickEarly | Bug::SilenceEndToEnd | Bug::LifeFromDamage | Bug::CloneBelieved => by("D1"),
         Bug::BrokenSealAccepted => by("D1"),
         Bug::RenewalCountsFromTheEnd => Wanted { rule: "D2", says: "", without: &["W1", "D3"] },

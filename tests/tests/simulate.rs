@@ -61,6 +61,7 @@ fn no_seed_breaks_a_rule() {
         assert!(missing.is_empty(), "these never struck: {missing:?}");
         assert!(all.followed > 500, "the specification was followed to the end in {} of 1000 runs", all.followed);
         assert!(all.takeovers > 20, "{} takeovers", all.takeovers);
+        assert!(all.made_anew > 0, "{} damaged sectors were made anew", all.made_anew);
     }
 }
 

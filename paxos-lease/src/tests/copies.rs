@@ -12,7 +12,7 @@ use std::time::Duration;
 use holdfast_io::bytes::u64_at;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::disk::{Disk, IoError, IoErrorKind, Op, ReadDisk};
-use holdfast_io::ids::{Generation, HostTerm, Lver};
+use holdfast_io::ids::{Generation, HostId, HostTerm, Lver};
 use holdfast_io::leader::LeaderError;
 use holdfast_io::seal::{self, AreaUuid, Seal, SealedKind};
 use holdfast_io::stop::Stop;
@@ -544,7 +544,8 @@ fn a7_a_sharer_whose_claim_was_passed_over_finds_that_it_has_lost_the_lease() {
 
         // Nor does it become its owner, as if it had shared it all the while. Its claim is in others' way until it takes that back.
         let (hosts, stop) = (Said::nothing(), Stop::new());
-        let failed = driven(&clock, exclude(&paused, &clock, &hosts, &shared, &me(1), &options, &stop)).unwrap_err();
+        let failed =
+            driven(&clock, exclude(&paused, &clock, &hosts, &mut shared.clone(), &me(1), &options, &stop)).unwrap_err();
         assert!(matches!(failed.error, AcquireError::ClaimGone { .. }), "{failed:?}");
         driven(&clock, retract(&paused, &clock, failed.undo.unwrap(), &me(1))).unwrap();
         assert!(matches!(acquired(&third, &clock, 3, Mode::Exclusive), Ok(Acquired::Theirs(_))));
@@ -953,6 +954,11 @@ impl HostLiveness for Living {
             None => Verdict::Gone(Gone::Silent),
         })
     }
+
+    async fn absence(&self, host: HostId) -> Result<Verdict, LivenessError> {
+        let lives = self.0.borrow().contains_key(&host.get());
+        Ok(if lives { Verdict::Alive { earliest: LocalInstant::NEVER } } else { Verdict::Gone(Gone::Silent) })
+    }
 }
 
 /// Who holds the lease, by what the hosts themselves believe.
@@ -1099,7 +1105,8 @@ async fn converted(world: &World, disks: &Disks, me: &Me, held: Held) -> Option<
         }
     }
     let options = Options { backoff_seed: world.dice.below(1 << 40), ..Options::default() };
-    let undo = match exclude(&**disks, &world.clock, &world.living, &held, me, &options, &Stop::new()).await {
+    let undo = match exclude(&**disks, &world.clock, &world.living, &mut held.clone(), me, &options, &Stop::new()).await
+    {
         Ok(Acquired::Ours(now)) => {
             world.believed.borrow_mut().leaves(who);
             world.believed.borrow_mut().enters(who, &now, world.seed);

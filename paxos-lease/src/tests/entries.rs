@@ -16,7 +16,7 @@ use super::{FREE, content, failed, held, refused, run};
 use crate::acquire::{Acquired, Options, RefusalKind, acquire};
 use crate::area::Me;
 use crate::dblock::{Dblock, DblockError, RELEASED};
-use crate::error::{AcquireError, AreaError};
+use crate::error::{AcquireError, AreaError, Unread};
 use crate::format::{NewLease, Writer, clear, plan};
 use crate::layout::{dblock_of, uuid_sector};
 use crate::liveness::{Gone, Verdict};
@@ -197,13 +197,16 @@ fn an_owner_that_gave_up_a_lease_which_another_published_is_not_asked_about() {
 }
 
 #[test]
-fn a_damaged_dblock_of_any_host_in_use_refuses_the_lease() {
+fn a_damaged_dblock_of_any_living_host_in_use_refuses_the_lease() {
     let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
-    medium.put_dblock(4, proposed(3, 4, term(4, 1)));
-    medium.damage(dblock_of(host(4)), 41);
+    medium.put_dblock(4, proposed(1, 4, term(4, 1)));
+    medium.damage(dblock_of(host(4)), 9);
     let before = content(&medium);
     let error = failed(run(&device(1, &medium, &clock), &clock, &Said::nothing(), Options::default()));
-    let AcquireError::Area(AreaError::Dblock { host_id, offset, .. }) = error else { panic!("{error:?}") };
+    let AcquireError::Obscured { why: Unread::Alive, source: AreaError::Dblock { host_id, offset, .. }, .. } = error
+    else {
+        panic!("{error:?}")
+    };
     assert_eq!((host_id, offset), (host(4), lease().at.0 + 5 * 512));
     assert_eq!(content(&medium), before);
 }
@@ -218,7 +221,7 @@ fn dblocks_behind_num_hosts_are_read_only_where_the_leader_is_not_its_owners_own
     medium.put_leader(&by_another);
     medium.put_dblock(1, proposed(5, 1, term(1, 0)));
     let error = failed(run(&device(1, &medium, &clock), &clock, &Said::nothing(), Options::default()));
-    assert!(matches!(error, AcquireError::Area(AreaError::Dblock { .. })), "{error:?}");
+    assert!(matches!(error, AcquireError::Obscured { why: Unread::Alive, .. }), "{error:?}");
 }
 
 #[test]
@@ -238,7 +241,7 @@ fn unknown_flags_refuse_the_lease_by_name() {
 }
 
 #[test]
-fn a_sector_of_another_area_in_this_place_is_refused() {
+fn a_sector_of_another_area_in_this_place_is_damage() {
     let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
     let at = dblock_of(host(2));
     let elsewhere = Seal {
@@ -249,11 +252,17 @@ fn a_sector_of_another_area_in_this_place_is_refused() {
         millis: 0,
         sector: at,
     };
-    let sector = crate::dblock::HostSector { dblock: announced(1, 2), ..Default::default() };
+    let sector = crate::dblock::HostSector { dblock: announced(900, 2), ..Default::default() };
     medium.write(lease().at.sector(at, SMALL.sector()), &sector.sector(SMALL.sector(), &elsewhere));
     let error = failed(run(&device(1, &medium, &clock), &clock, &Said::nothing(), Options::default()));
-    let AcquireError::Area(AreaError::Dblock { source, .. }) = error else { panic!("{error:?}") };
+    let AcquireError::Obscured { why: Unread::Alive, source: AreaError::Dblock { source, .. }, .. } = error else {
+        panic!("{error:?}")
+    };
     assert_eq!(source, DblockError::Area { found: AreaUuid::NONE, expected: uuid() });
+    // Its version is one of the other area, and tells nothing of this one.
+    let gone = Said::nothing().absence(2, &[Verdict::Gone(Gone::Free)]);
+    assert_eq!(held(run(&device(1, &medium, &clock), &clock, &gone, Options::default())).lver(), Lver(2));
+    assert_eq!(medium.dblock(2), announced(1, 2).released());
 }
 
 #[test]

@@ -238,7 +238,7 @@ async fn user(n: u64, medium: Medium, clock: ManualClock, users: Rc<RefCell<User
             held = share(&disk, &clock, Sharing::new(held), &me).await.unwrap();
             users.borrow_mut().shares(me.term);
         } else if choice > 0 {
-            match exclude(&disk, &clock, &said, &held, &me, &options, &stop).await {
+            match exclude(&disk, &clock, &said, &mut held.clone(), &me, &options, &stop).await {
                 Ok(Acquired::Ours(exclusive)) => {
                     users.borrow_mut().ends(me.term);
                     users.borrow_mut().excludes(me.term);

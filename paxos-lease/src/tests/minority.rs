@@ -127,7 +127,8 @@ fn a_sharer_becomes_the_owner_with_one_disk_in_trouble_at_any_step() {
         let shared = held(acquired(&disks, &clock, 1, Mode::Shared));
         trouble.begins(&disks);
         let (said, options) = (Said::nothing(), Options::default());
-        let taken = held(driven(&clock, exclude(&disks, &clock, &said, &shared, &me(1), &options, &Stop::new())));
+        let taken =
+            held(driven(&clock, exclude(&disks, &clock, &said, &mut shared.clone(), &me(1), &options, &Stop::new())));
         assert_eq!(taken.lver(), Lver(2), "{trouble:?}");
         for mode in [Mode::Exclusive, Mode::Shared] {
             let refusal = refused(acquired(&devices(2, &media, &clock), &clock, 2, mode));

@@ -34,7 +34,7 @@ fn sharing() -> (Medium, ManualClock, TestDevice, Held) {
 
 fn excluded(disk: &TestDevice, clock: &ManualClock, said: &Said, held: &Held) -> Result<Acquired, AcquireFailed> {
     disk.engine().forget_steps();
-    pollster::block_on(exclude(disk, clock, said, held, &me(1), &Options::default(), &Stop::new()))
+    pollster::block_on(exclude(disk, clock, said, &mut held.clone(), &me(1), &Options::default(), &Stop::new()))
 }
 
 fn claims(medium: &Medium, host: u64) -> bool {
@@ -48,7 +48,7 @@ fn i2_a_shared_lease_is_given_back_as_it_stands_once_every_write_of_ours_is_over
     // Phase 1 of a conversion that nobody undoes: its lockspace is being left.
     disk.engine().fate(1, Fate::Held);
     let (said, options) = (Said::nothing(), Options::default());
-    let end = pollster::block_on(exclude(&disk, &clock, &said, &held, &me(1), &options, &Stop::new()));
+    let end = pollster::block_on(exclude(&disk, &clock, &said, &mut held.clone(), &me(1), &options, &Stop::new()));
     end.unwrap_err().undo.unwrap().abandon();
     let failed = pollster::block_on(release(&disk, &clock, held.clone(), &me(1))).unwrap_err();
     assert!(matches!(failed.error, ReleaseError::StillInFlight { .. }), "{:?}", failed.error);
@@ -131,11 +131,12 @@ fn i6_a_shared_release_that_may_still_land_is_a_duty_until_it_has() {
 #[test]
 fn a_claim_in_a_sector_that_cannot_be_read_is_a_duty_until_it_can() {
     let (medium, clock, disk, held) = sharing();
-    let at = crate::layout::dblock_of(crate::testing::host(1));
-    medium.damage(at, 9);
+    // The first I/O of a release reads our own sector.
+    disk.engine().forget_steps();
+    disk.engine().fate(0, Fate::Fails);
+    disk.engine().fate(1, Fate::Fails);
     let duty = pollster::block_on(release(&disk, &clock, held, &me(1))).unwrap_err().undo.unwrap();
     let duty = pollster::block_on(retract(&disk, &clock, duty, &me(1))).unwrap_err().undo.unwrap();
-    medium.damage(at, 9);
     assert!(claims(&medium, 1));
     pollster::block_on(retract(&disk, &clock, duty, &me(1))).unwrap();
     assert!(!claims(&medium, 1));
@@ -284,8 +285,15 @@ fn a_lone_sharer_takes_the_lease_exclusively_and_shares_it_at_every_step_until_t
     for step in 0..8 {
         disk.engine().before(step, |medium| assert!(claims(medium, 1)));
     }
-    let exclusive =
-        pollster::block_on(exclude(&disk, &clock, &Said::nothing(), &shared, &me(1), &SHARED, &Stop::new()));
+    let exclusive = pollster::block_on(exclude(
+        &disk,
+        &clock,
+        &Said::nothing(),
+        &mut shared.clone(),
+        &me(1),
+        &SHARED,
+        &Stop::new(),
+    ));
     let exclusive = held(exclusive);
     assert_eq!(disk.engine().steps(), [&FREE[..], &[(Write, Kind::Own)]].concat());
     assert_eq!((exclusive.mode, exclusive.lver()), (Mode::Exclusive, Lver(2)));
@@ -321,7 +329,8 @@ fn a_conversion_that_fails_at_any_write_leaves_a_sharer() {
         disk.engine().forget_steps();
         disk.engine().fate(step, fate);
         let said = Said::nothing();
-        let failed = pollster::block_on(exclude(&disk, &clock, &said, &shared, &me(1), &SHARED, &Stop::new()));
+        let failed =
+            pollster::block_on(exclude(&disk, &clock, &said, &mut shared.clone(), &me(1), &SHARED, &Stop::new()));
         if let Some(duty) = failed.unwrap_err().undo {
             pollster::block_on(retract(&disk, &clock, duty, &me(1))).unwrap();
         }

@@ -206,6 +206,10 @@ pub struct Counts {
     pub excused: u64,
     /// Runs that the written specification permits from their beginning to their end.
     pub followed: u64,
+    /// Ballots over a damaged sector.
+    pub spent: u64,
+    /// Damaged sectors of hosts that were gone, made anew.
+    pub made_anew: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -220,6 +224,8 @@ impl std::ops::AddAssign for Counts {
         self.lost += more.lost;
         self.excused += more.excused;
         self.followed += more.followed;
+        self.spent += more.spent;
+        self.made_anew += more.made_anew;
     }
 }
 
@@ -560,6 +566,11 @@ impl Checkers {
         }
     }
 
+    fn is_own_dblock(&self, io: &Facts) -> bool {
+        let own = io.writer.host_id.get() + 1;
+        matches!(self.area_of(io.disk, io.at), Some((area @ Area::Paxos(..), index)) if index == own && io.len == area.sector_len())
+    }
+
     fn clock_of(&self, writer: Writer) -> Option<SimClock> {
         self.state.borrow().time.clock_of(writer)
     }
@@ -578,18 +589,26 @@ impl Witness for Checkers {
 
     fn writes(&self, io: &Facts, data: &[u8]) {
         self.check_times(io, data);
-        self.accept(io.writer.host, |spec| spec.issued(io, data, self.sim.now()));
+        self.note_spent(io, data);
         let foreign = self.dblock_of_another(io);
         let foreign = foreign.map(|(area, of)| (area, of, self.looks_at(io.writer, of - 1)));
-        self.state.borrow_mut().disk.begins(io, foreign);
+        let anew = self.state.borrow_mut().disk.begins(io, foreign);
+        if anew {
+            self.without_spec();
+        }
+        self.accept(io.writer.host, |spec| spec.issued(io, data, self.sim.now()));
     }
 
     fn read(&self, io: &Facts, bytes: &[u8], damaged: &[u64]) {
         // A read past its deadline too: a caller that stood still takes it, and what it shows counts from its start.
         self.looked(io, bytes, damaged);
         self.read_in_vain(io, damaged.is_empty());
+        if !damaged.is_empty() && self.is_own_dblock(io) {
+            // It is written anew, whatever the specification takes to be there.
+            self.without_spec();
+        }
         if let Some((area, of)) = self.dblock_of_another(io).filter(|(area, _)| bytes.len() == area.sector_len()) {
-            self.state.borrow_mut().disk.reads(io.writer, area, of, bytes);
+            self.state.borrow_mut().disk.reads(io.writer, area, of, (bytes, damaged.is_empty()));
         }
     }
 

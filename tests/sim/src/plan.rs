@@ -513,7 +513,14 @@ fn falls_silent(seed: u64, mishaps: &mut Vec<Mishap>, calm: Duration, longest: D
         3 => Trouble::Still { lasts, clock_too: dice.chance(500) },
     };
     let at = calm + dice.between(Duration::from_millis(1), seconds(3));
-    mishaps.insert(mishaps.partition_point(|m| m.at <= at), Mishap { at, whom: Whom::NextHolder, what });
+    let place = mishaps.partition_point(|m| m.at <= at);
+    mishaps.insert(place, Mishap { at, whom: Whom::NextHolder, what });
+    if dice.chance(300) {
+        // What it has said of the lease is lost with it: whoever takes that over must pass it over.
+        let (byte, bit) = (dice.index(256), u8::try_from(dice.below(8)).unwrap_or(0));
+        let what = Trouble::Damage { area: 1 + dice.index(2), own: true, byte, bit };
+        mishaps.insert(place, Mishap { at, whom: Whom::NextHolder, what });
+    }
     longest / 5 + seconds(8)
 }
 

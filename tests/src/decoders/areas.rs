@@ -248,6 +248,10 @@ struct Answers {
 }
 
 impl HostLiveness for Answers {
+    async fn absence(&self, host: HostId) -> Result<Verdict, LivenessError> {
+        self.verdict(HostTerm { host_id: host, generation: Generation::default() }).await
+    }
+
     async fn verdict(&self, of: HostTerm) -> Result<Verdict, LivenessError> {
         self.asked.set(self.asked.get() + 1);
         let earliest = at(1500);
@@ -298,7 +302,9 @@ pub fn paxos_acquire(data: &[u8]) {
     assert_eq!(after.len(), bytes.len());
     // The area's true shape may differ from the one we built, but a changed sector is a whole one in either.
     let shape = before.geometry().unwrap_or(geometry);
-    only_ours_changed(shape, &bytes, &after, host_id);
+    // Whoever is always alive, or never known, is never gone.
+    let may_be_gone = !matches!(hosts.always, 1 | 4);
+    only_ours_changed(shape, &bytes, &after, host_id, may_be_gone);
     match end {
         Ok(Acquired::Ours(held)) => {
             match held.mode {
@@ -316,7 +322,7 @@ pub fn paxos_acquire(data: &[u8]) {
             undone(&disk, &clock, failed.undo, &me);
         }
     }
-    only_ours_changed(shape, &bytes, &disk.engine().memory.bytes(), host_id);
+    only_ours_changed(shape, &bytes, &disk.engine().memory.bytes(), host_id, may_be_gone);
 }
 
 fn me(term: HostTerm) -> Me {
@@ -351,8 +357,9 @@ fn sector(bytes: &[u8], geometry: Geometry, index: SectorIndex) -> &[u8] {
     bytes.get(index.at(size)..index.at(size) + size.bytes()).unwrap_or(&[])
 }
 
-/// I1: the leader and our own dblock; of another host's sector at most the mode block, and that only to clear it.
-fn only_ours_changed(geometry: Geometry, before: &[u8], after: &[u8], me: HostId) {
+/// I1: the leader and our own dblock; of another host's sector at most the mode block, and that only to clear it; all of one that was damaged,
+/// if its host can be gone, and then it says that it holds nothing.
+fn only_ours_changed(geometry: Geometry, before: &[u8], after: &[u8], me: HostId, may_be_gone: bool) {
     let sectors = before.len() / geometry.sector().bytes();
     for index in (0u32..).map(SectorIndex).take(sectors) {
         let (was, is) = (sector(before, geometry, index), sector(after, geometry, index));
@@ -361,9 +368,24 @@ fn only_ours_changed(geometry: Geometry, before: &[u8], after: &[u8], me: HostId
         }
         let (was, is) = (HostSector::decode(was, index), HostSector::decode(is, index));
         match (was, is) {
+            // One of another format of the area counts as damaged, too.
+            (Ok(Decoded::Record(was)), Ok(Decoded::Record(is)))
+                if may_be_gone && was.seal.zip(is.seal).is_some_and(|(was, is)| was.area != is.area) =>
+            {
+                assert!(
+                    is.dblock.is_released() && is.dblock.bal.is_none() && !is.mode.is_shared(),
+                    "sector {index}: {is:?}"
+                );
+            }
             (Ok(Decoded::Record(was)), Ok(Decoded::Record(is))) => {
                 assert!(was.mode.is_shared() && is.mode == ModeBlock::default(), "sector {index}");
                 assert_eq!(was.dblock, is.dblock, "I1: a dead host's dblock is kept, sector {index}");
+            }
+            (Err(damage), Ok(Decoded::Record(is))) if may_be_gone && damage.is_damage() => {
+                assert!(
+                    is.dblock.is_released() && is.dblock.bal.is_none() && !is.mode.is_shared(),
+                    "sector {index}: {is:?}"
+                );
             }
             (was, is) => unreachable!("sector {index} is not ours: {was:?} became {is:?}"),
         }

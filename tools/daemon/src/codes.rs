@@ -132,7 +132,7 @@ pub fn of_ask(e: &AskError) -> ResultCode {
 #[must_use]
 pub fn of_acquire(e: &AcquireError) -> ResultCode {
     match e {
-        AcquireError::Area(e) => of_area(e),
+        AcquireError::Area(e) | AcquireError::Obscured { source: e, .. } => of_area(e),
         AcquireError::Liveness(LivenessError::NotJoined { .. }) => ResultCode::NO_LOCKSPACE,
         AcquireError::Liveness(LivenessError::Io { source, .. }) => of_io(source),
         AcquireError::Liveness(LivenessError::Damaged { .. }) => ResultCode::LEADER_CHECKSUM,

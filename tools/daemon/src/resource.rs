@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use delta_lease::liveness::GoneReason;
+use delta_lease::liveness::{GoneReason, Observation};
 use delta_lease::{DeltaArea, HostTable, OwnerVerdict, read_host};
 use holdfast_io::clock::{Clock, First, LocalInstant, first_of};
 use holdfast_io::device::{Device, WriteLimit};
@@ -312,15 +312,28 @@ impl<P: Platform> SpaceShared<P> {
 impl<P: Platform> HostLiveness for SpaceShared<P> {
     async fn verdict(&self, of: HostTerm) -> Result<Verdict, LivenessError> {
         self.look_at(of).await?;
-        Ok(match self.hosts.borrow().verdict(of, self.clock().now()) {
-            OwnerVerdict::Gone(GoneReason::Free) => Verdict::Gone(Gone::Free),
-            OwnerVerdict::Gone(GoneReason::NewerGeneration { .. }) => Verdict::Gone(Gone::NewerGeneration),
-            OwnerVerdict::Gone(GoneReason::Silent { .. }) => Verdict::Gone(Gone::Silent),
-            OwnerVerdict::Gone(GoneReason::Confirmed) => Verdict::Gone(Gone::Confirmed),
-            OwnerVerdict::Alive { earliest } => Verdict::Alive { earliest },
-            OwnerVerdict::Silent { earliest } => Verdict::Silent { earliest },
-            OwnerVerdict::Unknown(_) => Verdict::Unknown,
-        })
+        Ok(told(self.hosts.borrow().verdict(of, self.clock().now())))
+    }
+
+    async fn absence(&self, host: HostId) -> Result<Verdict, LivenessError> {
+        if host.get() <= u64::from(self.area.geometry.max_hosts()) {
+            let generation = self.hosts.borrow().observation(host).and_then(Observation::generation);
+            self.look_at(HostTerm { host_id: host, generation: generation.unwrap_or_default() }).await?;
+        }
+        Ok(told(self.hosts.borrow().absence(host, self.clock().now())))
+    }
+}
+
+/// What is known of a host, as a lease asks for it.
+const fn told(verdict: OwnerVerdict) -> Verdict {
+    match verdict {
+        OwnerVerdict::Gone(GoneReason::Free) => Verdict::Gone(Gone::Free),
+        OwnerVerdict::Gone(GoneReason::NewerGeneration { .. }) => Verdict::Gone(Gone::NewerGeneration),
+        OwnerVerdict::Gone(GoneReason::Silent { .. }) => Verdict::Gone(Gone::Silent),
+        OwnerVerdict::Gone(GoneReason::Confirmed) => Verdict::Gone(Gone::Confirmed),
+        OwnerVerdict::Alive { earliest } => Verdict::Alive { earliest },
+        OwnerVerdict::Silent { earliest } => Verdict::Silent { earliest },
+        OwnerVerdict::Unknown(_) => Verdict::Unknown,
     }
 }
 
@@ -780,14 +793,14 @@ async fn convert_to_shared<P: Platform>(
 async fn convert_to_exclusive<P: Platform>(
     shared: &SpaceShared<P>,
     disk: &Copies<LeaseCopy<P>, P::Clock>,
-    held: Held,
+    mut held: Held,
     nowait: bool,
     stop: &Stop,
 ) -> Converted<Held> {
     let clock = shared.clock();
     let backoff_seed = clock.now().as_nanos() ^ shared.me.term.host_id.get();
     let options = Options { wait_for_silent: !nowait, backoff_seed, ..Options::default() };
-    let (code, why, undo) = match exclude(disk, clock, shared, &held, &shared.me, &options, stop).await {
+    let (code, why, undo) = match exclude(disk, clock, shared, &mut held, &shared.me, &options, stop).await {
         Ok(Acquired::Ours(now)) => {
             let lver = now.lver();
             return Converted { held: Some((now, Mode::Exclusive, lver)), code: ResultCode::OK, why: None };

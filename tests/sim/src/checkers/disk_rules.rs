@@ -1,6 +1,6 @@
 //! I1 to I6 and the format, at every sector that lands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_io::bytes::{is_zero, u64_at};
 use holdfast_io::ids::{Generation, HostId, HostTerm};
@@ -18,6 +18,8 @@ pub(super) struct State {
     inps: BTreeMap<(Area, u64, u64), [u64; 3]>,
     /// (area, lver) -> (owner_id, generation), in landed leaders, and when the first of them landed.
     owners: BTreeMap<(Area, u64), ([u64; 2], Nanos)>,
+    /// Versions that were given up before anybody had them, for the sake of a damaged sector: that may hide another owner, who is over.
+    spent: BTreeSet<(Area, u64)>,
     /// Leaders and delta sectors as they stand.
     leaders: BTreeMap<(Area, u64), Leader>,
     dblocks: BTreeMap<(Area, u64), Dblock>,
@@ -27,8 +29,8 @@ pub(super) struct State {
     by: BTreeMap<(Area, u64), (HostIndex, Nanos)>,
     /// Writes in flight: (disk, number) -> which.
     flights: BTreeMap<(usize, u64), Flight>,
-    /// The sector of another host that a process has read last, alone.
-    read: BTreeMap<Writer, (Area, u64, Dblock)>,
+    /// The sector of another host that a process has read last, alone, and whether it read right.
+    read: BTreeMap<Writer, (Area, u64, Dblock, bool)>,
 }
 
 struct Flight {
@@ -42,6 +44,8 @@ struct Flight {
 pub(super) struct Foreign {
     /// That dblock, as it was read: a host that wakes may have written another since (A7).
     before: Dblock,
+    /// Whether it was read as it stands on the medium.
+    whole: bool,
     /// What it has seen of that host.
     seen: Vec<Look>,
 }
@@ -56,16 +60,21 @@ struct Said {
 }
 
 impl State {
-    pub(super) fn reads(&mut self, reader: Writer, area: Area, of: u64, sector: &[u8]) {
-        self.read.insert(reader, (area, of, Dblock::read(sector)));
+    pub(super) fn reads(&mut self, reader: Writer, area: Area, of: u64, (sector, whole): (&[u8], bool)) {
+        self.read.insert(reader, (area, of, Dblock::read(sector), whole));
     }
 
-    pub(super) fn begins(&mut self, io: &Facts, foreign: Option<(Area, u64, Vec<Look>)>) {
+    /// Whether it is a write to another host's sector that its writer has read as damaged.
+    pub(super) fn begins(&mut self, io: &Facts, foreign: Option<(Area, u64, Vec<Look>)>) -> bool {
         let foreign = foreign.map(|(area, of, seen)| {
-            let read = self.read.get(&io.writer).filter(|(a, p, _)| (*a, *p) == (area, of)).map(|(.., dblock)| *dblock);
-            Foreign { before: read.unwrap_or_else(|| self.dblock(area, of)), seen }
+            let read = self.read.get(&io.writer).filter(|(a, p, ..)| (*a, *p) == (area, of));
+            let read = read.map(|(.., dblock, whole)| (*dblock, *whole));
+            let (before, whole) = read.unwrap_or_else(|| (self.dblock(area, of), true));
+            Foreign { before, whole, seen }
         });
+        let anew = foreign.as_ref().is_some_and(|foreign| !foreign.whole);
         self.flights.insert((io.disk, io.id), Flight { writer: io.writer, at: io.at, foreign });
+        anew
     }
 
     pub(super) fn over(&mut self, io: &Facts) {
@@ -177,7 +186,8 @@ impl Checkers {
         let lease = self.state.borrow().lease_of(area);
         let now = self.sim.now();
         let (known, _) = *self.state.borrow_mut().disk.owners.entry((lease, new.lver)).or_insert((new.owner, now));
-        if known != new.owner {
+        let spent = self.state.borrow().disk.spent.contains(&(lease, new.lver));
+        if known != new.owner && !spent {
             let [a, b] = [known, new.owner];
             let what = format!("lver {} belongs to host_id {}/{}, not to {}/{}", new.lver, a[0], a[1], b[0], b[1]);
             self.violate("I5", Some(host), what);
@@ -197,7 +207,10 @@ impl Checkers {
             format!("dblock {p} lver {lver} mbal {mbal} bal {bal} inp {}/{}{released}", inp[0], inp[1])
         });
         if io.writer.host_id.get() != p {
-            // The one exception: the mode block of a host that shares, and is dead, is cleared, and nothing else of it.
+            if self.is_made_anew(io, area, p, &is) {
+                return;
+            }
+            // The exception: the mode block of a host that shares, and is dead, is cleared, and nothing else of it.
             // A peer that is excused from I1 zeroes all of it, and does nothing else.
             let zeroed = is_zero(new) && was.shared && self.is_excused(Some(host), "I1");
             let kept = zeroed || old[..56] == new[..56] && is_zero(&new[128..144]) && was.shared;
@@ -250,15 +263,55 @@ impl Checkers {
         state.disk.by.insert((area, p), (host, self.sim.now()));
     }
 
+    /// I1's other exception: a damaged sector of a host that is gone is made anew by the exclusive owner of the version after the one that
+    /// it says. What it said before is lost with it.
+    fn is_made_anew(&self, io: &Facts, area: Area, p: u64, is: &Dblock) -> bool {
+        let id = (io.disk, io.id);
+        let owner = self.state.borrow().disk.dblock(area, io.writer.host_id.get());
+        let held = !owner.released && owner.lver == is.lver + 1;
+        let anew = Dblock { mbal: p, lver: is.lver, released: true, valid: true, ..Dblock::default() };
+        let foreign = {
+            let mut state = self.state.borrow_mut();
+            let damaged = state.disk.flights.get(&id).is_some_and(|f| f.foreign.as_ref().is_some_and(|f| !f.whole));
+            if !damaged || !held || *is != anew {
+                return false;
+            }
+            state.disk.dblocks.insert((area, p), *is);
+            state.disk.by.insert((area, p), (io.writer.host, self.sim.now()));
+            state.disk.flights.get_mut(&id).and_then(|f| f.foreign.take())
+        };
+        self.count(|c| c.made_anew += 1);
+        self.check_made_anew(io.writer, area, p, &foreign.map_or_else(Vec::new, |f| f.seen));
+        true
+    }
+
+    /// A host that begins to spend a version says RELEASED there before anything else. It does so only over a damaged sector, of which the
+    /// written specification knows nothing; what its own damaged sector had said may be lost, too.
+    pub(super) fn note_spent(&self, io: &Facts, data: &[u8]) {
+        let Some((area @ Area::Paxos(..), index)) = self.area_of(io.disk, io.at) else { return };
+        let is = Dblock::read(data);
+        let ours = self.clock_of(io.writer).is_some() && index == io.writer.host_id.get() + 1;
+        if !ours || !is.released || is.bal > 0 {
+            return;
+        }
+        let was = self.state.borrow().disk.dblock(area, index - 1);
+        if is.lver > was.lver || was.bal > 0 || is.mbal > was.mbal && !was.released {
+            let lease = self.state.borrow().lease_of(area);
+            self.state.borrow_mut().disk.spent.insert((lease, is.lver));
+            self.count(|c| c.spent += 1);
+            self.without_spec();
+        }
+    }
+
     /// I2: a sector says less than it did. A term that was outlived while its host stood still as a whole is excused, where
-    /// another host with its host_id has written there since (A7). Of this medium nothing more can be demanded: the run
+    /// another host with its host_id has written there since, or one that made its damaged sector anew (A7). Of this medium nothing more can be demanded: the run
     /// is over.
     fn fell(&self, writer: Writer, sector: (Area, u64), what: String) {
         let outlived = {
             let state = self.state.borrow();
             let anothers = state.disk.by.get(&sector).is_some_and(|(by, _)| *by != writer.host);
             let term = state.time.term_of(writer).filter(|_| anothers);
-            term.is_some_and(|term| state.outlived.has_outlived_itself(term))
+            term.is_some_and(|term| state.outlived.has_outlived_its_sector(term, sector.0))
         };
         if !outlived {
             return self.violate("I2", Some(writer.host), what);

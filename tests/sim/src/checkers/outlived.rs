@@ -135,6 +135,12 @@ impl State {
         self.takeovers.iter().any(|t| t.term == term && t.area.is_none() && self.is_weak(t))
     }
 
+    /// Whether the damaged sector of a term, or its host_id, was taken while its host stood still.
+    pub(super) fn has_outlived_its_sector(&self, term: HostTerm, area: Area) -> bool {
+        let of_it = |t: &&Takeover| t.term == term && t.area.is_none_or(|taken| taken.lease == area);
+        self.takeovers.iter().filter(of_it).any(|t| self.is_weak(t))
+    }
+
     fn is_outlived(&self, holder: &Holder) -> bool {
         let of = |t: &&Takeover| t.is_of(holder) && self.is_weak(t);
         self.takeovers.iter().any(|t| of(&t))

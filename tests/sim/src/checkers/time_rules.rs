@@ -657,6 +657,27 @@ impl Checkers {
         }
     }
 
+    /// A damaged sector is made anew by a host that has seen nobody to be at work under that host_id, held or free, for D1's time.
+    pub(super) fn check_made_anew(&self, writer: Writer, area: Area, of: u64, seen: &[Look]) {
+        let Some(latest) = seen.iter().max_by_key(|look| look.latest) else {
+            return self.violate(
+                "I1",
+                Some(writer.host),
+                format!("made dblock {of} anew, and has never looked at its host"),
+            );
+        };
+        if latest.silence() < latest.needed() {
+            let what = format!("made dblock {of} anew after {:?} of silence", latest.silence());
+            return self.violate("I1", Some(writer.host), what);
+        }
+        if !latest.sector.is_free() {
+            let host_id = holdfast_io::ids::HostId::new(of).unwrap_or(writer.host_id);
+            let term = HostTerm { host_id, generation: Generation(latest.sector.owner[1]) };
+            let lver = self.state.borrow().disk.begun(area).saturating_sub(1);
+            self.taken(term, Some(Taken { lease: area, lver }), latest.relied_on());
+        }
+    }
+
     /// A write is on the disk, and over.
     pub(super) fn acknowledged(&self, io: &Facts) {
         let mut state = self.state.borrow_mut();

@@ -217,8 +217,20 @@ fn rounded(seconds: f64) -> f64 {
 
 /// What the runs did, on a few lines.
 fn sums(tally: &Tally, all: bool) -> String {
-    let Counts { holds, takeovers, landed, landed_late, resets, crashes, joins, lost, excused, followed } =
-        tally.counts;
+    let Counts {
+        holds,
+        takeovers,
+        landed,
+        landed_late,
+        resets,
+        crashes,
+        joins,
+        lost,
+        excused,
+        followed,
+        spent,
+        made_anew,
+    } = tally.counts;
     let mut text = format!("simulated: {}, {} steps\n", span(tally.virtual_time), tally.steps);
     let _ = writeln!(text, "leases held {holds} times, {takeovers} takeovers; {joins} joins, {lost} ended by D2");
     let _ = writeln!(
@@ -226,6 +238,12 @@ fn sums(tally: &Tally, all: bool) -> String {
         "{resets} resets by watchdog, {crashes} crashes; {landed} sectors landed, {landed_late} of them late"
     );
     let _ = writeln!(text, "the written specification was followed to the end in {followed} runs");
+    if spent > 0 {
+        let _ = writeln!(
+            text,
+            "{spent} ballots over damaged sectors; {made_anew} of these made anew for hosts that are gone"
+        );
+    }
     if excused > 0 {
         let _ = writeln!(text, "{excused} times excused: a host that stood still as a whole (A7)");
     }
@@ -252,8 +270,20 @@ fn span(time: Duration) -> String {
 }
 
 fn sums_json(tally: &Tally) -> Value {
-    let Counts { holds, takeovers, landed, landed_late, resets, crashes, joins, lost, excused, followed } =
-        tally.counts;
+    let Counts {
+        holds,
+        takeovers,
+        landed,
+        landed_late,
+        resets,
+        crashes,
+        joins,
+        lost,
+        excused,
+        followed,
+        spent,
+        made_anew,
+    } = tally.counts;
     let phases = |fault: Fault| -> Map<String, Value> {
         let counted = Phase::ALL.iter().map(|phase| (phase, tally.coverage.count(fault, *phase)));
         counted.filter(|(_, n)| *n > 0).map(|(phase, n)| (phase.word().to_owned(), n.into())).collect()
@@ -265,6 +295,7 @@ fn sums_json(tally: &Tally) -> Value {
         "counts": {
             "holds": holds, "takeovers": takeovers, "landed": landed, "landed_late": landed_late, "resets": resets,
             "crashes": crashes, "joins": joins, "lost": lost, "excused": excused, "followed": followed,
+            "ballots_over_damage": spent, "made_anew": made_anew,
         },
         "coverage": coverage,
     })
