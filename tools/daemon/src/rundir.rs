@@ -7,17 +7,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_io::clock::Clock;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollTimeout, poll};
-use nix::unistd::{Gid, Uid};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, fchownat};
 
 use crate::procfs::Procfs;
 
@@ -133,7 +134,8 @@ impl RunDir {
         &self.path
     }
 
-    /// Binds the socket anew; an old one is nobody's, since the directory is ours.
+    /// Binds the socket anew; an old one is nobody's, since the directory is ours. Its mode is its own from the first moment on, and
+    /// it is given away by its own name: where others may write the directory, no link that they put there is followed.
     ///
     /// # Errors
     /// The system's refusal.
@@ -148,10 +150,13 @@ impl RunDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(failed("remove the old socket")(e)),
         }
-        let listener = UnixListener::bind(&path).map_err(failed("bind the socket"))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(failed("restrict the socket"))?;
+        let before = umask(Mode::from_bits_truncate(0o117));
+        let bound = UnixListener::bind(&path);
+        umask(before);
+        let listener = bound.map_err(failed("bind the socket"))?;
         if owner != (None, None) {
-            nix::unistd::chown(&path, owner.0, owner.1).map_err(|e| failed("give the socket away")(e.into()))?;
+            let given = fchownat(AT_FDCWD, &path, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW);
+            given.map_err(|e| failed("give the socket away")(e.into()))?;
         }
         listener.set_nonblocking(true).map_err(failed("make the socket non-blocking"))?;
         Ok(listener)
@@ -159,7 +164,9 @@ impl RunDir {
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(OFlag::O_NOFOLLOW.bits());
+    options.open(path)
 }
 
 /// Locks a file; the pid of who has it locked, if somebody else has.
@@ -210,7 +217,30 @@ fn whole_file() -> libc::flock {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use nix::unistd::{getegid, geteuid};
+
     use super::*;
+
+    #[test]
+    fn the_socket_is_its_owners_and_a_link_in_its_place_or_the_pid_files_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let others = dir.path().join("another's");
+        fs::write(&others, "text").unwrap();
+        fs::set_permissions(&others, fs::Permissions::from_mode(0o604)).unwrap();
+        let run = RunDir::lock(&dir.path().join("run")).unwrap();
+        symlink(&others, run.path().join("sanlock.sock")).unwrap();
+        let _listener = run.listen((Some(geteuid()), Some(getegid()))).unwrap();
+        let socket = fs::symlink_metadata(run.path().join("sanlock.sock")).unwrap();
+        assert_eq!((socket.mode() & 0o777, socket.uid()), (0o660, geteuid().as_raw()));
+        assert_eq!(fs::metadata(&others).unwrap().mode() & 0o777, 0o604);
+        let second = dir.path().join("second");
+        fs::create_dir(&second).unwrap();
+        symlink(&others, second.join("sanlock.pid")).unwrap();
+        assert!(matches!(RunDir::lock(&second), Err(RunDirError::Io { .. })));
+        assert_eq!(fs::read_to_string(&others).unwrap(), "text");
+    }
 
     #[test]
     fn the_pid_file_names_us_and_an_old_socket_is_replaced() {

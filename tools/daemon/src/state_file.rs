@@ -188,10 +188,21 @@ impl StateFile {
             move |source| StateFileError::Io { path, operation, source }
         };
         let text = serde_json::to_vec_pretty(self).map_err(|e| StateFileError::malformed(&path, &e))?;
-        let mut file = File::create(&beside).map_err(failed("create its successor"))?;
+        let mut file = create_anew(&beside).map_err(failed("create its successor"))?;
         file.write_all(&text).map_err(failed("write its successor"))?;
         file.sync_all().map_err(failed("sync its successor"))?;
         fs::rename(&beside, &path).map_err(failed("replace it"))
+    }
+}
+
+/// A file of our own, whatever stands there: what a predecessor did not finish, or a link that somebody put there.
+fn create_anew(path: &Path) -> io::Result<File> {
+    match File::create_new(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            File::create_new(path)
+        }
+        created => created,
     }
 }
 
@@ -226,6 +237,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(StateFile::read(dir.path()).unwrap(), None);
         example().write(dir.path()).unwrap();
+        assert_eq!(StateFile::read(dir.path()).unwrap(), Some(example()));
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_a_new_file_is_replaced_and_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (others, beside) = (dir.path().join("another's"), dir.path().join("holdfast.state.new"));
+        fs::write(&others, "text").unwrap();
+        std::os::unix::fs::symlink(&others, &beside).unwrap();
+        example().write(dir.path()).unwrap();
+        fs::hard_link(&others, &beside).unwrap();
+        example().write(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&others).unwrap(), "text");
         assert_eq!(StateFile::read(dir.path()).unwrap(), Some(example()));
     }
 
