@@ -70,9 +70,22 @@ pub struct Config {
 }
 
 impl Config {
-    /// What cannot change while the daemon runs, and whether it would.
+    /// What is in force once `new` was read: what cannot change while the daemon runs stays.
     #[must_use]
-    pub fn fixed(&self, new: &Config) -> [(&'static str, bool); 6] {
+    pub fn taking(&self, new: &Config) -> Config {
+        let Config { host_name, watchdog, fire_timeout, lock_memory, user, group, .. } = self.clone();
+        Config { host_name, watchdog, fire_timeout, lock_memory, user, group, ..new.clone() }
+    }
+
+    /// Of what cannot change while the daemon runs: what reads otherwise in `new` than it last did, `before`, and whether that waits for
+    /// a restart. So each change is told once, however often the configuration is read.
+    #[must_use]
+    pub fn news(&self, before: &Config, new: &Config) -> Vec<(&'static str, bool)> {
+        let differs = before.fixed(new).into_iter().zip(self.fixed(new));
+        differs.filter(|((_, changed), _)| *changed).map(|(_, waits)| waits).collect()
+    }
+
+    fn fixed(&self, new: &Config) -> [(&'static str, bool); 6] {
         [
             ("host_name", self.host_name != new.host_name),
             ("watchdog", self.watchdog != new.watchdog),
@@ -241,6 +254,17 @@ mod tests {
         assert_eq!(config.kill_grace, Timing::longest_kill_grace(FireTimeout::new(30).unwrap()));
         assert_eq!(config.asked_grace, Some(Duration::from_secs(40)));
         assert_eq!(parse("kill_grace_seconds = 3").unwrap().asked_grace, None);
+    }
+
+    #[test]
+    fn a_setting_that_needs_a_restart_is_told_once_and_stays_in_force() {
+        let (start, changed) = (parse("group = 'a'").unwrap(), parse("group = 'b'\nio_timeout = 5").unwrap());
+        assert_eq!(start.news(&start, &changed), [("group", true)]);
+        let in_force = start.taking(&changed);
+        assert_eq!((in_force.group.as_deref(), in_force.io_timeout.seconds()), (Some("a"), 5));
+        assert_eq!(in_force.news(&changed, &changed), [], "told already");
+        assert_eq!(in_force.news(&changed, &start), [("group", false)], "as it is in force again");
+        assert_eq!(in_force.news(&start, &changed), [("group", true)]);
     }
 
     #[test]

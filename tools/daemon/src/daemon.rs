@@ -155,8 +155,8 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
         tracing::info!(run_dir = %run_dir.path().display(), host = %options.config.host_name, "ready");
         let works = Works::new(Supervisor::new(settings, proven), linux.clone(), machine, options.config.host_name);
         let (unread, log) = (Shares::new(MOST_UNREAD), options.log.clone());
-        let desk = Desk { seats, unread, log, config: options.config.clone() };
-        let outside = Outside { listener, signals: signals()?, again };
+        let desk = Desk { seats, unread, log };
+        let outside = Outside { listener, signals: signals()?, config: options.config.clone(), again };
         (options.ready)();
         serve(works, desk, outside, at_start).await.map_err(DaemonError::from)
     })

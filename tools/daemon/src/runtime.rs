@@ -77,8 +77,6 @@ pub struct Desk {
     pub unread: Shares,
     /// The latest log lines.
     pub log: LogRing,
-    /// The configuration in force.
-    pub config: Config,
 }
 
 /// Where clients and signals come from, and how the configuration is read anew.
@@ -87,7 +85,9 @@ pub struct Outside<'a> {
     pub listener: UnixListener,
     /// Signals.
     pub signals: mpsc::UnboundedReceiver<Asked>,
-    /// The configuration.
+    /// The configuration in force.
+    pub config: Config,
+    /// The configuration as it reads now.
     pub again: &'a dyn Fn() -> Result<Config, ConfigError>,
 }
 
@@ -101,7 +101,7 @@ pub async fn serve(
     outside: Outside<'_>,
     at_start: Vec<(SpaceName, Request)>,
 ) -> Result<(), WorksError> {
-    let Outside { listener, mut signals, again } = outside;
+    let Outside { listener, mut signals, config, again } = outside;
     let heirs = Heirs::new(|of| guard::signal_heirs(of, &Procfs::default()));
     let (leaving, procfs) = (Vec::new(), Procfs::default());
     let (guests, rings) = (BTreeMap::new(), Rings::default());
@@ -114,6 +114,8 @@ pub async fn serve(
         guests,
         door: Door::new(listener),
         looks,
+        read: config.clone(),
+        config,
         wanted: Vec::new(),
         joins,
         between_joins: FIRST_BETWEEN_JOINS,
@@ -159,6 +161,9 @@ struct Shell {
     door: Door,
     /// When clients are looked at next.
     looks: LocalInstant,
+    /// The configuration in force, and as it was last read: what cannot change while the daemon runs may differ.
+    config: Config,
+    read: Config,
     /// The lockspaces of the configuration, and what joins them.
     wanted: Vec<(SpaceName, Request)>,
     /// When those of them that could not be joined, or were lost, are tried again at the earliest.
@@ -226,12 +231,14 @@ impl Shell {
                 return Ok(());
             }
         };
-        let old = std::mem::replace(&mut self.guests.desk.config, new.clone());
-        for (what, changed) in old.fixed(&new) {
-            if changed {
-                tracing::warn!(what, "was changed, and needs a restart");
+        for (what, waits) in self.config.news(&self.read, &new) {
+            if waits {
+                tracing::warn!(what, "was changed: what was in force at the start stays so until a restart");
+            } else {
+                tracing::info!(what, "was changed back to what is in force");
             }
         }
+        (self.config, self.read) = (self.config.taking(&new), new.clone());
         let change =
             Reloaded { io_timeout: new.io_timeout, kill_grace: new.kill_grace, strict_clients: new.strict_clients };
         self.handle(Event::Reloaded(change)).await?;
