@@ -144,6 +144,21 @@ pub struct Asking {
     pub uid: u32,
 }
 
+/// What a request would overwrite, whatever stands there: names and places.
+#[must_use]
+pub fn formats(request: &Request) -> Option<String> {
+    let place = |disk: &WireDisk| format!("{}:{}", path_of(disk).unwrap_or_default().display(), disk.offset);
+    Some(match request {
+        Request::WriteLockspace { lockspace, .. } => format!("{} at {}", lockspace.name, place(&lockspace.disk)),
+        Request::WriteResource { resource, .. } => {
+            let places: Vec<String> = resource.disks.iter().map(place).collect();
+            format!("{}:{} at {}", resource.head.lockspace_name, resource.head.name, places.join(", "))
+        }
+        Request::FormatRindex { index } => format!("index of {} at {}", index.lockspace_name, place(&index.disk)),
+        _ => return None,
+    })
+}
+
 /// Answers a request.
 pub async fn answer(context: Context, request: Request) -> Answer {
     match request {

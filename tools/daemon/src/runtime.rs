@@ -485,10 +485,13 @@ impl Guests {
         let reply = guest.connection.clone();
         let notes = works.notes().clone();
         spawn_local(async move {
-            let command = request.command();
+            let (command, formats) = (request.command(), queries::formats(&request));
+            let Asking { pid, uid } = context.asking;
             let Answer { code, data2, payload, why } = queries::answer(context, request).await;
             if let Some(why) = why {
-                tracing::info!(target: AT_WILL, code = code.number(), why, "refused");
+                tracing::info!(target: AT_WILL, command = command.name(), pid, uid, code = code.number(), why, "refused");
+            } else if let Some(what) = formats {
+                tracing::info!(target: AT_WILL, command = command.name(), pid, uid, code = code.number(), what, "formatted");
             }
             // A stream is not counted: it ends with its connection (spec A 2).
             let counted = if command.is_stream() { 0 } else { payload.len() };

@@ -185,7 +185,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn registered(&mut self, client: ClientId, process: Option<Guarded>) {
         if let Some(asking) = self.clients.get_mut(&client) {
             if process.is_none() {
-                tracing::warn!(target: AT_WILL, pid = asking.pid, "a registered process cannot be identified: it will get no lease");
+                // Told in words, and counted as a refusal, once it asks for a lease. Many have ended by then, and never will.
+                tracing::debug!(pid = asking.pid, "a registered process cannot be identified: it will get no lease");
             }
             asking.process = process;
         }

@@ -14,27 +14,38 @@ use paxos_lease::Mode;
 
 use super::Supervisor;
 use super::event::{ConvertRequest, Converted, Effect, ReplyTo, TaskId};
-use super::leases::{Phase, Running, key_of, mode_word};
+use super::leases::{Lease, NOT_ADMITTED, NOT_JOINED, Phase, Running, key_of, mode_word};
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
-    pub(super) fn convert(&mut self, to: ReplyTo, flags: AcquireFlags, target: Target, resource: &ResourceHead) {
+    pub(super) fn convert(
+        &mut self,
+        to: ReplyTo,
+        flags: AcquireFlags,
+        target: Target,
+        resource: &ResourceHead,
+        now: LocalInstant,
+    ) {
+        let about = format!("lease {}:{}", resource.lockspace_name, resource.name);
         let target = match self.admit(to, target) {
             Ok(target) => target,
-            Err(code) => return self.reply(to, code),
+            Err(code) => return self.deny(to, about, code, NOT_ADMITTED, now),
         };
         let mode = if resource.flags.contains(LeaseFlags::SHARED) { Mode::Shared } else { Mode::Exclusive };
         let found = key_of(resource).and_then(|key| self.leases.get_mut(&key)).filter(|l| l.is_held_by(target));
-        let Some(lease) = found else { return self.reply(to, ResultCode::ENOENT) };
+        let Some(lease) = found else {
+            return self.deny(to, about, ResultCode::ENOENT, "its client does not hold it", now);
+        };
         let key = lease.key;
         if lease.mode == mode {
-            return self.reply(to, ResultCode::EALREADY);
+            let why = format!("it is held {} already", mode_word(mode));
+            return self.deny(to, about, ResultCode::EALREADY, &why, now);
         }
         if lease.tokens.len() > 1 || lease.left_by.is_some() {
             // sanlock grants it, beside whoever else on this host shares the lease. S1 does not.
-            return self.reply(to, ResultCode::EAGAIN);
+            return self.deny(to, about, ResultCode::EAGAIN, "others on this host share it, or left it behind", now);
         }
         if !self.spaces.get(&key.space).is_some_and(|s| s.life.is_active()) {
-            return self.reply(to, ResultCode::ENOSPC);
+            return self.deny(to, about, ResultCode::ENOSPC, NOT_JOINED, now);
         }
         let converting = Phase::Converting { abandoned: false };
         let value = lease.value_to_write();
@@ -56,7 +67,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(key) = self.tasks.remove(&task) else { return };
         let Converted { held, code, why } = end;
         if let Some(why) = why {
-            tracing::info!(target: AT_WILL, lease = %key, code = code.number(), why, "not converted");
+            let who = self.who(self.leases.get(&key).and_then(Lease::client));
+            tracing::info!(target: AT_WILL, lease = %key, pid = who.pid, name = %who.name, code = code.number(), why, "not converted");
             self.refused(format!("lease {key}"), code, why, now);
         }
         let Some(lease) = self.leases.get_mut(&key) else { return };

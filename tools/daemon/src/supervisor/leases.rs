@@ -229,6 +229,10 @@ pub struct WaitingAcquire {
     trying: bool,
 }
 
+/// Why a command does not begin, in words.
+pub(super) const NOT_ADMITTED: &str = "no such client, or a command runs for it";
+pub(super) const NOT_JOINED: &str = "the lockspace is not joined";
+
 /// Which tokens of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tokens {

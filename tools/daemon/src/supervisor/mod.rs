@@ -58,9 +58,12 @@ use holdfast_io::planted::{Bug, planted};
 use holdfast_io::seal::SealedFire;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
 use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::Command;
 use holdfast_protocol::request::{Message, Request};
+use holdfast_protocol::text::Name48;
 use paxos_lease::Mode;
 
+use crate::log_ring::AT_WILL;
 use crate::state_file::{SpaceRecord, StateFile};
 use crate::watchdog::Kind;
 pub use care::Care;
@@ -145,6 +148,18 @@ struct Refusal {
     about: String,
     code: ResultCode,
     why: String,
+}
+
+/// A client, for people and logs.
+struct Who {
+    pid: i32,
+    name: Name48,
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} ({})", self.pid, self.name)
+    }
 }
 
 /// How many refusals are kept.
@@ -280,11 +295,29 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
+    /// One that is said again is the latest, and not one more: who asks again and again pushes nobody else's out.
     fn refused(&mut self, about: String, code: ResultCode, why: String, at: LocalInstant) {
+        self.refusals.retain(|r| (&r.about, r.code, &r.why) != (&about, code, &why));
         self.refusals.push_back(Refusal { at, about, code, why });
         if self.refusals.len() > MOST_REFUSALS {
             self.refusals.pop_front();
         }
+    }
+
+    /// A command is refused before anything is done for it: by its code to who asked, in words to the log and to `status`.
+    fn deny(&mut self, to: ReplyTo, about: String, code: ResultCode, why: &str, now: LocalInstant) {
+        let (command, who) = (Command::from_number(to.header.cmd).map(Command::name), self.who(to.client));
+        tracing::info!(target: AT_WILL, about, command, pid = who.pid, name = %who.name, code = code.number(), why, "refused");
+        self.refused(about, code, format!("{why}, for {who}"), now);
+        self.reply(to, code);
+    }
+
+    /// A client, for people and logs.
+    fn who(&self, client: impl Into<Option<ClientId>>) -> Who {
+        client
+            .into()
+            .and_then(|id| self.clients.get(&id))
+            .map_or(Who { pid: 0, name: Name48::EMPTY }, |c| Who { pid: c.pid, name: c.name })
     }
 
     fn next_task(&mut self, key: LeaseKey) -> TaskId {
@@ -372,7 +405,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Request::Acquire { flags, target, resources, options } => {
                 self.acquire(to, flags, target, &resources, &options, now);
             }
-            Request::Release { flags, target, resources } => self.release(to, flags, target, &resources),
+            Request::Release { flags, target, resources } => self.release(to, flags, target, &resources, now),
             Request::Inquire { target } => self.inquire(to, target),
             Request::GetLockspaces => self.get_lockspaces(to),
             Request::Status { stop_after } => self.status(to, stop_after, now),
@@ -381,8 +414,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Request::ShutdownWait { force } => self.shutdown(to, force, true, now),
             Request::HoldfastStatus => self.effects.push(Effect::AnswerStatus { to }),
             Request::Renewal { lockspace } => self.renewals(to, &lockspace),
-            Request::SetConfig { config, lockspace } => self.set_config(to, config, &lockspace, now),
-            Request::Convert { flags, target, resource } => self.convert(to, flags, target, &resource),
+            Request::SetConfig { config, lockspace } => self.set_config(to, config, &lockspace),
+            Request::Convert { flags, target, resource } => self.convert(to, flags, target, &resource, now),
             Request::AskOwner { flags, force_mode, resource } => self.ask_owner(to, flags, force_mode, &resource),
             Request::ExamineLockspace { lockspace } => self.examine_lockspace(to, &lockspace),
             Request::ExamineResource { resource } => self.examine_resource(to, &resource),

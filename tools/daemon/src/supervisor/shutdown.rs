@@ -28,16 +28,23 @@ pub(super) struct Shutdown {
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn shutdown(&mut self, to: ReplyTo, force: bool, wait: bool, now: LocalInstant) {
+        let pid = self.who(to.client).pid;
         if !force && !self.spaces.is_empty() {
             // SHUTDOWN has no reply: its connection just ends. SHUTDOWN_WAIT is told why (spec A 6).
             if wait {
                 self.reply(to, ResultCode::EBUSY);
             } else {
-                tracing::warn!(target: AT_WILL, "shutdown ignored: {} lockspaces are joined", self.spaces.len());
                 self.close(to.client);
             }
+            tracing::warn!(target: AT_WILL, pid, "shutdown ignored: {} lockspaces are joined", self.spaces.len());
             return;
         }
+        tracing::warn!(
+            pid,
+            force,
+            "shutdown asked for: {} lockspaces are left, and what they guard is ended",
+            self.spaces.len()
+        );
         let shutdown = self.shutdown.get_or_insert_default();
         if wait {
             // Its one reply has a header of zeros but for magic, version and length (spec A 6).

@@ -244,27 +244,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         wire: &Wire,
         now: LocalInstant,
     ) {
-        let asked = SpaceAsk::read(wire);
-        let over_the_limit = wire.host_id > u64::from(holdfast_io::ids::MAX_HOSTS);
-        let (ask, host_id) = match asked {
-            Some(_) if over_the_limit => return self.reply(to, ResultCode::LOCKSPACE_HOST_ID),
-            Some(SpaceAsk { host_id: None, .. }) | None => return self.reply(to, ResultCode::EINVAL),
-            Some(SpaceAsk { name, place, host_id: Some(id) }) => (SpaceAsk { name, place, host_id: Some(id) }, id),
+        let (ask, host_id, io_timeout) = match self.admit_join(io_timeout, wire) {
+            Ok(admitted) => admitted,
+            Err((code, why)) => return self.deny(to, format!("lockspace {}", wire.name), code, &why, now),
         };
-        let Some(io_timeout) = self.io_timeout(io_timeout) else { return self.reply(to, ResultCode::EINVAL) };
-        if self.settings.watchdog == Kind::Wdmd
-            && let Some(why) = wdmd::too_short(io_timeout)
-        {
-            tracing::error!(target: AT_WILL, lockspace = %ask.name, why, "not joined");
-            self.refused(format!("lockspace {}", ask.name), ResultCode::EINVAL, why, now);
-            return self.reply(to, ResultCode::EINVAL);
-        }
-        if self.shutdown.is_some() {
-            return self.reply(to, ResultCode::EBUSY);
-        }
-        if let Some(code) = self.add_conflict(&ask, host_id) {
-            return self.reply(to, code);
-        }
+        let who = self.who(to.client);
+        tracing::info!(target: AT_WILL, lockspace = %ask.name, %host_id, place = %ask.place, pid = who.pid, "joining");
         self.last_space += 1;
         let mut space = Space {
             number: self.last_space,
@@ -313,6 +298,31 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.spaces.insert(ask.name, space);
     }
 
+    /// What is to be joined, if anything can be.
+    fn admit_join(&self, io_timeout: u32, wire: &Wire) -> Result<(SpaceAsk, HostId, IoTimeout), (ResultCode, String)> {
+        let refuse = |code, why: &str| Err((code, why.to_owned()));
+        let Some(ask) = SpaceAsk::read(wire) else {
+            return refuse(ResultCode::EINVAL, "it has no name, or no path");
+        };
+        let most = holdfast_io::ids::MAX_HOSTS;
+        if wire.host_id > u64::from(most) {
+            let why = format!("host_id {}, expected 1 to {most}", wire.host_id);
+            return Err((ResultCode::LOCKSPACE_HOST_ID, why));
+        }
+        let Some(host_id) = ask.host_id else { return refuse(ResultCode::EINVAL, "it has no host_id") };
+        let Some(io_timeout) = self.io_timeout(io_timeout) else {
+            return Err((ResultCode::EINVAL, format!("io_timeout {io_timeout}, expected 1 to 255 seconds")));
+        };
+        let too_short = wdmd::too_short(io_timeout).filter(|_| self.settings.watchdog == Kind::Wdmd);
+        if let Some(why) = too_short {
+            return Err((ResultCode::EINVAL, why));
+        }
+        if self.shutdown.is_some() {
+            return refuse(ResultCode::EBUSY, "the daemon is ending");
+        }
+        self.add_conflict(&ask, host_id).map_or(Ok((ask, host_id, io_timeout)), Err)
+    }
+
     /// P1: our earlier terms in this lockspace. A predecessor (b) is only one that did hold the host_id: a join that failed
     /// says nothing about whom its write, landing late, has hit. That one is waited out like a stranger.
     fn past_of(&self, name: &SpaceName, space: &Space) -> Past {
@@ -335,19 +345,21 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     /// Whether a lockspace like this is there already (spec A 6, ADD_LOCKSPACE).
-    fn add_conflict(&self, ask: &SpaceAsk, host_id: HostId) -> Option<ResultCode> {
+    fn add_conflict(&self, ask: &SpaceAsk, host_id: HostId) -> Option<(ResultCode, String)> {
         for (name, space) in &self.spaces {
             let same_name = *name == ask.name;
             let same_place = space.place == ask.place;
             if same_name && same_place && space.host_id == host_id {
-                return Some(match space.life {
+                let code = match space.life {
                     Life::Joining => ResultCode::EINPROGRESS,
                     Life::Active { .. } => ResultCode::EEXIST,
                     Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => ResultCode::EAGAIN,
-                });
+                };
+                return Some((code, format!("it is there already, and {}", space.life.word())));
             }
             if same_name || same_place {
-                return Some(ResultCode::EINVAL);
+                let why = format!("lockspace {name} is at {} with host_id {} already", space.place, space.host_id);
+                return Some((ResultCode::EINVAL, why));
             }
         }
         None
@@ -573,28 +585,32 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     pub(super) fn rem_lockspace(&mut self, to: ReplyTo, flags: RemLockspaceFlags, wire: &Wire, now: LocalInstant) {
+        let about = format!("lockspace {}", wire.name);
         let Some(name) = self.find_space(wire) else {
             // Between two attempts to join it, too, it is not wanted any more.
             self.wanted.retain(|name| name.field() != wire.name.raw() || self.spaces.contains_key(name));
-            return self.reply(to, ResultCode::ENOENT);
+            return self.deny(to, about, ResultCode::ENOENT, "none like it is joined", now);
         };
         let in_use = self.leases.keys().any(|k| k.space == name);
         let indexing = self.turns.any_in(&name);
         let Some(space) = self.spaces.get_mut(&name) else { return };
         if matches!(space.life, Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. }) {
             self.wanted.remove(&name);
-            return self.reply(to, ResultCode::EINPROGRESS);
+            let why = format!("it is {} already", space.life.word());
+            return self.deny(to, about, ResultCode::EINPROGRESS, &why, now);
         }
         if flags.contains(RemLockspaceFlags::UNUSED) && in_use {
-            return self.reply(to, ResultCode::EBUSY);
+            return self.deny(to, about, ResultCode::EBUSY, "leases are held in it", now);
         }
         if indexing {
-            return self.reply(to, ResultCode::EBUSY);
+            return self.deny(to, about, ResultCode::EBUSY, "work on its resource index is under way", now);
         }
         let waits = !flags.contains(RemLockspaceFlags::ASYNC);
         if waits {
             space.leave_waits.push(to);
         }
+        let who = self.who(to.client);
+        tracing::info!(lockspace = %name, pid = who.pid, name = %who.name, in_use, "asked to leave: what it guards is ended");
         self.remove(name, now);
         if !waits {
             self.reply(to, ResultCode::OK);
@@ -633,7 +649,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// SET_CONFIG: whether somebody uses a lockspace whom we do not guard. Such a one is neither given back nor left, and
     /// once lost it takes the host with it (D3): what runs in it may write on.
-    pub(super) fn set_config(&mut self, to: ReplyTo, config: u32, wire: &Wire, now: LocalInstant) {
+    pub(super) fn set_config(&mut self, to: ReplyTo, config: u32, wire: &Wire) {
         let found = self.spaces.iter_mut().find(|(name, _)| name.field() == wire.name.raw());
         let Some((name, space)) = found else { return self.last_reply(to, ResultCode::ENOENT) };
         let lost = !space.life.is_active();
@@ -649,7 +665,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             None => ResultCode::EINVAL,
         };
-        tracing::info!(target: AT_WILL, lockspace = %name, used = space.used, used_by_orphans = space.used_by_orphans, at = ?now, "configured");
+        let (name, used, used_by_orphans) = (*name, space.used, space.used_by_orphans);
+        let pid = self.who(to.client).pid;
+        if code.is_error() {
+            tracing::info!(target: AT_WILL, lockspace = %name, pid, config, code = code.number(), lost, "not configured");
+        } else {
+            tracing::info!(target: AT_WILL, lockspace = %name, pid, used, used_by_orphans, "configured");
+        }
         // A successor must know before anybody relies on it (P1).
         self.save();
         self.last_reply(to, code);

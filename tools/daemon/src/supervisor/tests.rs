@@ -25,6 +25,7 @@ use super::{Life, Report, Settings, Supervisor};
 use crate::state_file::{FenceRecord, Guarded, SpaceRecord};
 use crate::watchdog::Kind;
 
+mod audit;
 mod events;
 mod index;
 mod killpath;

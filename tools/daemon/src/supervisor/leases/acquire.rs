@@ -10,18 +10,18 @@ use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{AcquireFlags, LeaseFlags};
 use holdfast_protocol::payload::{Options, Resource};
 use holdfast_protocol::request::Target;
-use holdfast_protocol::text::Name48;
 use paxos_lease::Mode;
 use paxos_lease::copies::MOST as MOST_DISKS;
 
 use super::{
-    Acquire, Lease, Phase, Refused, Running, Token, Tokens, Value, WaitingAcquire, Work, key_of, mode_word, places_of,
+    Acquire, Lease, NOT_ADMITTED, NOT_JOINED, Phase, Refused, Running, Token, Tokens, Value, WaitingAcquire, Work,
+    key_of, mode_word, places_of,
 };
 use crate::log_ring::AT_WILL;
-use crate::supervisor::Supervisor;
 use crate::supervisor::event::{
     AcquireEnd, ClientId, Effect, LeaseKey, LeaseRequest, Orphans, Prepared, ReplyTo, TaskId,
 };
+use crate::supervisor::{Supervisor, Who};
 
 /// How a resource of an acquire is had.
 enum Admission {
@@ -40,12 +40,6 @@ struct Local {
 }
 
 const BEING_ENDED: &str = "its client is being ended";
-const NOT_JOINED: &str = "the lockspace is not joined";
-
-/// A client, for people.
-fn who(pid: i32, name: &Name48) -> String {
-    format!("process {pid} ({name})")
-}
 
 /// Tokens of one client: each is looked at after every event.
 const MOST_TOKENS: usize = 1024;
@@ -100,7 +94,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         resources: &[Resource],
         options: &Options,
     ) -> Result<(ClientId, Vec<LeaseRequest>), (ResultCode, &'static str)> {
-        let target = self.admit(to, target).map_err(|code| (code, "no such client, or a command runs for it"))?;
+        let target = self.admit(to, target).map_err(|code| (code, NOT_ADMITTED))?;
         if self.is_being_ended(target) {
             return Err((ResultCode::EBUSY, BEING_ENDED));
         }
@@ -115,7 +109,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         if client.process.is_none() && !wanted.is_empty() {
             // P1: what cannot be named in the state file cannot be guarded.
-            return Err((ResultCode::ESTALE, "its process could not be identified when it registered"));
+            return Err((
+                ResultCode::ESTALE,
+                "its process could not be identified when it registered: it had ended, or is not to be seen in /proc",
+            ));
         }
         Ok((target, wanted))
     }
@@ -139,12 +136,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Target::This => self.clients.get(&to.client).map_or(0, |c| c.pid),
             Target::Pid(pid) => i32::try_from(pid).unwrap_or(-1),
         };
-        let name = options.owner_name;
+        let who = Who { pid, name: options.owner_name };
         let leases: Vec<String> =
             resources.iter().map(|r| format!("{}:{}", r.head.lockspace_name, r.head.name)).collect();
         let leases = leases.join(" ");
-        tracing::info!(leases, pid, %name, code = code.number(), why, "not acquired");
-        self.refused(format!("lease {leases}"), code, format!("{why}, for {}", who(pid, &name)), now);
+        tracing::info!(target: AT_WILL, leases, pid = who.pid, name = %who.name, code = code.number(), why, "not acquired");
+        self.refused(format!("lease {leases}"), code, format!("{why}, for {who}"), now);
         self.reply(to, code);
     }
 
@@ -207,13 +204,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// Everything was had. What of it was lost meanwhile, with its lockspace or alone, is granted to nobody (S1).
     fn end_acquire(&mut self, target: ClientId, now: LocalInstant) {
         let done = self.acquire_of(target).map(|acquire| acquire.done.clone()).unwrap_or_default();
-        if done.iter().any(|key| !self.is_active(&key.space)) {
-            return self.refuse(target, ResultCode::ENOSPC, None, now);
-        }
-        if done.iter().any(|key| !self.leases.get(key).is_some_and(|l| l.is_held_by(target))) {
-            return self.refuse(target, ResultCode::EAGAIN, None, now);
-        }
-        self.finish_acquire(target);
+        let gone = |key: &&LeaseKey| !self.leases.get(key).is_some_and(|l| l.is_held_by(target));
+        let (lost, code) = match done.iter().find(|key| !self.is_active(&key.space)) {
+            Some(lost) => (Some(*lost), ResultCode::ENOSPC),
+            None => (done.iter().find(gone).copied(), ResultCode::EAGAIN),
+        };
+        let Some(lost) = lost else { return self.finish_acquire(target) };
+        let who = self.who(target);
+        tracing::info!(lease = %lost, pid = who.pid, name = %who.name, code = code.number(), "lost before it was granted: granted to nobody");
+        self.refuse(target, code, None, now);
     }
 
     fn slots_of(&self, client: ClientId) -> BTreeSet<usize> {
@@ -282,7 +281,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// Where a lease stands on this host, and with whom, for whoever wants it here.
     fn standing_of(&self, lease: &Lease<L>) -> String {
         let (word, mode) = (lease.phase.word(), lease.mode);
-        let first = lease.client().and_then(|id| self.clients.get(&id)).map(|c| who(c.pid, &c.name));
+        let first = lease.client().map(|client| self.who(client));
         match (first, lease.left_by) {
             (Some(first), _) if lease.tokens.len() > 1 => {
                 format!("{word} here, {mode:?}, by {first} and {} more", lease.tokens.len() - 1)
@@ -297,11 +296,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// the acquire waits and tries again.
     fn refuse_here(&mut self, target: ClientId, key: LeaseKey, local: Local, now: LocalInstant) {
         let Local { code, wait, why } = local;
-        let (pid, name) = self.clients.get(&target).map_or((0, Name48::EMPTY), |c| (c.pid, c.name));
+        let who = self.who(target);
         if self.waiting.iter().any(|w| w.client == target) {
-            tracing::debug!(lease = %key, pid, %name, code = code.number(), why, "still not acquired");
+            tracing::debug!(lease = %key, pid = who.pid, name = %who.name, code = code.number(), why, "still not acquired");
         } else {
-            tracing::info!(lease = %key, pid, %name, code = code.number(), why, "not acquired");
+            tracing::info!(target: AT_WILL, lease = %key, pid = who.pid, name = %who.name, code = code.number(), why, "not acquired");
             self.refused(format!("lease {key}"), code, why, now);
         }
         self.refuse(target, code, wait.then_some(key), now);
@@ -335,7 +334,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             record.fences.extend(fences);
         }
         if let Err((code, why)) = result {
-            tracing::info!(target: AT_WILL, lease = %key, why, "not acquired: its device cannot be used");
+            let who = self.who(target);
+            tracing::info!(target: AT_WILL, lease = %key, pid = who.pid, name = %who.name, why, "not acquired: its device cannot be used");
             self.refused(format!("lease {key}"), code, why, now);
             self.forget_lease(task, key);
             if fenced {
@@ -365,8 +365,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(in crate::supervisor) fn acquired(&mut self, task: TaskId, end: AcquireEnd<L>, now: LocalInstant) {
         let Some(key) = self.tasks.get(&task).copied() else { return };
         let active = self.spaces.get(&key.space).is_some_and(|s| s.life.is_active());
+        let target = self.leases.get(&key).and_then(Lease::client);
+        let who = self.who(target);
         let Some(lease) = self.leases.get_mut(&key).filter(|l| matches!(l.phase, Phase::Acquiring)) else { return };
-        let target = lease.client();
         match end {
             AcquireEnd::Ours { held, lver, geometry, value } => {
                 (lease.lver, lease.since, lease.geometry) = (lver, Some(now), Some(geometry));
@@ -378,6 +379,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                     return self.got(target, key, now);
                 }
                 // Too late: the lockspace is lost (nothing may be written, D2), or the client went away (give it back).
+                tracing::info!(lease = %key, pid = who.pid, name = %who.name, %lver, lost = !active, "got too late, and granted to nobody");
                 if active {
                     lease.phase = Phase::Releasing;
                     lease.tokens.clear();
@@ -391,9 +393,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             AcquireEnd::Refused { code, why, may_change, undoing } => {
                 let waits = target.is_some_and(|t| self.waiting.iter().any(|w| w.client == t));
                 if waits {
-                    tracing::debug!(lease = %key, code = code.number(), why, "still not acquired");
+                    tracing::debug!(lease = %key, pid = who.pid, name = %who.name, code = code.number(), why, "still not acquired");
                 } else {
-                    tracing::info!(target: AT_WILL, lease = %key, code = code.number(), why, "not acquired");
+                    tracing::info!(target: AT_WILL, lease = %key, pid = who.pid, name = %who.name, code = code.number(), why, "not acquired");
                 }
                 if undoing {
                     lease.phase = Phase::Releasing;
@@ -421,12 +423,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn finish_acquire(&mut self, target: ClientId) {
         let Some(client) = self.clients.get_mut(&target) else { return };
         let Some(running) = client.running.take() else { return };
-        let (pid, name) = (client.pid, client.name);
+        let who = Who { pid: client.pid, name: client.name };
         if let Work::Acquire(acquire) = &running.work {
             for lease in acquire.done.iter().filter_map(|key| self.leases.get(key)) {
                 let generation = self.generation_in(&lease.key.space).map(|g| g.0);
                 let (key, mode, lver) = (lease.key, mode_word(lease.mode), lease.lver);
-                tracing::info!(lease = %key, pid, %name, mode, %lver, generation, "acquired");
+                tracing::info!(lease = %key, pid = who.pid, name = %who.name, mode, %lver, generation, "acquired");
             }
             self.grant(target, acquire);
         }

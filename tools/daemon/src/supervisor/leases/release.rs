@@ -11,10 +11,13 @@ use holdfast_protocol::payload::ResourceHead;
 use holdfast_protocol::request::Target;
 use paxos_lease::Mode;
 
-use super::{Phase, Running, Token, Tokens, Work, key_of};
-use crate::supervisor::Supervisor;
+use super::{NOT_ADMITTED, Phase, Running, Token, Tokens, Work, key_of};
+use crate::log_ring::AT_WILL;
 use crate::supervisor::event::{ClientId, Effect, LeaseKey, ReplyTo, TaskId};
 use crate::supervisor::spaces::{Life, Space};
+use crate::supervisor::{Supervisor, Who};
+
+const NOT_HELD: &str = "its client does not hold it, or not so often";
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(in crate::supervisor) fn release(
@@ -23,17 +26,23 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         flags: ReleaseFlags,
         target: Target,
         heads: &[ResourceHead],
+        now: LocalInstant,
     ) {
+        let named: Vec<String> = heads.iter().map(|head| format!("{}:{}", head.lockspace_name, head.name)).collect();
+        let about = format!("lease {}", named.join(" "));
         let target = match self.admit(to, target) {
             Ok(target) => target,
-            Err(code) => return self.reply(to, code),
+            Err(code) => return self.deny(to, about, code, NOT_ADMITTED, now),
         };
         if flags.contains(ReleaseFlags::ORPHAN) {
             return self.release_orphans(to, heads);
         }
         let held = |key: &LeaseKey| self.leases.get(key).is_some_and(|l| l.is_had_by(target));
         if flags.contains(ReleaseFlags::RENAME) {
-            return self.rename(to, target, heads);
+            if let Err((code, why)) = self.rename(to, target, heads) {
+                self.deny(to, about, code, why, now);
+            }
+            return;
         }
         let mut code = ResultCode::OK;
         let mut keys = Vec::new();
@@ -46,7 +55,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 let named = |key: &LeaseKey| keys.iter().filter(|k| *k == key).count();
                 match key_of(head).filter(|key| held(key) && named(key) < tokens(key)) {
                     Some(key) => keys.push(key),
-                    None => code = ResultCode::EPERM,
+                    None => {
+                        code = ResultCode::EPERM;
+                        let who = self.who(target);
+                        let lease = format!("{}:{}", head.lockspace_name, head.name);
+                        tracing::info!(target: AT_WILL, lease, pid = who.pid, name = %who.name, code = code.number(), "not released: {NOT_HELD}");
+                    }
                 }
             }
         }
@@ -67,18 +81,28 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     /// Gives a lease back under another name, which its area has from then on (spec A 6).
-    fn rename(&mut self, to: ReplyTo, target: ClientId, heads: &[ResourceHead]) {
-        let [held, renamed] = heads else { return self.reply(to, ResultCode::EINVAL) };
+    fn rename(
+        &mut self,
+        to: ReplyTo,
+        target: ClientId,
+        heads: &[ResourceHead],
+    ) -> Result<(), (ResultCode, &'static str)> {
+        let [held, renamed] = heads else {
+            return Err((ResultCode::EINVAL, "one lease and its new name are expected"));
+        };
         let found = key_of(held).and_then(|key| self.leases.get(&key)).filter(|l| l.is_held_by(target));
-        let Some((key, mode)) = found.map(|l| (l.key, l.mode)) else { return self.reply(to, ResultCode::EPERM) };
+        let Some((key, mode)) = found.map(|l| (l.key, l.mode)) else { return Err((ResultCode::EPERM, NOT_HELD)) };
         let name = ResourceName::new(renamed.name.as_bytes());
-        let (Ok(name), Mode::Exclusive) = (name, mode) else { return self.reply(to, ResultCode::EINVAL) };
+        let (Ok(name), Mode::Exclusive) = (name, mode) else {
+            return Err((ResultCode::EINVAL, "it is shared, or its new name is none"));
+        };
         if let Some(client) = self.clients.get_mut(&target) {
             let work = Work::Release { pending: BTreeSet::from([key]), code: ResultCode::OK };
             client.running = Some(Running { stop: Stop::new(), to, work });
         }
         self.start_release_as(key, Some(name));
         self.end_release(target);
+        Ok(())
     }
 
     /// Gives orphans back; the answer, which does not wait for that, is their number (spec A 6).
@@ -105,6 +129,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     /// Takes tokens of a client back, and gives the lease back if nobody else has any, and nobody left it behind.
     pub(super) fn give_up(&mut self, key: LeaseKey, client: ClientId, which: Tokens) {
+        let who = self.who(client);
         let Some(lease) = self.leases.get_mut(&key).filter(|l| l.is_had_by(client)) else { return };
         let last = lease.tokens.iter().rposition(|t| t.client == client);
         let stays = |(at, t): &(usize, &Token)| t.client != client || (which == Tokens::Latest && Some(*at) != last);
@@ -115,7 +140,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         lease.tokens = left;
         if lease.is_orphan() {
-            tracing::info!(lease = %key, left_by = lease.left_by, "an orphan");
+            tracing::info!(lease = %key, lver = %lease.lver, left_by = lease.left_by, "an orphan");
+        } else {
+            let holds = lease.tokens.len();
+            tracing::info!(lease = %key, pid = who.pid, name = %who.name, lver = %lease.lver, holds, "given back: others on this host have it still");
         }
     }
 
@@ -147,8 +175,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             self.effects.push(Effect::StartRelease { task, key, held, rename, value });
         } else {
-            let client = lease.client();
-            tracing::info!(lease = %key, lver = %lease.lver, "let go without a write");
+            let (client, lver) = (lease.client(), lease.lver);
+            let who = self.who(client);
+            tracing::info!(lease = %key, pid = who.pid, name = %who.name, %lver, "let go without a write");
             self.leases.remove(&key);
             self.lease_ended(key, client, ResultCode::OK);
         }
@@ -198,14 +227,17 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(why) = why {
             tracing::warn!(lease = %key, why, "release went wrong");
         }
-        let client = self.leases.get_mut(&key).and_then(|l| std::mem::take(&mut l.tokens).first().map(|t| t.client));
+        let lease = self.leases.get_mut(&key);
+        let (client, lver) = lease.map(|l| (std::mem::take(&mut l.tokens).first().map(|t| t.client), l.lver)).unzip();
+        let (client, lver) = (client.flatten(), lver.map_or(0, |l| l.0));
+        let Who { pid, name } = self.who(client);
+        if code == ResultCode::OK {
+            tracing::info!(lease = %key, pid, %name, lver, "released");
+        } else {
+            tracing::warn!(lease = %key, pid, %name, lver, code = code.number(), done, "let go, not released on the disk");
+        }
         if done {
             self.forget_lease(task, key);
-            if code == ResultCode::OK {
-                tracing::info!(lease = %key, "released");
-            } else {
-                tracing::warn!(lease = %key, code = code.number(), "let go, not released on the disk");
-            }
         }
         self.lease_ended(key, client, code);
         if let Some(client) = client {
