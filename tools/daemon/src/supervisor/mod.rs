@@ -237,6 +237,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Reloaded(new) => self.reloaded(new),
         }
         self.step_ladders(now);
+        self.give_up_joins(now);
         self.step_care(now);
         self.follow_signal(now);
         self.step_shutdown();
@@ -266,7 +267,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub fn next_wakeup(&self, now: LocalInstant) -> LocalInstant {
         let spaces = self.spaces.values().map(|s| s.next_wakeup(now));
         let waiting = self.waiting.iter().map(|w| w.retry_at);
-        spaces.chain(waiting).chain(self.ends_by).chain([self.care.next_pet]).min().unwrap_or(LocalInstant::NEVER)
+        let joins = self.shutdown.as_ref().map(|shutdown| shutdown.joins_last).filter(|_| !self.spaces.is_empty());
+        let due = spaces.chain(waiting).chain(self.ends_by).chain(joins.filter(|due| *due > now));
+        due.chain([self.care.next_pet]).min().unwrap_or(LocalInstant::NEVER)
     }
 
     /// The invariants of this file's head. They hold whatever clients, disks and hosts do: a violation is our own bug,

@@ -13,17 +13,28 @@ use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::header::Header;
 
 use super::event::{Effect, ReplyTo};
-use super::{Life, Supervisor};
+use super::{Life, Space, Supervisor};
 use crate::log_ring::AT_WILL;
 
 /// How long a signal to end lasts: twice what service managers grant a unit by default, so that guests that need all of it
 /// are waited for. The unit's TimeoutStopSec is a little longer.
 const SIGNAL_LASTS: Duration = Duration::from_secs(180);
 
+/// How long a shutdown waits for joins that are not over: what ends by itself has ended by then.
+const JOINS_LAST: Duration = Duration::from_secs(20);
+
 /// A shutdown that goes on, and who wants to hear of its end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shutdown {
     waiting: Vec<ReplyTo>,
+    /// Until when joins are waited for.
+    pub(super) joins_last: LocalInstant,
+}
+
+impl Shutdown {
+    fn at(now: LocalInstant) -> Self {
+        Shutdown { waiting: Vec::new(), joins_last: now.after(JOINS_LAST) }
+    }
 }
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
@@ -45,7 +56,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             "shutdown asked for: {} lockspaces are left, and what they guard is ended",
             self.spaces.len()
         );
-        let shutdown = self.shutdown.get_or_insert_default();
+        let shutdown = self.shutdown.get_or_insert_with(|| Shutdown::at(now));
         if wait {
             // Its one reply has a header of zeros but for magic, version and length (spec A 6).
             let header = Header { cmd: 0, cmd_flags: 0, seq: 0, data: 0, data2: 0, ..to.header };
@@ -75,7 +86,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if !self.guards_something() {
             self.ends_by = None;
             tracing::info!("nothing is guarded: leaving all lockspaces, as the signal says, and ending");
-            self.shutdown.get_or_insert_default();
+            self.shutdown.get_or_insert_with(|| Shutdown::at(now));
             self.remove_all(now);
         } else if now >= ends_by {
             self.ends_by = None;
@@ -93,14 +104,45 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             || self.spaces.keys().any(|name| self.turns.any_in(name))
     }
 
+    /// A join may hang for ever, in open(2) or in its write. Once nothing else is left, a shutdown does not wait for it.
+    ///
+    /// Safe, because nothing was ever held under it. What has not been allowed to write never will be: this loop allows it. A write that
+    /// lands later raises a generation under which nothing is to be freed; whoever has the host_id by then finds it at
+    /// its next renewal and ends what it guards (D1 let it in, `LostTo::Another`). The state file goes on naming term and fence, as
+    /// one that did not join: a successor waits for that write first (P1 b, I6).
+    pub(super) fn give_up_joins(&mut self, now: LocalInstant) {
+        let over = self.shutdown.as_ref().is_some_and(|shutdown| now >= shutdown.joins_last);
+        let never_joined = |s: &Space| s.joined_at.is_none() && matches!(s.life, Life::Joining | Life::Leaving { .. });
+        if !over || !self.spaces.values().all(never_joined) {
+            return;
+        }
+        for (name, space) in std::mem::take(&mut self.spaces) {
+            let (place, may_write) = (&space.place, space.may_write);
+            tracing::warn!(lockspace = %name, %place, may_write, "its join does not end, and is not waited for any more");
+            if let Some(record) = space.record {
+                self.inherited.retain(|i| !i.is_of_the_same(&record));
+                self.inherited.push(record);
+            }
+            let waits = [
+                (space.join_waits, ResultCode::EPERM),
+                (space.leave_waits, ResultCode::OK),
+                (space.inquiries, ResultCode::ENOENT),
+            ];
+            for (waits, code) in waits {
+                self.answer_waits(waits, code);
+            }
+        }
+        self.save();
+    }
+
     pub(super) fn step_shutdown(&mut self) {
         if self.shutdown.is_none() || !self.spaces.is_empty() {
             return;
         }
-        for to in self.shutdown.take().map(|s| s.waiting).unwrap_or_default() {
+        let waiting = self.shutdown.as_mut().map(|s| std::mem::take(&mut s.waiting)).unwrap_or_default();
+        for to in waiting {
             self.reply(to, ResultCode::OK);
         }
-        self.shutdown = Some(Shutdown::default());
         if !self.effects.iter().any(|e| matches!(e, Effect::Exit)) {
             self.effects.push(Effect::Exit);
         }

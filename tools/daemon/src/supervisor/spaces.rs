@@ -766,7 +766,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.spaces.iter().find(|(name, space)| space.matches(&ask.name, &ask, name)).map(|(name, _)| *name)
     }
 
-    fn answer_waits(&mut self, waits: Vec<ReplyTo>, code: ResultCode) {
+    pub(super) fn answer_waits(&mut self, waits: Vec<ReplyTo>, code: ResultCode) {
         for to in waits {
             self.reply(to, code);
         }

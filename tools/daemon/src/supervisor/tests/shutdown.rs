@@ -17,6 +17,52 @@ fn a_gentle_shutdown_is_refused_while_a_lockspace_is_joined_and_a_forced_one_end
 }
 
 #[test]
+fn a_join_that_hangs_keeps_a_shutdown_for_a_while_and_no_longer() {
+    for signal in [false, true] {
+        let mut w = World::new();
+        w.add(1, "LS").apply(Event::Connected { client: ClientId(7), pid: 1 });
+        if signal {
+            w.apply(Event::ShutdownSignal)
+        } else {
+            w.ask(7, Request::ShutdownWait { force: true })
+        };
+        w.pass(19);
+        assert_eq!(w.count(|e| matches!(e, Effect::Exit)), 0, "it may end by itself");
+        assert!(w.daemon.next_wakeup(w.now) <= w.now.after(Duration::from_secs(1)));
+        w.pass(1);
+        assert_eq!(w.count(|e| matches!(e, Effect::Exit)), 1);
+        assert_eq!(w.codes(1), [ResultCode::EPERM.number()]);
+        assert_eq!(w.codes(7), if signal { vec![] } else { vec![0] });
+    }
+}
+
+#[test]
+fn a_join_whose_write_hangs_is_left_to_the_successor_and_the_watchdog_is_stopped() {
+    let mut w = World::new();
+    w.add(1, "LS").fenced("LS", 1).armed();
+    let failed = Err((ResultCode::IO_TIMEOUT, "its write does not end".to_owned()));
+    w.apply(Event::Joined { space: name("LS"), result: failed }).apply(Event::ShutdownSignal).pass(20);
+    let (stopped, ended) = (w.index(|e| matches!(e, Effect::Disarm)), w.index(|e| matches!(e, Effect::Exit)));
+    assert!(stopped < ended);
+    let saved = w.log.iter().rev().find_map(|e| if let Effect::Save(state) = e { Some(state) } else { None }).unwrap();
+    assert!(!saved.watchdog_armed);
+    let record = &saved.lockspaces[0];
+    assert_eq!((record.generation, record.joined, record.over, record.fences.len()), (1, false, false, 1));
+}
+
+#[test]
+fn a_lockspace_that_was_joined_is_waited_for_however_long_it_takes_to_leave() {
+    let mut w = World::joined();
+    w.add(2, "hangs").apply(Event::ShutdownSignal);
+    for _ in 0..30 {
+        w.renewed(0).pass(1);
+    }
+    assert_eq!(w.count(|e| matches!(e, Effect::Exit)), 0);
+    w.apply(Event::Left { space: name("LS") });
+    assert_eq!(w.count(|e| matches!(e, Effect::Exit)), 1, "the other one has had its time");
+}
+
+#[test]
 fn a_signal_ends_nobody_and_is_followed_as_soon_as_nothing_is_guarded() {
     let mut w = World::joined();
     w.hold(1, "R").apply(Event::ShutdownSignal).renewed(0);
