@@ -88,6 +88,31 @@ fn a_signal_to_end_waits_for_guests_and_then_leaves_in_good_order() {
 }
 
 #[test]
+fn the_daemon_is_ready_once_the_lockspaces_of_the_configuration_are_joined() {
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let mut machine = Machine::boot();
+    let first = machine.daemon("first", "--watchdog none");
+    first.format(&area);
+    first.process.signal(Signal::SIGTERM);
+    first.process.wait_over("nothing is joined", AT_MOST);
+
+    let (file, socket) = (machine.path("holdfast.toml"), machine.path("notify"));
+    // One that cannot be joined keeps nobody waiting.
+    let lockspaces = format!("[\"{SPACE}:1:{}:0\", \"none:1:/nowhere:0\"]", area.path.display());
+    fs::write(&file, format!("lockspaces = {lockspaces}\n")).unwrap();
+    let told = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    told.set_read_timeout(Some(AT_MOST)).unwrap();
+    let options = format!("--watchdog none --config {}", file.display());
+    let notified = |command| format!("NOTIFY_SOCKET={} {command}", socket.display());
+    let daemon = machine.start_daemon_by("first", &options, notified);
+    let mut message = [0; 64];
+    let length = told.recv(&mut message).unwrap();
+    assert_eq!(&message[..length], b"READY=1");
+    assert_eq!(daemon.space().unwrap()["state"], "active");
+}
+
+#[test]
 fn a_lockspace_of_the_configuration_is_joined_once_its_device_is_there() {
     let disk = tempfile::tempdir().unwrap();
     let (area, late) = (Area::file(disk.path(), "early"), disk.path().join("late"));

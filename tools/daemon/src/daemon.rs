@@ -44,7 +44,7 @@ pub struct Options {
     pub owner: (Option<Uid>, Option<Gid>),
     /// Where log lines are kept for clients that ask.
     pub log: LogRing,
-    /// Called once clients are served.
+    /// Called once clients are served, and what is joined at the start is joined, or cannot be, or takes long.
     pub ready: fn(),
 }
 
@@ -156,8 +156,8 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
         let works = Works::new(Supervisor::new(settings, proven), linux.clone(), machine, options.config.host_name);
         let (unread, log) = (Shares::new(MOST_UNREAD), options.log.clone());
         let desk = Desk { seats, unread, log };
-        let outside = Outside { listener, signals: signals()?, config: options.config.clone(), again };
-        (options.ready)();
+        let (config, ready) = (options.config.clone(), options.ready);
+        let outside = Outside { listener, signals: signals()?, config, again, ready };
         serve(works, desk, outside, at_start).await.map_err(DaemonError::from)
     })
 }

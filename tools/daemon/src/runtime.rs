@@ -67,6 +67,8 @@ enum Woken {
     Look,
     /// Lockspaces of the configuration are to be joined again.
     Rejoin,
+    /// Those that are joined at the start take too long.
+    Late,
 }
 
 /// What clients are served with.
@@ -89,6 +91,8 @@ pub struct Outside<'a> {
     pub config: Config,
     /// The configuration as it reads now.
     pub again: &'a dyn Fn() -> Result<Config, ConfigError>,
+    /// To be called once, when the daemon has done what it does at its start.
+    pub ready: fn(),
 }
 
 /// Serves until the supervisor says that the work is done.
@@ -101,7 +105,7 @@ pub async fn serve(
     outside: Outside<'_>,
     at_start: Vec<(SpaceName, Request)>,
 ) -> Result<(), WorksError> {
-    let Outside { listener, mut signals, config, again } = outside;
+    let Outside { listener, mut signals, config, again, ready } = outside;
     let heirs = Heirs::new(|of| guard::signal_heirs(of, &Procfs::default()));
     let (leaving, procfs) = (Vec::new(), Procfs::default());
     let (guests, rings) = (BTreeMap::new(), Rings::default());
@@ -121,7 +125,12 @@ pub async fn serve(
         between_joins: FIRST_BETWEEN_JOINS,
     };
     shell.want(at_start).await?;
+    let mut starting = Some(clock.now().after(LONGEST_START));
     while !shell.guests.exit {
+        if starting.is_some_and(|until| clock.now() >= until || !shell.joins_any()) {
+            starting = None;
+            ready();
+        }
         // In an order that is drawn anew each time: neither do clients that never stop asking keep others, or a signal, out, nor
         // whoever never stops connecting those that ask. What lockspaces tell is first in its own branch.
         let woken = tokio::select! {
@@ -130,6 +139,7 @@ pub async fn serve(
             accepted = shell.door.next(&clock) => Woken::Accepted(accepted),
             () = clock.sleep_until(shell.looks), if shell.works.supervisor.has_leases() => Woken::Look,
             () = clock.sleep_until(shell.joins), if shell.lacks_any() => Woken::Rejoin,
+            () = clock.sleep_until(starting.unwrap_or(LocalInstant::NEVER)), if starting.is_some() => Woken::Late,
         };
         match woken {
             Woken::Turn(turn) => shell.works.take(&mut shell.guests, turn).await?,
@@ -141,6 +151,9 @@ pub async fn serve(
             Woken::Accepted(accepted) => shell.accept(accepted).await?,
             Woken::Look => shell.look_for_rings(clock.now()),
             Woken::Rejoin => shell.join_what_is_lacking().await?,
+            Woken::Late => tracing::warn!(
+                "lockspaces of the configuration are still being joined: what waits for the daemon goes on without them"
+            ),
         }
     }
     // Replies that were just handed to their connections still have to leave.
@@ -175,6 +188,10 @@ struct Shell {
 const FIRST_BETWEEN_JOINS: Duration = Duration::from_secs(5);
 const LAST_BETWEEN_JOINS: Duration = Duration::from_secs(80);
 
+/// How long what starts after the daemon waits for the first joins to end, in one way or the other: as long as it takes to wait a
+/// stranger out by default, and a little longer.
+const LONGEST_START: Duration = Duration::from_secs(180);
+
 impl Shell {
     async fn handle(&mut self, event: Event<Held>) -> Result<(), WorksError> {
         self.works.handle(&mut self.guests, event).await
@@ -193,6 +210,10 @@ impl Shell {
         self.works.supervisor.want(new.iter().map(|(name, _)| *name), &all);
         (self.wanted, self.between_joins) = (lockspaces, FIRST_BETWEEN_JOINS);
         self.ask_ourselves(new.into_iter().map(|(_, join)| join).collect()).await
+    }
+
+    fn joins_any(&self) -> bool {
+        self.wanted.iter().any(|(name, _)| self.works.supervisor.is_joining(name))
     }
 
     fn lacks_any(&self) -> bool {

@@ -747,6 +747,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.spaces.get(name).is_some_and(|s| s.life.is_active())
     }
 
+    /// Whether a lockspace is being joined.
+    #[must_use]
+    pub fn is_joining(&self, name: &SpaceName) -> bool {
+        self.spaces.get(name).is_some_and(|s| matches!(s.life, Life::Joining))
+    }
+
     /// A lockspace by its name alone, as it stands in a message.
     pub(super) fn space_named(&self, name: &Name48) -> Option<(SpaceName, &Space)> {
         self.spaces.iter().find(|(known, _)| known.field() == name.raw()).map(|(known, space)| (*known, space))

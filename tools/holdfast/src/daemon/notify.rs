@@ -6,7 +6,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Clients are served.
+/// Clients are served, and what is joined at the start is joined, or cannot be.
 pub(super) const READY: &str = "READY=1";
 /// What stands before words for people.
 pub(super) const STATUS: &str = "STATUS=";
