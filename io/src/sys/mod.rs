@@ -1,5 +1,5 @@
 //! What the kernel does for us, and all `unsafe` of the project: aligned buffers, block devices, watchdog devices,
-//! processes, memory locking.
+//! processes and their rights, memory locking.
 #![allow(unsafe_code)]
 
 pub mod aligned;
@@ -7,4 +7,5 @@ pub mod linux;
 pub mod mark;
 pub mod memory;
 pub mod process;
+pub mod rights;
 pub mod watchdog;
