@@ -272,7 +272,8 @@ pub enum DblockError {
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The seal names another lease area, or an earlier format of this one.
-    #[error("sealed for the lease area {}, expected {}", .found.0, .expected.0)]
+    #[error("sealed for the lease area {}, expected {}: its host wrote it, late or unaware, for what was here before the area was formatted. When that host \
+             has no write on its way any more, format the area again (holdfast init --force)", .found.0, .expected.0)]
     Area {
         /// In the sector's seal.
         found: AreaUuid,

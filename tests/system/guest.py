@@ -3,6 +3,7 @@
 
     guest.py --space NAME --resource NAME --path PATH --offset N --events FILE --beats FILE
              [--keep-trying] [--ignore-term] [--heir] [--close] [--connections N] [--ring DEVICE [--lock]]
+             [--user UID] [--killpath PROGRAM]
 
 Its work is to write the time into BEATS, at offset 0, over and over: that is what a virtual machine's disk would see.
 The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in EVENTS, which gets one JSON object a line:
@@ -16,7 +17,8 @@ The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in E
 
     hangs                 --ring: what it writes to the device as well, through io_uring, is in flight for half a second; `word` is what
 
-With more --connections than one the lease is shared, by each of them.
+With more --connections than one the lease is shared, by each of them. With --user it is no more than that user, alone in the group of
+the same number, before it connects.
 """
 
 import argparse
@@ -60,6 +62,8 @@ def options():
     parser.add_argument("--offset", type=int, required=True)
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--ring")
+    parser.add_argument("--user", type=int)
+    parser.add_argument("--killpath")
     for name in ("--keep-trying", "--ignore-term", "--heir", "--close", "--lock"):
         parser.add_argument(name, action="store_true")
     return parser.parse_args()
@@ -92,8 +96,14 @@ def main():
 
     signal.signal(signal.SIGTERM, asked_to_end)
     beats = os.open(chosen.beats, os.O_WRONLY | os.O_CREAT, 0o644)
+    if chosen.user:
+        os.setgroups([])
+        os.setgid(chosen.user)
+        os.setuid(chosen.user)
     fds = [sanlock.register() for _ in range(chosen.connections)]
     told.say("registered")
+    if chosen.killpath:
+        sanlock.killpath(chosen.killpath, [], slkfd=fds[0])
     for fd in fds:
         acquire(chosen, told, fd)
     told.say("held")

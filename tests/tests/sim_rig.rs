@@ -20,6 +20,7 @@ use holdfast_io::identity::MachineHash;
 use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, RemoteTimestamp, ResourceName};
 use holdfast_io::leader::{LeaderKind, LeaderRecord};
 use holdfast_io::sys::aligned::AlignedBuf;
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
 use holdfast_sim::checkers::{Area, Checkers, Violation};
 use holdfast_sim::cluster::run;
@@ -451,7 +452,7 @@ fn a_sector_with_a_wrong_checksum_is_found() {
 fn a_disk_is_reached_through_one_open_file_for_as_long_as_an_engine_of_it_lives() {
     let rig = rig();
     let machine = SimMachine::new(rig.daemons[0].clone());
-    let file = machine.open(Path::new("disk")).unwrap();
+    let file = machine.open(Path::new("disk"), &Rights::Ours).unwrap();
     let (engine, known) = (machine.engine(&file, 1, "engine"), Arc::downgrade(&file));
     drop(file);
     assert!(known.upgrade().is_some());

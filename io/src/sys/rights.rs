@@ -90,15 +90,7 @@ impl Rights {
         let of = Arc::clone(of);
         // SAFETY: between fork and exec the closure makes three system calls on numbers that were there before, and allocates nothing:
         // an `io::Error` from a number does not.
-        unsafe {
-            command.pre_exec(move || {
-                of.set_groups()?;
-                let (uid, gid) = (of.uid, of.gid);
-                Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
-                Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
-                Ok(())
-            });
-        }
+        unsafe { command.pre_exec(move || of.become_them()) };
     }
 }
 
@@ -113,6 +105,17 @@ impl Credentials {
         // These calls report no failure, but what was in force before; of nobody at all nothing is taken.
         let (gid, uid) = (setfsgid(Gid::from_raw(NOBODY_AT_ALL)), setfsuid(Uid::from_raw(NOBODY_AT_ALL)));
         if (uid.as_raw(), gid.as_raw()) == (self.uid, self.gid) { Ok(()) } else { Err(Errno::EPERM.into()) }
+    }
+
+    /// For good, with no way back.
+    fn become_them(&self) -> io::Result<()> {
+        let (uid, gid) = (self.uid, self.gid);
+        self.set_groups()?;
+        // SAFETY: setresgid takes three numbers and no pointer.
+        Errno::result(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+        // SAFETY: setresuid likewise. The last: with it goes the right to do any of this.
+        Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
+        Ok(())
     }
 
     /// Of the calling thread alone.
@@ -165,7 +168,8 @@ mod tests {
         assert_eq!(Rights::of_peer(&ours).unwrap(), Rights::Ours);
         let mut own = nix::unistd::getgroups().unwrap().into_iter().map(Gid::as_raw).collect::<Vec<_>>();
         let mut told = peer_groups(&ours).unwrap();
-        (own.sort_unstable(), told.sort_unstable());
+        own.sort_unstable();
+        told.sort_unstable();
         assert_eq!(told, own);
         let mut command = Command::new("true");
         Rights::Ours.apply(&mut command);

@@ -14,6 +14,7 @@ use holdfast_io::clock::{Clock, First, LocalInstant, first_of};
 use holdfast_io::identity::Machine;
 use holdfast_io::ids::{HostId, HostName, SpaceName};
 use holdfast_io::seal::SealedFire;
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
 use holdfast_protocol::command::{AddLockspaceFlags, RemLockspaceFlags};
 use holdfast_protocol::header::Header;
@@ -202,7 +203,10 @@ impl Daemon {
         port.listen(works.notes(), group);
         let mut desk = Desk::new(&self.machine, self.world.space);
         let failed = |e: WorksError| e.to_string();
-        works.handle(&mut desk, Event::Connected { client: ADMIN, pid: 1 }).await.map_err(failed)?;
+        works
+            .handle(&mut desk, Event::Connected { client: ADMIN, pid: 1, rights: Rights::Ours })
+            .await
+            .map_err(failed)?;
         let mut visit = LocalInstant::EARLIEST;
         while !desk.exit {
             match first_of(works.next(), clock.sleep_until(visit)).await {

@@ -19,6 +19,7 @@ use holdfast_daemon::note::Notes;
 use holdfast_daemon::state_file::Guarded;
 use holdfast_daemon::supervisor::event::{ClientId, Event};
 use holdfast_io::ids::HostTerm;
+use holdfast_io::sys::rights::Rights;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::header::Header;
 use holdfast_protocol::request::{Message, Request};
@@ -95,7 +96,7 @@ impl Port {
             waker: RefCell::default(),
         });
         self.connections.borrow_mut().insert(client, Rc::clone(&connection));
-        self.event(Event::Connected { client, pid });
+        self.event(Event::Connected { client, pid, rights: Rights::Ours });
         Some(connection)
     }
 }

@@ -18,6 +18,7 @@ use holdfast_daemon::watchdog::{Counting, Timer, Watchdog, WatchdogError};
 use holdfast_daemon::works::{Front, Works};
 use holdfast_io::ids::{HostTerm, SpaceName};
 use holdfast_io::sys::linux::{FenceOutcome, NodeId, OpenError};
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::sys::watchdog::Seconds;
 use holdfast_io::timing::FireTimeout;
 use holdfast_io::units::SectorSize;
@@ -119,7 +120,7 @@ impl Platform for SimMachine {
         &self.0.nodes
     }
 
-    fn open(&self, path: &Path) -> Result<Arc<SimFile>, OpenError> {
+    fn open(&self, path: &Path, _by: &Rights) -> Result<Arc<SimFile>, OpenError> {
         let Process { host, writer, .. } = &self.0.process;
         let name = path.display().to_string();
         match host.disk(&name) {
@@ -131,14 +132,14 @@ impl Platform for SimMachine {
         }
     }
 
-    async fn open_apart(&self, path: &Path) -> Result<Result<Arc<SimFile>, OpenError>, String> {
+    async fn open_apart(&self, path: &Path, by: &Rights) -> Result<Result<Arc<SimFile>, OpenError>, String> {
         let host = &self.0.process.host;
         host.sim().sleep(host.within(Duration::from_micros(10), Duration::from_millis(1))).await;
         let name = path.display().to_string();
         if host.disk(&name).is_some_and(|disk| !disk.opens_for(host.index())) {
             return Ok(Err(OpenError::Open { path: name, source: Errno::EIO.into() }));
         }
-        Ok(self.open(path))
+        Ok(self.open(path, by))
     }
 
     fn engine(&self, file: &Arc<SimFile>, _at_once: usize, _name: &'static str) -> SimEngine {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use holdfast_io::sys::process;
+use holdfast_io::sys::rights::Rights;
 use nix::sys::signal::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -24,6 +25,7 @@ use crate::supervisor::event::{ClientId, Event};
 pub struct Peer {
     pid: i32,
     uid: u32,
+    rights: Rights,
     pidfd: Option<Arc<OwnedFd>>,
     inode: Option<u64>,
     /// The task that waits for its exit; it ends with this.
@@ -43,6 +45,13 @@ impl Peer {
     #[must_use]
     pub fn of(stream: &UnixStream) -> Option<Self> {
         let process::Peer { pid, uid, .. } = process::peer(stream).ok()?;
+        let rights = match Rights::of_peer(stream) {
+            Ok(rights) => rights,
+            Err(error) => {
+                tracing::warn!(target: AT_WILL, pid, uid, %error, "a connection is closed: it cannot be told what it may ask for");
+                return None;
+            }
+        };
         let pidfd = process::peer_pidfd(stream).ok().flatten().map(Arc::new);
         let inode = match sock_diag::peer_inode(stream) {
             Ok(inode) => inode,
@@ -51,7 +60,7 @@ impl Peer {
                 None
             }
         };
-        Some(Peer { pid, uid, pidfd, inode, watch: RefCell::default() })
+        Some(Peer { pid, uid, rights, pidfd, inode, watch: RefCell::default() })
     }
 
     /// Its process when it connected.
@@ -64,6 +73,12 @@ impl Peer {
     #[must_use]
     pub const fn uid(&self) -> u32 {
         self.uid
+    }
+
+    /// Whose rights it may ask for.
+    #[must_use]
+    pub const fn rights(&self) -> &Rights {
+        &self.rights
     }
 
     /// The identity of the process, if it still runs and can be told.

@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, OnceCell};
 use std::future::{Future, poll_fn};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -121,7 +120,7 @@ pub enum LeaseCopy<P: Platform> {
 
 /// A disk that was missing, and may be back since (`resource/mend.rs`).
 pub struct Missing<P: Platform> {
-    named: PathBuf,
+    named: Place,
     path: Arc<str>,
     errno: Errno,
     back: OnceCell<(NodeId, Rc<SharedDisk<P>>)>,
@@ -132,14 +131,14 @@ pub struct Missing<P: Platform> {
 impl<P: Platform> LeaseCopy<P> {
     /// One that cannot be used, for this reason.
     #[must_use]
-    pub fn missing(path: &Path, code: ResultCode) -> Self {
+    pub fn missing(place: &Place, code: ResultCode) -> Self {
         let errno = match Errno::from_raw(code.number().saturating_neg()) {
             Errno::UnknownErrno => Errno::EIO,
             errno => errno,
         };
         LeaseCopy::Missing(Missing {
-            named: path.to_owned(),
-            path: Arc::from(path.display().to_string()),
+            named: place.clone(),
+            path: Arc::from(place.path.display().to_string()),
             errno,
             back: OnceCell::new(),
             next_try: Cell::new(LocalInstant::EARLIEST),
@@ -242,7 +241,7 @@ impl<P: Platform> LeaseDisk<P> {
         let due = |(i, copy): (usize, &Copy<LeaseCopy<P>>)| {
             let missing = copy.disk.open().err().filter(|missing| missing.next_try.get() <= now)?;
             missing.next_try.set(LocalInstant::NEVER);
-            Some((i, Place { path: missing.named.clone(), offset: copy.at.0 }))
+            Some((i, missing.named.clone()))
         };
         self.copies.list().iter().enumerate().filter_map(due).collect()
     }

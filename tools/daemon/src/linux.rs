@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use holdfast_io::clock::BootClock;
 use holdfast_io::sys::linux::{BlockFile, Engines, FenceOutcome, NodeId, OpenError, ThreadsEngine};
 use holdfast_io::sys::memory;
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::FireTimeout;
 use holdfast_io::units::SectorSize;
 use nix::sys::signal::Signal;
@@ -112,13 +113,13 @@ impl Platform for Linux {
         &self.nodes
     }
 
-    fn open(&self, path: &Path) -> Result<Arc<BlockFile>, OpenError> {
-        self.nodes.open(path)
+    fn open(&self, path: &Path, by: &Rights) -> Result<Arc<BlockFile>, OpenError> {
+        self.nodes.open(path, by)
     }
 
     /// On a thread of its own: a path on a dead server may hang in open(2).
-    async fn open_apart(&self, path: &Path) -> Result<Result<Arc<BlockFile>, OpenError>, String> {
-        self.nodes.open_apart(path).await
+    async fn open_apart(&self, path: &Path, by: &Rights) -> Result<Result<Arc<BlockFile>, OpenError>, String> {
+        self.nodes.open_apart(path, by).await
     }
 
     fn engine(&self, file: &Arc<BlockFile>, at_once: usize, name: &'static str) -> ThreadsEngine {

@@ -138,7 +138,7 @@ impl<P: Platform> Lockspace<P> {
         fenced: &mut Option<Fenced<P::File>>,
     ) -> Result<(Box<Held>, Arc<LeaseDisk<P>>), Refused> {
         let JoinRequest { space, host_id, place, io_timeout, .. } = &self.request;
-        let file = self.platform.open(&place.path).map_err(|e| (ResultCode::ENODEV, codes::chain(&e)))?;
+        let file = self.platform.open(&place.path, &place.by).map_err(|e| (ResultCode::ENODEV, codes::chain(&e)))?;
         let engine = self.platform.engine(&file, AT_ONCE, "renewal-io");
         let disk = Arc::new(Device::new(engine, clock.clone(), WriteLimit::none()));
         *device = Some(Arc::clone(&disk));

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use holdfast_io::sys::linux::{Access, BlockFile, FenceOutcome, NodeId, OpenError};
+use holdfast_io::sys::rights::Rights;
 use tokio::sync::oneshot;
 
 use crate::platform::LeaseFile;
@@ -95,22 +96,36 @@ impl Range {
 }
 
 impl Nodes {
-    /// The description for the node that `path` names now.
+    /// The description for the node that `path` names now. It is opened anew by these rights even where it is open already: who may
+    /// not open it does not get at it through us.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(&self, path: &Path) -> Result<Arc<BlockFile>, OpenError> {
+    pub fn open(&self, path: &Path, by: &Rights) -> Result<Arc<BlockFile>, OpenError> {
         // Opened outside the lock: a path on a dead server may hang here.
-        Ok(self.known(BlockFile::open(path, Access::ReadWrite)?))
+        let lent = by.run(|| BlockFile::open(path, Access::ReadWrite));
+        let path = || format!("{}, by {by},", path.display());
+        match lent {
+            Ok(Ok(file)) => Ok(self.known(file)),
+            Ok(Err(OpenError::Open { source, .. })) if *by != Rights::Ours => {
+                Err(OpenError::Open { path: path(), source })
+            }
+            Ok(Err(other)) => Err(other),
+            Err(source) => Err(OpenError::Open { path: path(), source }),
+        }
     }
 
     /// The same, on a thread of its own.
     ///
     /// # Errors
     /// The outer: no thread was to be had.
-    pub async fn open_apart(self: &Arc<Self>, path: &Path) -> Result<Result<Arc<BlockFile>, OpenError>, String> {
-        let nodes = Arc::clone(self);
-        self.turns.apart(path, move |path| nodes.open(path)).await
+    pub async fn open_apart(
+        self: &Arc<Self>,
+        path: &Path,
+        by: &Rights,
+    ) -> Result<Result<Arc<BlockFile>, OpenError>, String> {
+        let (nodes, by) = (Arc::clone(self), by.clone());
+        self.turns.apart(path, move |path| nodes.open(path, &by)).await
     }
 
     /// As if the path hung in open(2), for as long as this is kept.
@@ -194,7 +209,28 @@ impl<F: LeaseFile> Nodes<F> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_io::sys::rights::Credentials;
+
     use super::*;
+
+    #[test]
+    fn what_is_open_already_is_not_had_by_who_may_not_open_it() {
+        use std::os::unix::fs::PermissionsExt;
+        if !nix::unistd::geteuid().is_root() {
+            // Every path is opened by the rights that there are then.
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        std::fs::write(&path, [0; 4096]).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let (nodes, others) = (Arc::new(Nodes::default()), Credentials { uid: 65534, gid: 65534, groups: Vec::new() });
+        let others = Rights::Of(Arc::new(others));
+        let _open = nodes.open(&path, &Rights::Ours).unwrap();
+        assert_eq!(nodes.open(&path, &others).unwrap_err().errno(), Some(nix::libc::EACCES));
+        let apart = pollster::block_on(nodes.open_apart(&path, &others)).unwrap();
+        assert_eq!(apart.unwrap_err().errno(), Some(nix::libc::EACCES));
+    }
 
     #[test]
     fn a_node_is_opened_once_and_a_new_file_under_the_same_name_is_another() {
@@ -202,11 +238,11 @@ mod tests {
         let path = dir.path().join("lease");
         std::fs::write(&path, vec![0; 8192]).unwrap();
         let nodes = Nodes::default();
-        let first = nodes.open(&path).unwrap();
-        assert!(Arc::ptr_eq(&first, &nodes.open(&path).unwrap()));
+        let first = nodes.open(&path, &Rights::Ours).unwrap();
+        assert!(Arc::ptr_eq(&first, &nodes.open(&path, &Rights::Ours).unwrap()));
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, vec![0; 8192]).unwrap();
-        assert!(!Arc::ptr_eq(&first, &nodes.open(&path).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &nodes.open(&path, &Rights::Ours).unwrap()));
     }
 
     #[test]
@@ -244,7 +280,7 @@ mod tests {
         let path = dir.path().join("lease");
         std::fs::write(&path, vec![0; 8192]).unwrap();
         let (ours, theirs) = (Nodes::default(), Nodes::default());
-        let (file, other) = (ours.open(&path).unwrap(), theirs.open(&path).unwrap());
+        let (file, other) = (ours.open(&path, &Rights::Ours).unwrap(), theirs.open(&path, &Rights::Ours).unwrap());
         assert_eq!(ours.try_fence(&file, 512, 512).unwrap(), FenceOutcome::Held);
         assert_eq!(ours.try_fence(&file, 0, 4096).unwrap(), FenceOutcome::Held);
         ours.give_back(&file, 0, 4096);
@@ -259,7 +295,7 @@ mod tests {
         let path = dir.path().join("lease");
         std::fs::write(&path, vec![0; 8192]).unwrap();
         let (ours, theirs) = (Nodes::default(), Nodes::default());
-        let (file, other) = (ours.open(&path).unwrap(), theirs.open(&path).unwrap());
+        let (file, other) = (ours.open(&path, &Rights::Ours).unwrap(), theirs.open(&path, &Rights::Ours).unwrap());
         assert_eq!(ours.try_fence(&file, 512, 512).unwrap(), FenceOutcome::Held);
         ours.give_back(&file, 512, 1024);
         assert_eq!(theirs.try_fence(&other, 512, 512).unwrap(), FenceOutcome::Busy);

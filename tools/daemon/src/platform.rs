@@ -12,6 +12,7 @@ use std::sync::Arc;
 use holdfast_io::clock::Clock;
 use holdfast_io::device::{Device, Engine};
 use holdfast_io::sys::linux::{FenceOutcome, NodeId, OpenError};
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::FireTimeout;
 use holdfast_io::units::SectorSize;
 use nix::sys::signal::Signal;
@@ -58,14 +59,18 @@ pub trait Platform: Clone + 'static {
     /// The devices that this daemon has open.
     fn nodes(&self) -> &Nodes<Self::File>;
 
-    /// The description for the node that `path` names now. May hang where the path does.
+    /// The description for the node that `path` names now, if these rights open it. May hang where the path does.
     ///
     /// # Errors
     /// See [`OpenError`].
-    fn open(&self, path: &Path) -> Result<Arc<Self::File>, OpenError>;
+    fn open(&self, path: &Path, by: &Rights) -> Result<Arc<Self::File>, OpenError>;
 
     /// [`Platform::open`], without holding up the caller's thread. The inner error: no thread was to be had.
-    fn open_apart(&self, path: &Path) -> impl Future<Output = Result<Result<Arc<Self::File>, OpenError>, String>>;
+    fn open_apart(
+        &self,
+        path: &Path,
+        by: &Rights,
+    ) -> impl Future<Output = Result<Result<Arc<Self::File>, OpenError>, String>>;
 
     /// A new engine for a file, with at most so many I/Os at work at once.
     fn engine(&self, file: &Arc<Self::File>, at_once: usize, name: &'static str) -> Self::Engine;

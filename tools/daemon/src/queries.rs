@@ -20,6 +20,7 @@ use holdfast_io::leader::{self, Decoded, Expected, LeaderKind, LeaderRecord};
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::sys::linux::{BlockFile, Engines, FileKind, NodeId};
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::IoTimeout;
 use holdfast_io::units::{AlignSize, Geometry, LeaseOffset, SectorSize};
 use holdfast_protocol::codes::ResultCode;
@@ -40,6 +41,7 @@ use crate::log_ring::LogRing;
 use crate::nodes::Nodes;
 use crate::platform::SharedDisk;
 use crate::resource::SpaceShared;
+use crate::supervisor::event::Place as NamedPlace;
 
 mod confirm;
 mod copies;
@@ -136,12 +138,14 @@ pub struct Context {
 }
 
 /// Who is behind a connection, as the kernel noted it when it was made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Asking {
     /// Its process.
     pub pid: i32,
     /// Its user.
     pub uid: u32,
+    /// Whose rights it may ask for.
+    pub rights: Rights,
 }
 
 /// What a request would overwrite, whatever stands there: names and places.
@@ -319,7 +323,7 @@ impl Context {
         for ((disk, path), end) in asked.disks.iter().zip(&paths).zip(ends) {
             let copy = match end.unwrap_or_else(|| Err(not_in_time(path))) {
                 Ok((file, device)) => LeaseCopy::Open(file.node(), Rc::new(device)),
-                Err((code, _)) if count > 1 => LeaseCopy::missing(path, code),
+                Err((code, _)) if count > 1 => LeaseCopy::missing(&self.place(path, disk.offset), code),
                 Err(refused) => return Err(refused),
             };
             list.push((copy, LeaseOffset(disk.offset)));
@@ -329,15 +333,20 @@ impl Context {
 
     /// A device that cannot be opened is refused with the kernel's reason; who asks for a lockspace hears ENODEV (spec A 6).
     /// One that hangs is not waited for: the client may have gone long ago, and its connection with it.
-    async fn open_file(&self, path: PathBuf) -> Result<Arc<BlockFile>, Refused> {
-        match first_of(self.nodes.open_apart(&path), self.clock.sleep_until(self.by())).await {
+    async fn open_file(&self, path: &Path, by: &Rights) -> Result<Arc<BlockFile>, Refused> {
+        match first_of(self.nodes.open_apart(path, by), self.clock.sleep_until(self.by())).await {
             First::A(opened) => codes::opened(opened),
-            First::B(()) => Err(not_in_time(&path)),
+            First::B(()) => Err(not_in_time(path)),
         }
     }
 
+    /// A place as who asks named it.
+    fn place(&self, path: &Path, offset: u64) -> NamedPlace {
+        NamedPlace { path: path.to_owned(), offset, by: self.asking.rights.clone() }
+    }
+
     async fn open(&self, path: PathBuf) -> Result<(Arc<BlockFile>, SharedDisk<Linux>), Refused> {
-        let file = self.open_file(path).await?;
+        let file = self.open_file(&path, &self.asking.rights).await?;
         let device = self.device(&file);
         Ok((file, device))
     }
@@ -564,15 +573,16 @@ impl Context {
     }
 
     /// Where lockspaces are whose join has not found its area yet: their sizes are not known, so the largest counts. While one
-    /// hangs in open(2) nobody knows what it will find.
+    /// hangs in open(2) nobody knows what it will find. They are opened by the rights of who joins them: that somebody else may not
+    /// open them says nothing.
     async fn opening(&self) -> Result<Vec<(Bytes, String)>, Refused> {
         let places: Vec<_> = self.used.iter().filter_map(InUse::opening).collect();
-        let opens: Vec<_> = places.iter().map(|(path, _)| self.open_file((*path).to_owned())).collect();
+        let opens: Vec<_> = places.iter().map(|place| self.open_file(&place.path, &place.by)).collect();
         let all = opens.len();
         let mut found = Vec::new();
-        for ((path, offset), end) in places.iter().zip(side_by_side(opens, all, &self.clock, self.by()).await) {
-            match end.unwrap_or_else(|| Err(not_in_time(path))) {
-                Ok(file) => found.push(InUse::<Linux>::may_be_at(file.node(), path, *offset)),
+        for (place, end) in places.iter().zip(side_by_side(opens, all, &self.clock, self.by()).await) {
+            match end.unwrap_or_else(|| Err(not_in_time(&place.path))) {
+                Ok(file) => found.push(InUse::<Linux>::may_be_at(file.node(), place)),
                 Err((ResultCode::IO_TIMEOUT, why)) => {
                     return Err((ResultCode::EAGAIN, format!("a lockspace is being joined: {why}")));
                 }

@@ -160,7 +160,7 @@ impl<P: Platform> SpaceShared<P> {
     fn copy_on(&self, opened: &Opened<P::File>) -> LeaseCopy<P> {
         let file = match &opened.file {
             Ok(file) => file,
-            Err((code, _)) => return LeaseCopy::missing(&opened.place.path, *code),
+            Err((code, _)) => return LeaseCopy::missing(&opened.place, *code),
         };
         let (node, at) = (file.node(), LeaseOffset(opened.place.offset));
         LeaseCopy::Open(node, self.device_on(file, at))
@@ -338,7 +338,7 @@ const fn told(verdict: OwnerVerdict) -> Verdict {
 }
 
 async fn open_one<P: Platform>(shared: &SpaceShared<P>, place: &Place) -> Result<Arc<P::File>, (ResultCode, String)> {
-    codes::opened(shared.platform.open_apart(&place.path).await)
+    codes::opened(shared.platform.open_apart(&place.path, &place.by).await)
 }
 
 /// Opens the devices of a lease, side by side. Of several none is waited for longer than an I/O may take, or, once a majority is

@@ -23,6 +23,7 @@ use holdfast_io::disk::ReadDisk;
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::sys::aligned::AlignedBuf;
 use holdfast_io::sys::linux::FenceOutcome;
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::FireTimeout;
 use nix::sys::signal::Signal;
 
@@ -146,7 +147,7 @@ impl<P: Platform> Succession<'_, P> {
             if !fence.locked {
                 return Err(format!("no lock can stand for the end of I/O on {}", fence.path.display()));
             }
-            let file = self.platform.open(&fence.path).map_err(|e| codes::chain(&e))?;
+            let file = self.platform.open(&fence.path, &Rights::Ours).map_err(|e| codes::chain(&e))?;
             // The same device under another node would not do: the lock lies on the node.
             if (file.node().dev, file.node().ino) != (fence.dev, fence.ino) {
                 return Err(format!("{} is another node now than the one that was fenced", fence.path.display()));
@@ -199,7 +200,7 @@ struct Watch<P: Platform> {
 impl<P: Platform> Watch<P> {
     fn new(platform: &P, space: &SpaceRecord) -> Self {
         let disk = |fence: &FenceRecord| {
-            let file = platform.open(&fence.path).ok()?;
+            let file = platform.open(&fence.path, &Rights::Ours).ok()?;
             let engine = platform.engine(&file, 1, "restart-io");
             let disk = Device::new(engine, platform.clock().clone(), WriteLimit::none());
             Some((disk, fence.start, usize::try_from(fence.len).ok()?))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use holdfast_io::clock::{BootClock, Clock, First, LocalInstant, first_of};
 use holdfast_io::ids::SpaceName;
+use holdfast_io::sys::rights::Rights;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::Class;
 use holdfast_protocol::header::Header;
@@ -231,7 +232,7 @@ impl Shell {
     async fn ask_ourselves(&mut self, requests: Vec<Request>) -> Result<(), WorksError> {
         self.joins = self.works.platform().clock().now().after(self.between_joins);
         let pid = i32::try_from(std::process::id()).unwrap_or(-1);
-        self.handle(Event::Connected { client: OURSELVES, pid }).await?;
+        self.handle(Event::Connected { client: OURSELVES, pid, rights: Rights::Ours }).await?;
         for request in requests {
             let header = Header::request(request.command());
             let message = Message { header, command: request.command(), request };
@@ -279,13 +280,13 @@ impl Shell {
         let Some(peer) = Peer::of(&stream) else { return Ok(()) };
         let Some(seat) = self.seat(&peer).await? else { return Ok(()) };
         self.guests.last_client += 1;
-        let (client, pid) = (ClientId(self.guests.last_client), peer.pid());
+        let (client, pid, rights) = (ClientId(self.guests.last_client), peer.pid(), peer.rights().clone());
         let seat = Rc::new(seat);
         let unread = Unread { uid: peer.uid(), bytes: self.guests.desk.unread.clone() };
         let (notes, clock) = (self.works.notes(), self.works.platform().clock());
         let connection = Connection::start(client, stream, (Rc::clone(&seat), unread), notes, clock);
         self.guests.guests.insert(client, Guest { connection, peer, _seat: seat });
-        self.handle(Event::Connected { client, pid }).await
+        self.handle(Event::Connected { client, pid, rights }).await
     }
 
     /// A place for one more connection. Those that nobody uses must not keep clients and administrators out: where there is no
@@ -411,7 +412,9 @@ impl Front<Linux> for Guests {
             Effect::Answer { to, request } => self.answer(works, to, request),
             Effect::AnswerStatus { to } => self.answer_status(works, to),
             Effect::Kill(kill) => self.kill(works, kill),
-            Effect::RunProgram { program, .. } => run_program(program),
+            Effect::RunProgram { client, program } => {
+                self.with(client, |g| run_program(program, g.peer.pid(), g.peer.rights().clone()));
+            }
             Effect::Exit => self.exit = true,
             // Everything else is the works' own.
             other => unreachable!("{other:?} does not concern clients"),
@@ -500,14 +503,14 @@ impl Guests {
             used: Rc::new(used),
             formats: works.formats().clone(),
             log: self.desk.log.clone(),
-            asking: Asking { pid: guest.peer.pid(), uid: guest.peer.uid() },
+            asking: Asking { pid: guest.peer.pid(), uid: guest.peer.uid(), rights: guest.peer.rights().clone() },
         };
         let closes = request.command().class() == Class::MainClose && !works.supervisor.is_registered(to.client);
         let reply = guest.connection.clone();
         let notes = works.notes().clone();
         spawn_local(async move {
             let (command, formats) = (request.command(), queries::formats(&request));
-            let Asking { pid, uid } = context.asking;
+            let (pid, uid) = (context.asking.pid, context.asking.uid);
             let Answer { code, data2, payload, why } = queries::answer(context, request).await;
             if let Some(why) = why {
                 tracing::info!(target: AT_WILL, command = command.name(), pid, uid, code = code.number(), why, "refused");
@@ -549,21 +552,22 @@ impl Guests {
     }
 }
 
-/// Runs a program beside the daemon, and says how it ended. It has nothing of ours but standard error, and its thread is its own:
-/// nothing that hangs elsewhere keeps it from being run.
-fn run_program(program: Program) {
+/// Runs a program beside the daemon, by the rights of the client that named it, and says how it ended. It has nothing of ours but
+/// standard error, and its thread is its own: nothing that hangs elsewhere keeps it from being run.
+fn run_program(program: Program, of: i32, by: Rights) {
     let Program { path, arguments, .. } = program;
     let name = path.display().to_string();
     let run = move || {
         let mut command = std::process::Command::new(&path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env_remove("NOTIFY_SOCKET");
+        by.apply(&mut command);
         let ended = command.spawn().and_then(|mut child| {
             oom::may_choose(child.id());
             child.wait()
         });
         match ended {
-            Ok(status) => tracing::info!(program = %path.display(), %status, "killpath ended"),
-            Err(error) => tracing::error!(program = %path.display(), %error, "killpath cannot be run"),
+            Ok(status) => tracing::info!(program = %path.display(), of, %by, %status, "killpath ended"),
+            Err(error) => tracing::error!(program = %path.display(), of, %by, %error, "killpath cannot be run"),
         }
     };
     if let Err(error) = std::thread::Builder::new().name("killpath".into()).spawn(run) {

@@ -75,10 +75,7 @@ impl<P: Platform> Joined<P> {
         match (&self.shared, &self.opened) {
             (Some(shared), _) => InUse::Joined(Rc::downgrade(shared)),
             (None, Some((area, file))) => InUse::Found { node: file.node(), area: *area },
-            (None, None) => {
-                let place = &self.request.place;
-                InUse::Opening { path: place.path.clone(), offset: place.offset }
-            }
+            (None, None) => InUse::Opening(self.request.place.clone()),
         }
     }
 }
@@ -474,7 +471,7 @@ impl<P: Platform> Works<P> {
         let (platform, notes, its, key) =
             (self.platform.clone(), self.notes().clone(), Rc::clone(&shared), request.key());
         let work = async move {
-            let prepared = match codes::opened(platform.open_apart(&request.place.path).await) {
+            let prepared = match codes::opened(platform.open_apart(&request.place.path, &request.place.by).await) {
                 Ok(file) => resource::prepare_index(&shared, file, &request).await,
                 Err((code, why)) => Prepared::refused(code, why),
             };

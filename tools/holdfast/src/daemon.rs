@@ -181,7 +181,7 @@ fn use_watchdog(flag: Option<u32>, named: Option<String>) -> Option<String> {
 const SANLOCK: &str = "sanlock";
 
 /// Whose socket it is: as named; started as sanlock, the user and the group sanlock where there are both; otherwise whoever started us.
-/// Who may connect has this daemon write where it may write, and run killpaths as it runs: root's power, where root runs it. So
+/// Who may connect has power over every client and lockspace, though over no file and no program that he has not himself (`Rights`). So
 /// nobody gets it who was not named, but where sanlock's own name was: that group has it there as well (spec A 7.4). A name that is
 /// not known stands for root, as in sanlock: nobody gets access by it.
 fn owner(user: Option<&str>, group: Option<&str>, as_sanlock: bool) -> (Option<Uid>, Option<Gid>) {

@@ -8,7 +8,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ use super::{Refused, refuse_io};
 use crate::linux::Linux;
 use crate::platform::{LeaseFile, Platform};
 use crate::resource::SpaceShared;
+use crate::supervisor::event::Place;
 
 /// How long a formatting write may take: it is long and nobody's lease depends on it (spec D 1.5).
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -65,12 +65,7 @@ impl fmt::Display for Bytes {
 /// A lockspace of this daemon, as far as its join has come.
 pub enum InUse<P: Platform = Linux> {
     /// Its device is not open yet.
-    Opening {
-        /// Its path as given.
-        path: PathBuf,
-        /// Where its area begins.
-        offset: u64,
-    },
+    Opening(Place),
     /// Its area was found.
     Found {
         /// Its device.
@@ -83,27 +78,27 @@ pub enum InUse<P: Platform = Linux> {
 }
 
 impl<P: Platform> InUse<P> {
-    /// Path and offset of a lockspace whose device is not open yet.
+    /// Where a lockspace is said to be whose device is not open yet.
     #[must_use]
-    pub fn opening(&self) -> Option<(&Path, u64)> {
+    pub fn opening(&self) -> Option<&Place> {
         match self {
-            InUse::Opening { path, offset } => Some((path, *offset)),
+            InUse::Opening(place) => Some(place),
             InUse::Found { .. } | InUse::Joined(_) => None,
         }
     }
 
     /// Where such a one may be, whose sizes are not known: the largest count.
     #[must_use]
-    pub fn may_be_at(node: NodeId, path: &Path, offset: u64) -> (Bytes, String) {
-        let what = format!("the lockspace at {}:{offset}, which is being joined", path.display());
-        (Bytes::of(node, offset, AlignSize::M8.bytes()), what)
+    pub fn may_be_at(node: NodeId, place: &Place) -> (Bytes, String) {
+        let what = format!("the lockspace at {place}, which is being joined");
+        (Bytes::of(node, place.offset, AlignSize::M8.bytes()), what)
     }
 
     /// What of it a format of `new` would hit, right now.
     #[must_use]
     pub fn in_the_way_of(&self, new: &Bytes) -> Option<String> {
         let (node, area, shared) = match self {
-            InUse::Opening { .. } => return None,
+            InUse::Opening(_) => return None,
             InUse::Found { node, area } => (*node, *area, None),
             InUse::Joined(shared) => {
                 let shared = shared.upgrade()?;
@@ -209,6 +204,7 @@ mod tests {
     use holdfast_io::seal::{AreaUuid, SealedFire};
     use holdfast_io::stop::Stop;
     use holdfast_io::sys::linux::BlockFile;
+    use holdfast_io::sys::rights::{Credentials, Rights};
     use holdfast_io::timing::IoTimeout;
     use holdfast_io::units::{Geometry, LeaseOffset, SectorSize};
     use holdfast_protocol::command::WriteResourceFlags;
@@ -216,14 +212,15 @@ mod tests {
     use holdfast_protocol::request::Request;
     use holdfast_protocol::text::{DiskPath, Name48};
     use paxos_lease::Me;
-    use std::os::unix::fs::FileExt;
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    use std::path::PathBuf;
     use tokio::task::LocalSet;
 
     use crate::log_ring::LogRing;
     use crate::note::{Note, Notes};
     use crate::queries::{Answer, Context, answer};
     use crate::resource;
-    use crate::supervisor::event::{AcquireEnd, Event, LeaseKey, LeaseRequest, Place, TaskId};
+    use crate::supervisor::event::{AcquireEnd, Event, LeaseKey, LeaseRequest, TaskId};
     use crate::watchdog::Choice;
 
     const MIB: u64 = 1 << 20;
@@ -231,6 +228,10 @@ mod tests {
     fn local<T>(run: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, run)
+    }
+
+    fn place(path: PathBuf, offset: u64) -> Place {
+        Place { path, offset, by: Rights::Ours }
     }
 
     fn node(ino: u64) -> NodeId {
@@ -319,7 +320,7 @@ mod tests {
             for write in paxos_lease::format::plan(&lease, &writer).unwrap() {
                 file.write_all_at(&write.bytes, MIB + write.offset_in_area).unwrap();
             }
-            let opened: Arc<BlockFile> = nodes.open(&path).unwrap();
+            let opened: Arc<BlockFile> = nodes.open(&path, &Rights::Ours).unwrap();
             let area = DeltaArea { at: LeaseOffset(0), geometry, space: space(), uuid: AreaUuid::NONE };
             let term = HostTerm { host_id: HostId::new(1).unwrap(), generation: Generation(1) };
             let me = Me { term, machine, fire: SealedFire::NoWatchdog, io_timeout: IoTimeout::DEFAULT };
@@ -336,7 +337,7 @@ mod tests {
                 used,
                 formats: Formats::default(),
                 log: LogRing::default(),
-                asking: crate::queries::Asking { pid: 1, uid: 0 },
+                asking: crate::queries::Asking { pid: 1, uid: 0, rights: Rights::Ours },
             };
             Rig { _dir: dir, link, context, shared }
         }
@@ -379,7 +380,7 @@ mod tests {
             let shared = Rc::clone(&self.shared);
             let request = LeaseRequest {
                 key: key(),
-                places: vec![Place { path: self.link.clone(), offset: MIB }],
+                places: vec![place(self.link.clone(), MIB)],
                 expected_lver: None,
                 num_hosts: None,
                 nowait: true,
@@ -444,12 +445,47 @@ mod tests {
     fn a_lockspace_that_is_only_being_joined_is_not_formatted_either() {
         local(async {
             let mut rig = Rig::new();
-            rig.context.used = Rc::new(vec![InUse::Opening { path: rig.link.with_file_name("disk"), offset: 0 }]);
+            rig.context.used = Rc::new(vec![InUse::Opening(place(rig.link.with_file_name("disk"), 0))]);
             assert_busy(&rig.write_resource(512).await, "being joined");
             let node = rig.shared.file.node();
             rig.context.used = Rc::new(vec![InUse::Found { node, area: rig.shared.area }]);
             assert_busy(&rig.write_lockspace(512).await, "lockspace LS");
             assert_eq!(rig.write_lockspace(MIB).await.code, ResultCode::OK);
+        });
+    }
+
+    #[test]
+    fn a_client_formats_only_what_it_may_write_itself_and_nothing_that_is_being_joined_where_it_cannot_look() {
+        if !nix::unistd::geteuid().is_root() {
+            // There are no rights to be kept back then.
+            return;
+        }
+        let mode = |path: &std::path::Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        local(async {
+            let mut rig = Rig::new();
+            let (dir, path) = (rig.link.parent().unwrap().to_owned(), rig.link.with_file_name("disk"));
+            mode(&dir, 0o711);
+            mode(&path, 0o600);
+            let nobody = Credentials { uid: 65534, gid: 65534, groups: Vec::new() };
+            rig.context.asking.rights = Rights::Of(Arc::new(nobody));
+            let before = rig.bytes();
+            assert_eq!(rig.write_lockspace(2 * MIB).await.code, ResultCode::ENODEV);
+            let refused = rig.write_resource(2 * MIB).await;
+            assert_eq!(refused.code, ResultCode::new(-nix::libc::EACCES));
+            assert!(refused.why.unwrap().contains("by the rights of user 65534"));
+            assert!(rig.bytes() == before);
+
+            mode(&path, 0o666);
+            let hidden = dir.join("hidden");
+            std::fs::create_dir(&hidden).unwrap();
+            mode(&hidden, 0o700);
+            std::fs::hard_link(&path, hidden.join("disk")).unwrap();
+            rig.context.used = Rc::new(vec![InUse::Opening(place(hidden.join("disk"), 0))]);
+            assert_busy(&rig.write_resource(512).await, "being joined");
+            rig.context.used = Rc::default();
+            assert_eq!(rig.write_lockspace(2 * MIB).await.code, ResultCode::OK);
         });
     }
 
@@ -510,7 +546,7 @@ mod tests {
             let mut rig = Rig::new();
             rig.context.patience = Duration::from_millis(50);
             let (path, _) = rig.another("dead");
-            rig.context.used = Rc::new(vec![InUse::Opening { path: path.clone(), offset: 0 }]);
+            rig.context.used = Rc::new(vec![InUse::Opening(place(path.clone(), 0))]);
             let hangs = rig.context.nodes.hanging(&path).await;
             assert_eq!(rig.write_lockspace(2 * MIB).await.code, ResultCode::EAGAIN);
             drop(hangs);

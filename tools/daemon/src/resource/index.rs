@@ -81,10 +81,10 @@ struct Here<P: Platform> {
 impl<P: Platform> Here<P> {
     async fn on(platform: &P, node: NodeId, surroundings: Surroundings<P>) -> Self {
         let mut opening = Vec::new();
-        for (path, offset) in surroundings.used.iter().filter_map(InUse::opening) {
-            // What cannot be opened has not been joined either.
-            if let Ok(Ok(file)) = platform.open_apart(path).await {
-                opening.push(InUse::<P>::may_be_at(file.node(), path, offset));
+        for place in surroundings.used.iter().filter_map(InUse::opening) {
+            // What cannot be opened, by the rights of who joins it, has not been joined either.
+            if let Ok(Ok(file)) = platform.open_apart(&place.path, &place.by).await {
+                opening.push(InUse::<P>::may_be_at(file.node(), place));
             }
         }
         Here { surroundings, node, opening }
@@ -142,7 +142,7 @@ fn lease_request(request: &IndexRequest, header: &Header) -> LeaseRequest {
     let lease = header.index.lease(header.geometry);
     LeaseRequest {
         key: request.key(),
-        places: vec![Place { path: request.place.path.clone(), offset: lease.at.0 }],
+        places: vec![Place { offset: lease.at.0, ..request.place.clone() }],
         expected_lver: None,
         num_hosts: None,
         // As in sanlock: who works on an index is not waited for.

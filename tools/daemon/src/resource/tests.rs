@@ -9,6 +9,7 @@ use holdfast_io::identity::Machine;
 use holdfast_io::ids::SpaceName;
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::linux::{Access, BlockFile};
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::IoTimeout;
 use holdfast_io::units::{Geometry, SectorSize};
 
@@ -66,7 +67,7 @@ impl Rig {
         let area = DeltaArea { at: LeaseOffset(0), geometry: geometry(), space, uuid: AreaUuid::random() };
         let term = HostTerm { host_id: HostId::new(1).unwrap(), generation: Generation(1) };
         let me = Me { term, machine, fire: SealedFire::NoWatchdog, io_timeout: IoTimeout::DEFAULT };
-        let opened = linux.open(&dir.path().join("space")).unwrap();
+        let opened = linux.open(&dir.path().join("space"), &Rights::Ours).unwrap();
         let shared = Rc::new(SpaceShared::new(area, opened, me, &linux));
         shared.limit.set(LocalInstant::NEVER);
         Rig { dir, shared }
@@ -79,7 +80,7 @@ impl Rig {
     fn request(&self) -> LeaseRequest {
         LeaseRequest {
             key: key(),
-            places: (1..=3).map(|n| Place { path: self.path(n), offset: 0 }).collect(),
+            places: (1..=3).map(|n| Place { path: self.path(n), offset: 0, by: Rights::Ours }).collect(),
             expected_lver: None,
             num_hosts: None,
             nowait: true,

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::planted::{Bug, planted};
+use holdfast_io::sys::rights::Rights;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{Class, Command, RestrictFlags};
 use holdfast_protocol::request::Target;
@@ -27,6 +28,8 @@ pub struct Client {
     pub slot: u32,
     /// The pid at the other end when it connected.
     pub pid: i32,
+    /// Whose rights it may ask for.
+    pub rights: Rights,
     /// Whether it asked to own leases.
     pub registered: bool,
     /// The process behind it, once looked up.
@@ -143,10 +146,11 @@ impl Client {
 }
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
-    pub(super) fn connected(&mut self, client: ClientId, pid: i32) {
+    pub(super) fn connected(&mut self, client: ClientId, pid: i32, rights: Rights) {
         let fresh = Client {
             slot: self.slots.take(),
             pid,
+            rights,
             registered: false,
             process: None,
             exited: false,
@@ -294,6 +298,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 found.map(|(id, _)| *id).ok_or(ResultCode::ESRCH)
             }
         }
+    }
+
+    /// Whose rights whoever asks may ask for. Nobody's connection has none: what it asked for is not done any more.
+    pub(super) fn rights_of(&self, client: ClientId) -> Option<Rights> {
+        self.clients.get(&client).map(|c| c.rights.clone())
     }
 
     /// Whether a connection has registered.

@@ -1,5 +1,6 @@
 //! What can happen to the daemon, and what it then does. [`super::Supervisor::apply`] turns one into the other.
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, HostTerm, Lver, ResourceName, SpaceName};
 use holdfast_io::seal::SealedFire;
 use holdfast_io::stop::Stop;
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
 use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
@@ -45,14 +47,36 @@ impl std::fmt::Display for LeaseKey {
     }
 }
 
-/// A lease area on a device.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A lease area on a device. It is the same place whoever names it.
+#[derive(Clone, Debug)]
 pub struct Place {
     /// Device or file.
     pub path: PathBuf,
     /// Byte offset of the area.
     pub offset: u64,
+    /// Those of whoever named it: by these it is opened, and by no others.
+    pub by: Rights,
 }
+
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (&self.path, self.offset).cmp(&(&other.path, other.offset))
+    }
+}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Place {}
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -131,6 +155,8 @@ pub enum Event<L> {
         client: ClientId,
         /// The pid at its other end when it connected.
         pid: i32,
+        /// Whose rights it may ask for.
+        rights: Rights,
     },
     /// A whole request came in.
     Request {

@@ -14,6 +14,7 @@ use crate::log_ring::AT_WILL;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{ResourceName, SpaceName};
 use holdfast_io::stop::Stop;
+use holdfast_io::sys::rights::Rights;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{Command, RindexFlags};
 use holdfast_protocol::payload::{Rindex, RindexEntry};
@@ -227,7 +228,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if by_hand && flags.contains(RindexFlags::NO_LOCKSPACE) && !known {
             return self.effects.push(Effect::Answer { to, request });
         }
-        match self.admit_index(index, work) {
+        let Some(by) = self.rights_of(to.client) else { return };
+        match self.admit_index(index, work, by) {
             Ok(request) => {
                 let task = self.next_task(request.key());
                 let turn = Turn { to: Some(to), request: request.clone(), stop: Stop::new(), opening: true };
@@ -251,6 +253,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         &self,
         index: &Rindex,
         work: Result<IndexWork, (ResultCode, &'static str)>,
+        by: Rights,
     ) -> Result<IndexRequest, (ResultCode, &'static str)> {
         let space = self.index_space(&index.lockspace_name).map_err(|code| (code, "the lockspace is not joined"))?;
         let work = work?;
@@ -265,7 +268,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if matches!(&work, IndexWork::Delete { name, .. } if in_use(*name)) {
             return Err((ResultCode::EBUSY, "the resource is in use here"));
         }
-        Ok(IndexRequest { space, place: Place { path, offset: index.disk.offset }, work })
+        Ok(IndexRequest { space, place: Place { path, offset: index.disk.offset, by }, work })
     }
 
     /// The device of an index is open and fenced, or cannot be used.

@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, VecDeque};
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Lver, ResourceName, SpaceName};
 use holdfast_io::stop::Stop;
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::payload::{Disk, Resource, ResourceHead};
@@ -283,8 +284,9 @@ pub(super) fn mode_word(mode: Mode) -> &'static str {
 }
 
 /// Where a resource lies; `None`: in one place twice. No path is refused by who opens it, once the lockspace is known to be there.
-pub(super) fn places_of(resource: &Resource) -> Option<Vec<Place>> {
-    let place = |disk: &Disk| Place { path: path_of(&disk.path).unwrap_or_default(), offset: disk.offset };
+pub(super) fn places_of(resource: &Resource, by: &Rights) -> Option<Vec<Place>> {
+    let path = |disk: &Disk| path_of(&disk.path).unwrap_or_default();
+    let place = |disk: &Disk| Place { path: path(disk), offset: disk.offset, by: by.clone() };
     let places: Vec<Place> = resource.disks.iter().map(place).collect();
     let different: BTreeSet<&Place> = places.iter().collect();
     (different.len() == places.len()).then_some(places)

@@ -202,7 +202,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             self.expire(now);
         }
         match event {
-            Event::Connected { client, pid } => self.connected(client, pid),
+            Event::Connected { client, pid, rights } => self.connected(client, pid, rights),
             Event::Request { client, message } => self.request(client, message, now),
             Event::Registered { client, process } => self.registered(client, process),
             Event::Closed { client } => self.closed(client),

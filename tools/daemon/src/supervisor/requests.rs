@@ -29,13 +29,14 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// REQUEST.
     pub(super) fn ask_owner(&mut self, to: ReplyTo, flags: RequestFlags, force_mode: u32, resource: &Resource) {
         let head = &resource.head;
+        let Some(by) = self.rights_of(to.client) else { return };
         if !self.has_active(&head.lockspace_name) {
             return self.reply(to, ResultCode::ENOSPC);
         }
         if !(1..=MOST_DISKS).contains(&resource.disks.len()) {
             return self.reply(to, ResultCode::ERANGE);
         }
-        let (Some(key), Some(places)) = (key_of(head), places_of(resource)) else {
+        let (Some(key), Some(places)) = (key_of(head), places_of(resource, &by)) else {
             return self.reply(to, ResultCode::EINVAL);
         };
         let force = Force::from_number(force_mode);

@@ -18,6 +18,7 @@ use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, HostId, SpaceName};
 use holdfast_io::planted::{Bug, planted};
 use holdfast_io::stop::Stop;
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
 use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
@@ -221,11 +222,11 @@ struct SpaceAsk {
 }
 
 impl SpaceAsk {
-    fn read(wire: &Wire) -> Option<Self> {
+    fn read(wire: &Wire, by: Rights) -> Option<Self> {
         let name = SpaceName::new(wire.name.as_bytes()).ok()?;
         let path = super::answers::path_of(&wire.disk.path)?;
         let host_id = if wire.host_id == 0 { None } else { Some(HostId::new(wire.host_id)) };
-        Some(SpaceAsk { name, place: Place { path, offset: wire.disk.offset }, host_id: host_id.flatten() })
+        Some(SpaceAsk { name, place: Place { path, offset: wire.disk.offset, by }, host_id: host_id.flatten() })
     }
 }
 
@@ -244,7 +245,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         wire: &Wire,
         now: LocalInstant,
     ) {
-        let (ask, host_id, io_timeout) = match self.admit_join(io_timeout, wire) {
+        let Some(by) = self.rights_of(to.client) else { return };
+        let (ask, host_id, io_timeout) = match self.admit_join(io_timeout, wire, by) {
             Ok(admitted) => admitted,
             Err((code, why)) => return self.deny(to, format!("lockspace {}", wire.name), code, &why, now),
         };
@@ -299,9 +301,14 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     /// What is to be joined, if anything can be.
-    fn admit_join(&self, io_timeout: u32, wire: &Wire) -> Result<(SpaceAsk, HostId, IoTimeout), (ResultCode, String)> {
+    fn admit_join(
+        &self,
+        io_timeout: u32,
+        wire: &Wire,
+        by: Rights,
+    ) -> Result<(SpaceAsk, HostId, IoTimeout), (ResultCode, String)> {
         let refuse = |code, why: &str| Err((code, why.to_owned()));
-        let Some(ask) = SpaceAsk::read(wire) else {
+        let Some(ask) = SpaceAsk::read(wire, by) else {
             return refuse(ResultCode::EINVAL, "it has no name, or no path");
         };
         let most = holdfast_io::ids::MAX_HOSTS;
@@ -764,7 +771,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 
     fn find_space(&self, wire: &Wire) -> Option<SpaceName> {
-        let ask = SpaceAsk::read(wire)?;
+        // It is not opened for who asks.
+        let ask = SpaceAsk::read(wire, Rights::Ours)?;
         // Any host_id is meant by 0 alone, not by one that no host has.
         if ask.host_id.is_none() && wire.host_id != 0 {
             return None;

@@ -6,6 +6,7 @@ use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Generation, Lver, SpaceName};
 use holdfast_io::seal::SealedFire;
 use holdfast_io::stop::Stop;
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
 use holdfast_io::units::{Geometry, SectorSize};
 use holdfast_protocol::codes::ResultCode;
@@ -33,6 +34,7 @@ mod losses;
 mod orphans;
 mod refusals;
 mod requests;
+mod rights;
 mod sharing;
 mod shutdown;
 mod values;
@@ -164,7 +166,7 @@ impl World {
 
     fn client(&mut self, client: u64) -> &mut Self {
         let pid = 100 + i32::try_from(client).unwrap();
-        self.apply(Event::Connected { client: ClientId(client), pid });
+        self.apply(Event::Connected { client: ClientId(client), pid, rights: Rights::Ours });
         self.ask(client, Request::Register);
         let process = Guarded { pid, start_time: 7, connection_inode: client, group: false };
         self.apply(Event::Registered { client: ClientId(client), process: Some(process) })
@@ -176,7 +178,7 @@ impl World {
             io_timeout: u32::try_from(IO).unwrap(),
             lockspace: wire_space(space, 1),
         };
-        self.apply(Event::Connected { client: ClientId(client), pid: 50 }).ask(client, request)
+        self.apply(Event::Connected { client: ClientId(client), pid: 50, rights: Rights::Ours }).ask(client, request)
     }
 
     fn armed(&mut self) -> &mut Self {
@@ -401,7 +403,7 @@ fn p1_a_process_is_in_the_state_file_before_its_acquire_begins() {
 #[test]
 fn a_client_whose_process_is_unknown_gets_no_lease() {
     let mut w = World::joined();
-    w.apply(Event::Connected { client: ClientId(2), pid: 5 }).ask(2, Request::Register);
+    w.apply(Event::Connected { client: ClientId(2), pid: 5, rights: Rights::Ours }).ask(2, Request::Register);
     w.apply(Event::Registered { client: ClientId(2), process: None });
     w.acquire(2, &["R"], AcquireFlags::NONE);
     assert_eq!(w.codes(2), [ResultCode::ESTALE.number()]);
@@ -795,7 +797,7 @@ fn p1_no_generation_of_one_host_id_is_forgotten_over_a_join_under_another() {
     w.pass(9).apply(Event::Left { space: name("LS") });
     let lockspace = wire_space("LS", 2);
     let join = Request::AddLockspace { flags: AddLockspaceFlags::NONE, io_timeout: 10, lockspace };
-    w.apply(Event::Connected { client: ClientId(902), pid: 50 }).ask(902, join).fenced("LS", 7);
+    w.apply(Event::Connected { client: ClientId(902), pid: 50, rights: Rights::Ours }).ask(902, join).fenced("LS", 7);
     assert_eq!(w.past(), (None, None));
     assert_eq!(w.daemon.last_saved.lockspaces.len(), 2, "a successor is told of both");
     w.apply(Event::Joined { space: name("LS"), result: Err((ResultCode::IO_TIMEOUT, "no answer".into())) });
@@ -863,7 +865,7 @@ fn adding_the_same_lockspace_again_says_what_stands_against_it() {
     let mut w = World::joined();
     w.add(2, "LS");
     assert_eq!(w.codes(2), [ResultCode::EEXIST.number()]);
-    w.apply(Event::Connected { client: ClientId(3), pid: 1 });
+    w.apply(Event::Connected { client: ClientId(3), pid: 1, rights: Rights::Ours });
     let request =
         Request::AddLockspace { flags: AddLockspaceFlags::NONE, io_timeout: 1, lockspace: wire_space("LS", 2) };
     w.ask(3, request);

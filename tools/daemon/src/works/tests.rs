@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_io::seal::SealedFire;
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::IoTimeout;
 use holdfast_protocol::command::AddLockspaceFlags;
 use holdfast_protocol::header::Header;
@@ -89,7 +90,10 @@ fn what_the_thread_of_a_lockspace_says_is_heard_before_requests() {
     on_a_loop(async {
         let dir = tempfile::tempdir().unwrap();
         let mut works = works(dir.path());
-        works.handle(&mut Nobody, Event::Connected { client: ClientId(1), pid: 1 }).await.unwrap();
+        works
+            .handle(&mut Nobody, Event::Connected { client: ClientId(1), pid: 1, rights: Rights::Ours })
+            .await
+            .unwrap();
         crowd(&works);
         let path = DiskPath::new(dir.path().join("not-there").to_str().unwrap()).unwrap();
         let lockspace = Wire::new(Name48::new("LS").unwrap(), 1, Disk::new(path, 0));

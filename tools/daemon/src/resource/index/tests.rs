@@ -15,6 +15,7 @@ use holdfast_io::identity::Machine;
 use holdfast_io::ids::{Generation, HostId, HostTerm, ResourceName, SpaceName};
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::linux::{BlockFile, OpenError};
+use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::{FireTimeout, IoTimeout};
 use holdfast_io::units::{Geometry, SectorSize};
 use nix::sys::signal::Signal;
@@ -56,7 +57,7 @@ fn create(text: &str) -> IndexWork {
 fn acquire_of(resource: &str, path: &std::path::Path, offset: u64) -> LeaseRequest {
     LeaseRequest {
         key: crate::supervisor::event::LeaseKey { space: space(), resource: name(resource) },
-        places: vec![Place { path: path.to_owned(), offset }],
+        places: vec![Place { path: path.to_owned(), offset, by: Rights::Ours }],
         expected_lver: None,
         num_hosts: None,
         nowait: true,
@@ -99,7 +100,7 @@ impl<P: Platform<File = BlockFile>> Rig<P> {
         for write in index::format::plan(&header, &writer).unwrap() {
             file.write_all_at(&write.bytes, INDEX + write.offset_in_area).unwrap();
         }
-        let opened = platform.nodes().open(&path).unwrap();
+        let opened = platform.nodes().open(&path, &Rights::Ours).unwrap();
         let area = DeltaArea { at: LeaseOffset(0), geometry, space: space(), uuid: AreaUuid::NONE };
         let term = HostTerm { host_id: HostId::new(1).unwrap(), generation: Generation(1) };
         let me = Me { term, machine, fire: SealedFire::NoWatchdog, io_timeout };
@@ -110,7 +111,7 @@ impl<P: Platform<File = BlockFile>> Rig<P> {
 
     /// What the daemon answers, and whether that was all.
     async fn work(&self, work: IndexWork) -> (IndexEnd, bool) {
-        let place = Place { path: self.path.clone(), offset: INDEX };
+        let place = Place { path: self.path.clone(), offset: INDEX, by: Rights::Ours };
         let request = IndexRequest { space: space(), place, work };
         prepare_index(&self.shared, Arc::clone(&self.shared.file), &request).await.result.unwrap();
         let used = vec![InUse::Joined(Rc::downgrade(&self.shared))];
@@ -283,11 +284,11 @@ impl Platform for Gated {
     fn nodes(&self) -> &Nodes {
         self.linux.nodes()
     }
-    fn open(&self, path: &Path) -> Result<Arc<BlockFile>, OpenError> {
-        self.linux.open(path)
+    fn open(&self, path: &Path, by: &Rights) -> Result<Arc<BlockFile>, OpenError> {
+        self.linux.open(path, by)
     }
-    async fn open_apart(&self, path: &Path) -> Result<Result<Arc<BlockFile>, OpenError>, String> {
-        self.linux.open_apart(path).await
+    async fn open_apart(&self, path: &Path, by: &Rights) -> Result<Result<Arc<BlockFile>, OpenError>, String> {
+        self.linux.open_apart(path, by).await
     }
     fn engine(&self, _: &Arc<BlockFile>, _: usize, _: &'static str) -> Gated {
         self.clone()
@@ -334,7 +335,7 @@ fn while_a_write_may_still_land_the_index_is_kept_though_its_client_is_answered(
         let rig = Rig::on(gated, IoTimeout::new(1).unwrap());
         let gate = gate.unwrap();
         let (notes, mut inbox) = Notes::channel();
-        let place = Place { path: rig.path.clone(), offset: INDEX };
+        let place = Place { path: rig.path.clone(), offset: INDEX, by: Rights::Ours };
         let request = IndexRequest { space: space(), place, work: create("a") };
         prepare_index(&rig.shared, Arc::clone(&rig.shared.file), &request).await.result.unwrap();
         let surroundings = Surroundings { used: Vec::new(), formats: rig.formats.clone() };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{Lver, SpaceName};
 use holdfast_io::stop::Stop;
+use holdfast_io::sys::rights::Rights;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::{AcquireFlags, LeaseFlags};
 use holdfast_protocol::payload::{Options, Resource};
@@ -99,7 +100,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             return Err((ResultCode::EBUSY, BEING_ENDED));
         }
         let nowait = flags.contains(AcquireFlags::OWNER_NOWAIT);
-        let wanted = self.read_requests(flags, resources, nowait).map_err(|code| (code, "not understood"))?;
+        let by = self.rights_of(to.client).ok_or((ResultCode::ESRCH, NOT_ADMITTED))?;
+        let wanted = read_requests(flags, resources, nowait, &by).map_err(|code| (code, "not understood"))?;
         let known = |r: &LeaseRequest| self.spaces.get(&r.key.space).is_some_and(|s| s.life.is_active());
         let joined = wanted.iter().all(known);
         let client = self.clients.get_mut(&target).ok_or((ResultCode::ESRCH, "no such client"))?;
@@ -152,21 +154,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Some(client) if client.running.is_none() => Ok(target),
             _ => Err(ResultCode::EBUSY),
         }
-    }
-
-    fn read_requests(
-        &self,
-        flags: AcquireFlags,
-        resources: &[Resource],
-        nowait: bool,
-    ) -> Result<Vec<LeaseRequest>, ResultCode> {
-        let value = flags.contains(AcquireFlags::LVB);
-        let orphans = match (flags.contains(AcquireFlags::ORPHAN_ONLY), flags.contains(AcquireFlags::ORPHAN)) {
-            (true, _) => Orphans::Demanded,
-            (false, true) => Orphans::Adopted,
-            (false, false) => Orphans::Refused,
-        };
-        resources.iter().map(|r| Ok(LeaseRequest { value, ..read_request(r, nowait, orphans)? })).collect()
     }
 
     /// Goes on with a target's acquire: the next resource, or the end.
@@ -571,7 +558,22 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     }
 }
 
-fn read_request(resource: &Resource, nowait: bool, orphans: Orphans) -> Result<LeaseRequest, ResultCode> {
+fn read_requests(
+    flags: AcquireFlags,
+    resources: &[Resource],
+    nowait: bool,
+    by: &Rights,
+) -> Result<Vec<LeaseRequest>, ResultCode> {
+    let value = flags.contains(AcquireFlags::LVB);
+    let orphans = match (flags.contains(AcquireFlags::ORPHAN_ONLY), flags.contains(AcquireFlags::ORPHAN)) {
+        (true, _) => Orphans::Demanded,
+        (false, true) => Orphans::Adopted,
+        (false, false) => Orphans::Refused,
+    };
+    resources.iter().map(|r| Ok(LeaseRequest { value, ..read_request(r, nowait, orphans, by)? })).collect()
+}
+
+fn read_request(resource: &Resource, nowait: bool, orphans: Orphans, by: &Rights) -> Result<LeaseRequest, ResultCode> {
     let head = &resource.head;
     let persistent = head.flags.contains(LeaseFlags::PERSISTENT);
     let mode = if head.flags.contains(LeaseFlags::SHARED) { Mode::Shared } else { Mode::Exclusive };
@@ -581,7 +583,7 @@ fn read_request(resource: &Resource, nowait: bool, orphans: Orphans) -> Result<L
     // No lockspace has an empty name, or one that is none.
     SpaceName::new(head.lockspace_name.as_bytes()).map_err(|_| ResultCode::ENOSPC)?;
     let key = key_of(head).ok_or(ResultCode::EINVAL)?;
-    let places = places_of(resource).ok_or(ResultCode::EINVAL)?;
+    let places = places_of(resource, by).ok_or(ResultCode::EINVAL)?;
     let expected_lver = head.flags.contains(LeaseFlags::LVER).then_some(Lver(head.lver)).filter(|l| l.0 != 0);
     let num_hosts = head.flags.contains(LeaseFlags::NUM_HOSTS).then_some(head.data32);
     Ok(LeaseRequest { value: false, persistent, orphans, key, places, expected_lver, num_hosts, nowait, mode })

@@ -107,14 +107,14 @@ fn what_a_lost_lockspace_takes_from_an_acquire_that_is_not_over_is_told_of() {
 #[test]
 fn who_asks_for_the_end_of_a_lockspace_or_of_the_daemon_is_named() {
     let mut w = World::joined();
-    w.apply(Event::Connected { client: ClientId(7), pid: 77 });
+    w.apply(Event::Connected { client: ClientId(7), pid: 77, rights: Rights::Ours });
     let remove = Request::RemLockspace { flags: RemLockspaceFlags::NONE, lockspace: wire_space("LS", 1) };
     let lines = logged(|| {
         w.ask(7, remove);
     });
     assert!(!at_will(one(&lines, &["asked to leave", "lockspace=LS", "pid=77"])));
     let mut w = World::joined();
-    w.apply(Event::Connected { client: ClientId(7), pid: 77 });
+    w.apply(Event::Connected { client: ClientId(7), pid: 77, rights: Rights::Ours });
     let lines = logged(|| {
         w.ask(7, Request::Shutdown { force: false }).ask(7, Request::Shutdown { force: true });
     });

@@ -34,7 +34,7 @@ impl World {
     }
 
     fn listens(&mut self, client: u64) -> &mut Self {
-        self.apply(Event::Connected { client: ClientId(client), pid: 77 });
+        self.apply(Event::Connected { client: ClientId(client), pid: 77, rights: Rights::Ours });
         self.ask(client, Request::RegEvent { lockspace: wire_space("LS", 0), event: Wire::default() })
     }
 
@@ -67,7 +67,7 @@ impl World {
 
 fn joined() -> World {
     let mut w = World::joined();
-    w.apply(Event::Connected { client: ClientId(900), pid: 60 });
+    w.apply(Event::Connected { client: ClientId(900), pid: 60, rights: Rights::Ours });
     w
 }
 
@@ -178,7 +178,7 @@ fn there_are_thirty_two_listeners_at_most_and_none_where_there_is_nothing() {
             Request::RegEvent { lockspace: lockspace(), event: Wire::default() },
             Request::EndEvent { lockspace: lockspace() },
         ] {
-            w.apply(Event::Connected { client: ClientId(60), pid: 60 }).ask(60, request);
+            w.apply(Event::Connected { client: ClientId(60), pid: 60, rights: Rights::Ours }).ask(60, request);
             assert_eq!(w.codes(60).last(), Some(&code.number()), "{space:?}");
         }
     }

@@ -6,7 +6,8 @@ use super::*;
 fn a_gentle_shutdown_is_refused_while_a_lockspace_is_joined_and_a_forced_one_ends_holders() {
     let mut w = World::joined();
     w.hold(1, "R");
-    w.apply(Event::Connected { client: ClientId(7), pid: 1 }).ask(7, Request::ShutdownWait { force: false });
+    w.apply(Event::Connected { client: ClientId(7), pid: 1, rights: Rights::Ours })
+        .ask(7, Request::ShutdownWait { force: false });
     assert_eq!(w.codes(7), [ResultCode::EBUSY.number()]);
     assert!(w.signals(1).is_empty());
     w.ask(7, Request::ShutdownWait { force: true });
@@ -20,7 +21,7 @@ fn a_gentle_shutdown_is_refused_while_a_lockspace_is_joined_and_a_forced_one_end
 fn a_join_that_hangs_keeps_a_shutdown_for_a_while_and_no_longer() {
     for signal in [false, true] {
         let mut w = World::new();
-        w.add(1, "LS").apply(Event::Connected { client: ClientId(7), pid: 1 });
+        w.add(1, "LS").apply(Event::Connected { client: ClientId(7), pid: 1, rights: Rights::Ours });
         if signal {
             w.apply(Event::ShutdownSignal)
         } else {

@@ -10,7 +10,7 @@ impl World {
     fn add_with(&mut self, client: u64, space: &str, io_timeout: u32) -> &mut Self {
         let lockspace = wire_space(space, 1);
         let request = Request::AddLockspace { flags: AddLockspaceFlags::NONE, io_timeout, lockspace };
-        self.apply(Event::Connected { client: ClientId(client), pid: 50 }).ask(client, request)
+        self.apply(Event::Connected { client: ClientId(client), pid: 50, rights: Rights::Ours }).ask(client, request)
     }
 
     fn armed_by_wdmd(&mut self) -> &mut Self {
