@@ -71,7 +71,21 @@ pub enum LeaderKind {
 const DELTA_MAGIC: u32 = 0x1221_2010;
 const PAXOS_MAGIC: u32 = 0x0615_2010;
 const CLEARED_MAGIC: u32 = 0x1128_2016;
+/// Of a resource index, which is no lease (`paxos-lease/src/index/codec.rs`).
+const INDEX_MAGIC: u32 = 0x0104_2018;
 const MINOR: u16 = 4;
+
+/// What a magic number stands for, for people.
+const fn word_of(magic: u32) -> &'static str {
+    match magic {
+        0 => "blank",
+        DELTA_MAGIC => "a lockspace",
+        PAXOS_MAGIC => "a resource",
+        CLEARED_MAGIC => "a resource that was cleared",
+        INDEX_MAGIC => "a resource index",
+        _ => "nothing known",
+    }
+}
 
 /// SHORT_HOLD: the owner holds the lease for a moment only, on its way to sharing it.
 pub const SHORT_HOLD: u32 = 0x1;
@@ -182,7 +196,7 @@ pub struct Expected {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaderError {
     /// No lease of this kind here.
-    #[error("magic 0x{found:08x}, expected 0x{expected:08x}")]
+    #[error("magic 0x{found:08x} ({}), expected 0x{expected:08x} ({})", word_of(*.found), word_of(*.expected))]
     Magic {
         /// On disk.
         found: u32,
@@ -495,6 +509,8 @@ mod tests {
         let cleared = LeaderRecord { magic: CLEARED_MAGIC, ..record };
         assert_eq!(decode(&cleared, &space), Ok(Decoded::Cleared(cleared)));
         assert_eq!(LeaderRecord::decode(&[0; LEN], LeaderKind::Delta, &any), Ok(Decoded::Blank));
+        let told = LeaderRecord::decode(&record.encode(), LeaderKind::Delta, &any).unwrap_err().to_string();
+        assert_eq!(told, "magic 0x06152010 (a resource), expected 0x12212010 (a lockspace)");
         let mut torn = record.encode();
         torn[170] ^= 1;
         assert!(matches!(LeaderRecord::decode(&torn, LeaderKind::Paxos, &any), Err(LeaderError::Checksum { .. })));

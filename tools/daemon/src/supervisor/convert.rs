@@ -14,7 +14,7 @@ use paxos_lease::Mode;
 
 use super::Supervisor;
 use super::event::{ConvertRequest, Converted, Effect, ReplyTo, TaskId};
-use super::leases::{Lease, NOT_ADMITTED, NOT_JOINED, Phase, Running, key_of, mode_word};
+use super::leases::{Lease, NOT_JOINED, Phase, Running, key_of, mode_word, not_admitted};
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn convert(
@@ -28,7 +28,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let about = format!("lease {}:{}", resource.lockspace_name, resource.name);
         let target = match self.admit(to, target) {
             Ok(target) => target,
-            Err(code) => return self.deny(to, about, code, NOT_ADMITTED, now),
+            Err(code) => return self.deny(to, about, code, not_admitted(code), now),
         };
         let mode = if resource.flags.contains(LeaseFlags::SHARED) { Mode::Shared } else { Mode::Exclusive };
         let found = key_of(resource).and_then(|key| self.leases.get_mut(&key)).filter(|l| l.is_held_by(target));

@@ -231,8 +231,15 @@ pub struct WaitingAcquire {
 }
 
 /// Why a command does not begin, in words.
-pub(super) const NOT_ADMITTED: &str = "no such client, or a command runs for it";
 pub(super) const NOT_JOINED: &str = "the lockspace is not joined";
+
+/// The same, of one that is for no client, or for one that has no time for it.
+pub(super) fn not_admitted(code: ResultCode) -> &'static str {
+    match code {
+        ResultCode::ESRCH => "no client of that pid has registered",
+        _ => "its client has not registered, or a command runs for it already",
+    }
+}
 
 /// Which tokens of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]

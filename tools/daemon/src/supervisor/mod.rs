@@ -158,6 +158,9 @@ struct Who {
 
 impl std::fmt::Display for Who {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.name.is_empty() {
+            return write!(f, "process {}", self.pid);
+        }
         write!(f, "process {} ({})", self.pid, self.name)
     }
 }

@@ -596,7 +596,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(name) = self.find_space(wire) else {
             // Between two attempts to join it, too, it is not wanted any more.
             self.wanted.retain(|name| name.field() != wire.name.raw() || self.spaces.contains_key(name));
-            return self.deny(to, about, ResultCode::ENOENT, "none like it is joined", now);
+            let why = match self.space_named(&wire.name) {
+                Some((_, space)) => format!("it is at {} with host_id {}", space.place, space.host_id),
+                None => "it is not joined".to_owned(),
+            };
+            return self.deny(to, about, ResultCode::ENOENT, &why, now);
         };
         let in_use = self.leases.keys().any(|k| k.space == name);
         let indexing = self.turns.any_in(&name);

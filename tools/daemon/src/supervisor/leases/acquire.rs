@@ -15,8 +15,8 @@ use paxos_lease::Mode;
 use paxos_lease::copies::MOST as MOST_DISKS;
 
 use super::{
-    Acquire, Lease, NOT_ADMITTED, NOT_JOINED, Phase, Refused, Running, Token, Tokens, Value, WaitingAcquire, Work,
-    key_of, mode_word, places_of,
+    Acquire, Lease, NOT_JOINED, Phase, Refused, Running, Token, Tokens, Value, WaitingAcquire, Work, key_of, mode_word,
+    not_admitted, places_of,
 };
 use crate::log_ring::AT_WILL;
 use crate::supervisor::event::{
@@ -94,24 +94,28 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         target: Target,
         resources: &[Resource],
         options: &Options,
-    ) -> Result<(ClientId, Vec<LeaseRequest>), (ResultCode, &'static str)> {
-        let target = self.admit(to, target).map_err(|code| (code, NOT_ADMITTED))?;
+    ) -> Result<(ClientId, Vec<LeaseRequest>), (ResultCode, String)> {
+        let refused = |code: ResultCode, why: &str| (code, why.to_owned());
+        let target = self.admit(to, target).map_err(|code| refused(code, not_admitted(code)))?;
         if self.is_being_ended(target) {
-            return Err((ResultCode::EBUSY, BEING_ENDED));
+            return Err(refused(ResultCode::EBUSY, BEING_ENDED));
         }
         let nowait = flags.contains(AcquireFlags::OWNER_NOWAIT);
-        let by = self.rights_of(to.client).ok_or((ResultCode::ESRCH, NOT_ADMITTED))?;
-        let wanted = read_requests(flags, resources, nowait, &by).map_err(|code| (code, "not understood"))?;
-        let known = |r: &LeaseRequest| self.spaces.get(&r.key.space).is_some_and(|s| s.life.is_active());
-        let joined = wanted.iter().all(known);
-        let client = self.clients.get_mut(&target).ok_or((ResultCode::ESRCH, "no such client"))?;
+        let by = self.rights_of(to.client).ok_or_else(|| refused(ResultCode::ESRCH, "nobody waits for it"))?;
+        let wanted =
+            read_requests(flags, resources, nowait, &by).map_err(|code| refused(code, "a lease is not understood"))?;
+        let lacking = wanted.iter().map(|r| r.key.space).find(|space| !self.is_active(space)).map(|space| {
+            let word = self.spaces.get(&space).map_or("not joined", |s| s.life.word());
+            (ResultCode::ENOSPC, format!("lockspace {space} is {word}"))
+        });
+        let client = self.clients.get_mut(&target).ok_or_else(|| refused(ResultCode::ESRCH, "no such client"))?;
         client.name = options.owner_name;
-        if !joined {
-            return Err((ResultCode::ENOSPC, NOT_JOINED));
+        if let Some(lacking) = lacking {
+            return Err(lacking);
         }
         if client.process.is_none() && !wanted.is_empty() {
             // P1: what cannot be named in the state file cannot be guarded.
-            return Err((
+            return Err(refused(
                 ResultCode::ESTALE,
                 "its process could not be identified when it registered: it had ended, or is not to be seen in /proc",
             ));
@@ -131,7 +135,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         target: Target,
         resources: &[Resource],
         options: &Options,
-        (code, why): (ResultCode, &'static str),
+        (code, why): (ResultCode, String),
         now: LocalInstant,
     ) {
         let pid = match target {

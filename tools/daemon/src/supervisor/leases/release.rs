@@ -11,7 +11,7 @@ use holdfast_protocol::payload::ResourceHead;
 use holdfast_protocol::request::Target;
 use paxos_lease::Mode;
 
-use super::{NOT_ADMITTED, Phase, Running, Token, Tokens, Work, key_of};
+use super::{Phase, Running, Token, Tokens, Work, key_of, not_admitted};
 use crate::log_ring::AT_WILL;
 use crate::supervisor::event::{ClientId, Effect, LeaseKey, ReplyTo, TaskId};
 use crate::supervisor::spaces::{Life, Space};
@@ -28,11 +28,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         heads: &[ResourceHead],
         now: LocalInstant,
     ) {
-        let named: Vec<String> = heads.iter().map(|head| format!("{}:{}", head.lockspace_name, head.name)).collect();
-        let about = format!("lease {}", named.join(" "));
+        let lease = |head: &ResourceHead| format!("lease {}:{}", head.lockspace_name, head.name);
+        let named: Vec<String> = heads.iter().map(lease).collect();
+        let about = if named.is_empty() { "all leases of a client".to_owned() } else { named.join(", ") };
         let target = match self.admit(to, target) {
             Ok(target) => target,
-            Err(code) => return self.deny(to, about, code, NOT_ADMITTED, now),
+            Err(code) => return self.deny(to, about, code, not_admitted(code), now),
         };
         if flags.contains(ReleaseFlags::ORPHAN) {
             return self.release_orphans(to, heads);
@@ -45,7 +46,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             return;
         }
         let mut code = ResultCode::OK;
-        let mut keys = Vec::new();
+        let (mut keys, mut unheld) = (Vec::new(), Vec::new());
         if flags.contains(ReleaseFlags::ALL) {
             keys.extend(self.leases.keys().copied().filter(held));
         } else {
@@ -57,12 +58,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                     Some(key) => keys.push(key),
                     None => {
                         code = ResultCode::EPERM;
-                        let who = self.who(target);
-                        let lease = format!("{}:{}", head.lockspace_name, head.name);
-                        tracing::info!(target: AT_WILL, lease, pid = who.pid, name = %who.name, code = code.number(), "not released: {NOT_HELD}");
+                        unheld.push(lease(head));
                     }
                 }
             }
+        }
+        for lease in unheld {
+            let who = self.who(target);
+            tracing::info!(target: AT_WILL, lease, pid = who.pid, name = %who.name, code = code.number(), "not released: {NOT_HELD}");
+            self.refused(lease, code, format!("{NOT_HELD}: {who}"), now);
         }
         if let Some(client) = self.clients.get_mut(&target) {
             let work = Work::Release { pending: keys.iter().copied().collect(), code };

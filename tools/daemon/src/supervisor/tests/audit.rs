@@ -139,9 +139,9 @@ fn every_refusal_names_who_was_refused_what_and_may_be_cut_in_a_flood() {
     });
     for words in [
         ["refused", "lockspace LS", "add_lockspace", "pid=50", "it is there already"].as_slice(),
-        &["refused", "lockspace XX", "rem_lockspace", "pid=50", "none like it"],
+        &["refused", "lockspace XX", "rem_lockspace", "pid=50", "it is not joined"],
         &["not released", "LS:R", "pid=101", "code=-1"],
-        &["refused", "lease LS:R", "release", "pid=50", "no such client"],
+        &["refused", "lease LS:R", "release", "pid=50", "no client of that pid"],
         &["refused", "lease LS:R", "convert", "pid=101", "does not hold it"],
         &["not acquired", "LS:R", "pid=102", "opening here"],
         &["not configured", "lockspace=LS", "pid=102", "config=99"],

@@ -41,7 +41,7 @@ fn an_acquire_that_does_not_begin_is_explained_and_names_who_asked() {
     let resources = vec![wire_lease("XX", "R")];
     let options = Options { owner_name: Name48::new("vm-one").unwrap(), ..Options::default() };
     w.ask(1, Request::Acquire { flags: AcquireFlags::NONE, target: Target::This, resources, options });
-    let expected = "the lockspace is not joined, for process 101 (vm-one)".to_owned();
+    let expected = "lockspace XX is not joined, for process 101 (vm-one)".to_owned();
     assert_eq!(w.refusals(), [(i64::from(ResultCode::ENOSPC.number()), "lease XX:R".to_owned(), expected)]);
 }
 
