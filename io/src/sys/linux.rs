@@ -144,7 +144,8 @@ impl OpenError {
             OpenError::Open { source, .. }
             | OpenError::NoSectorSize { source, .. }
             | OpenError::Examine { source, .. } => source.raw_os_error(),
-            OpenError::NotADevice { .. } => None,
+            // The kernel's own answer to O_DIRECT, once it has opened it.
+            OpenError::NotADevice { .. } => Some(libc::EINVAL),
         }
     }
 }
@@ -174,6 +175,11 @@ impl BlockFile {
         let flags = OFlag::O_DIRECT | OFlag::O_SYNC | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let mut options = OpenOptions::new();
         options.read(true).write(access == Access::ReadWrite).custom_flags(flags.bits());
+        // Looked at first: to open what is no disk is to use it, and a watchdog device counts from then on.
+        let kind = std::fs::metadata(path).map_err(open)?.file_type();
+        if kind.is_char_device() || kind.is_fifo() {
+            return Err(OpenError::NotADevice { path: name });
+        }
         let file = options.open(path).map_err(open)?;
         let examine = |source| OpenError::Examine { path: name.clone(), source };
         let meta = file.metadata().map_err(examine)?;
@@ -621,8 +627,21 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_not_a_device() {
+    fn what_is_no_disk_is_refused_without_being_opened() {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         let dir = tempfile::tempdir().unwrap();
-        assert!(BlockFile::open(dir.path(), Access::ReadOnly).is_err());
+        let refused = |path: &Path| {
+            let error = BlockFile::open(path, Access::ReadWrite).unwrap_err();
+            assert!(matches!(error, OpenError::NotADevice { .. }), "{error}");
+        };
+        refused(Path::new("/dev/null"));
+        assert_eq!(BlockFile::open(dir.path(), Access::ReadWrite).unwrap_err().errno(), Some(libc::EISDIR));
+        let path = dir.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let pipe = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).unwrap();
+        refused(&path);
+        // Whoever reads a pipe is told when a writer has come and gone.
+        let mut reads = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut reads, PollTimeout::ZERO).unwrap(), 0);
     }
 }
