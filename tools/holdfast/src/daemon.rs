@@ -24,7 +24,8 @@ pub struct Args {
     /// Our host name in every lockspace; the node name if not given.
     #[arg(short = 'e', long = "host-name", value_name = "HOSTNAME")]
     host_name: Option<String>,
-    /// Configuration file.
+    /// Configuration file. If not given: /etc/holdfast/holdfast.toml; where that is not there, what /etc/sanlock/sanlock.conf says that has
+    /// a meaning here. SIGHUP reads it again.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A watchdog device, wdmd (which has one open; its socket is in $WDMD_RUN_DIR, default /run/wdmd), the socket of `holdfast
@@ -37,13 +38,13 @@ pub struct Args {
     /// How disks are read and written.
     #[arg(long, value_name = "auto|threads")]
     io_engine: Option<String>,
-    /// Log more.
+    /// Log more; HOLDFAST_LOG chooses what, as in `holdfast_daemon=debug`.
     #[arg(short = 'D', long)]
     debug: bool,
     /// 0: no watchdog; 1: wdmd, where no other is named, as in sanlock.
     #[arg(short = 'w', value_name = "0|1")]
     use_watchdog: Option<u32>,
-    /// Seconds from SIGTERM to SIGKILL; of a negative number nothing is taken.
+    /// Seconds from SIGTERM to SIGKILL, at most what the fire timeout leaves; 40 if none, or a negative number, is given.
     #[arg(short = 'g', value_name = "SECONDS", allow_negative_numbers = true)]
     kill_grace: Option<i64>,
     /// io_timeout of lockspaces that are added without one.
@@ -52,7 +53,7 @@ pub struct Args {
     /// 0: do not lock memory.
     #[arg(short = 'l', value_name = "LEVEL", allow_negative_numbers = true)]
     mlock_level: Option<i64>,
-    /// Owner of the socket.
+    /// Owner of the socket. Who may connect may end what others hold, but gets no file and no program that he may not open or run himself.
     #[arg(short = 'U', value_name = "USER")]
     user: Option<String>,
     /// Group of the socket.
