@@ -301,9 +301,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
     }
 
-    /// One that is said again is the latest, and not one more: who asks again and again pushes nobody else's out.
+    /// Of those about one thing with one answer the latest is kept: who asks again and again pushes nobody else's out.
     fn refused(&mut self, about: String, code: ResultCode, why: String, at: LocalInstant) {
-        self.refusals.retain(|r| (&r.about, r.code, &r.why) != (&about, code, &why));
+        self.refusals.retain(|r| (&r.about, r.code) != (&about, code));
         self.refusals.push_back(Refusal { at, about, code, why });
         if self.refusals.len() > MOST_REFUSALS {
             self.refusals.pop_front();

@@ -158,6 +158,10 @@ fn a_lockspace_of_the_configuration_that_is_refused_again_and_again_is_one_refus
     for _ in 0..super::super::MOST_REFUSALS {
         w.add(0, "LS").pass(5).renewed(0);
     }
+    // Whoever else asks is told the same.
+    w.apply(Event::Connected { client: ClientId(9), pid: 99, rights: Rights::Ours });
+    let join = Request::AddLockspace { flags: AddLockspaceFlags::NONE, io_timeout: 1, lockspace: wire_space("LS", 1) };
+    w.ask(9, join);
     let told = w.daemon.snapshot(w.now)["refusals"].clone();
     assert_eq!(told.as_array().unwrap().len(), 2, "{told}");
 }
