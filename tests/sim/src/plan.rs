@@ -515,7 +515,7 @@ fn falls_silent(seed: u64, mishaps: &mut Vec<Mishap>, calm: Duration, longest: D
     let at = calm + dice.between(Duration::from_millis(1), seconds(3));
     let place = mishaps.partition_point(|m| m.at <= at);
     mishaps.insert(place, Mishap { at, whom: Whom::NextHolder, what });
-    if dice.chance(300) {
+    if dice.chance(600) {
         // What it has said of the lease is lost with it: whoever takes that over must pass it over.
         let (byte, bit) = (dice.index(256), u8::try_from(dice.below(8)).unwrap_or(0));
         let what = Trouble::Damage { area: 1 + dice.index(2), own: true, byte, bit };
