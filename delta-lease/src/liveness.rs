@@ -542,7 +542,7 @@ pub enum NotConfirmed {
         reason: String,
     },
     /// Nobody holds the host_id.
-    #[error("nobody holds this host_id: what its last holder had can be taken at once")]
+    #[error("nobody holds this host_id: what its last holder had is over without anybody's word")]
     Free,
     /// Another generation than the one meant.
     #[error("the host_id is held under generation {found}, expected {expected}")]

@@ -487,7 +487,7 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         mine: &mut Mine,
         (chosen, Contested { lver, spent }): (Chosen, Contested),
     ) -> Result<Next, AcquireError> {
-        if spent && let Some(end) = self.nobody_may_hold_later(area, &chosen.seen, known.lver).await? {
+        if let Some(end) = self.nobody_may_own(area, &chosen.seen, known.lver).await? {
             return Ok(end);
         }
         let found = area.read_leader().await?;
@@ -495,7 +495,9 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         let leader = match compare(known, &found, lver) {
             Reread::Past => return Ok(Next::Again),
             // A version that is spent may have two owners, who are both over (obscured.rs).
-            Reread::Published if found.owner() != chosen.inp.owner() && !spent => {
+            Reread::Published
+                if found.owner() != chosen.inp.owner() && !spent && !given_up_in(&chosen.seen, &found) =>
+            {
                 let (path, offset) = self.place();
                 let (found, expected) = (found.owner(), chosen.inp.owner());
                 return Err(AcquireError::Disagreement { path, offset, lver, found, expected });
@@ -729,6 +731,11 @@ fn whose(leader: &LeaderRecord, me: HostTerm, mine: &Mine) -> Published {
         Some(owner) if owner.host_id == me.host_id => Published::Again,
         owner => Published::Theirs(owner),
     }
+}
+
+/// Whether the owner of a record says that it is done with that version.
+fn given_up_in(seen: &[HostSector], leader: &LeaderRecord) -> bool {
+    leader.owner().is_some_and(|owner| released_at(seen, owner.host_id, leader.lver))
 }
 
 fn released_at(seen: &[HostSector], host: HostId, lver: Lver) -> bool {

@@ -54,13 +54,13 @@ pub fn shared_holders(seen: &[HostSector], me: HostId) -> Vec<HostTerm> {
         .collect()
 }
 
-/// The other hosts whose blocks say that they may hold a version later than `lver`, or be about to: they have proposed an owner for it, and
-/// have not given it up. Each with the owner that it proposes.
-pub(crate) fn may_hold_later(seen: &[HostSector], me: HostId, lver: Lver) -> Vec<(HostId, Option<HostTerm>)> {
+/// Whom the blocks of other hosts propose as the owner of one of these versions, and have not given up.
+pub(crate) fn may_own(seen: &[HostSector], me: HostTerm, of: impl Fn(Lver) -> bool) -> Vec<HostTerm> {
+    let proposing = |sector: &HostSector| sector.dblock.bal.is_some() && !sector.dblock.is_released();
     with_hosts(seen)
-        .filter(|(host, sector)| *host != me && sector.dblock.lver > lver)
-        .filter(|(_, sector)| sector.dblock.bal.is_some() && !sector.dblock.is_released())
-        .map(|(host, sector)| (host, sector.dblock.inp.owner()))
+        .filter(|(host, sector)| *host != me.host_id && of(sector.dblock.lver) && proposing(sector))
+        .filter_map(|(_, sector)| sector.dblock.inp.owner())
+        .filter(|owner| *owner != me)
         .collect()
 }
 

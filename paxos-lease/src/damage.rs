@@ -44,7 +44,8 @@ pub(crate) fn lost_mbal(damaged: &[Damage], me: HostId, seen: &[HostSector]) -> 
     let own = damaged.iter().find(|damage| damage.host_id == me)?;
     let seen = largest_mbal(seen).map_or(0, Ballot::get);
     let raw = HostSector::parse(&own.bytes).dblock.mbal.map_or(0, Ballot::get);
-    let believable = if raw.saturating_sub(seen) < FAR { raw } else { seen };
+    // No lease comes near that.
+    let believable = if raw < 1 << 62 { raw } else { seen };
     Ballot::new(believable.max(seen).saturating_add(FAR))
 }
 

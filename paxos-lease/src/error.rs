@@ -214,12 +214,10 @@ pub enum AskError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unread {
     /// Somebody is at work under its host_id.
-    #[error("that host lives: it says it again with its next release")]
+    #[error("that host lives: it writes its sector anew when it acquires the lease and gives it back")]
     Alive,
     /// Somebody may be.
-    #[error(
-        "nobody has been seen to be at work under that host_id for too short a time: an acquire that waits goes on once it is long enough"
-    )]
+    #[error("that host may live: an acquire that waits goes on once its delta lease has been silent for long enough")]
     Silent,
     /// Its delta sector is damaged as well, or was never read.
     #[error("nothing is known of that host: is its delta sector damaged as well?")]
@@ -358,6 +356,14 @@ pub enum AcquireError {
         /// From the ballot.
         expected: Option<HostTerm>,
     },
+}
+
+impl AcquireError {
+    /// Whether it is another host that stands in the way, and may not do so later.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, AcquireError::Obscured { why: Unread::Alive | Unread::Silent, .. })
+    }
 }
 
 /// An acquire that failed, and what it leaves to be done.

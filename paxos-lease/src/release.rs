@@ -362,7 +362,10 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     let by_us = leader.write_id == me.term.host_id.get() || disk.copies() > 1;
     let by_our_hand = leader.owner() == Some(me.term) && by_us;
     // We may have published an earlier lver of ours on the way, which we had given up: nobody but us can say so there.
-    let given_up = leader.lver == duty.lver || (ours && leader.lver == own.lver);
+    // Or one that we have spent (acquire/obscured.rs), on the way to a later one: others go past it already, so that a free record may land
+    // late over a newer one, and it must hide nobody then. It says that all hosts count.
+    let spent = leader.lver < own.lver && leader.num_hosts == leader.max_hosts;
+    let given_up = leader.lver == duty.lver || (ours && leader.lver == own.lver) || spent;
     if by_our_hand && given_up && !leader.is_free() {
         // The same argument as in a release.
         free_leader(&area, &leader, None).await?;

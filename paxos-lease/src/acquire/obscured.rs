@@ -6,12 +6,14 @@
 //! 1. *Its host is gone*: nobody is at work under its host_id, in whatever generation, by D1's silence of its delta sector, or an operator's
 //!    word. So what it held or shared is over, its ballots have ended, and no write of it is on its way. What reads as damaged was
 //!    written before, since that is asked after the sector was read, twice alike.
-//! 2. *Nobody who lives may hold a later version than the leader record's*: no other host's block proposes one, and has not given it up. Of
+//! 2. *Nobody who lives may own a later version than the leader record's*: whomever a block proposes for one, and has not given up, is over. Of
 //!    such versions the record would know if it were the latest; the sector that is damaged could be the only one to say who has which.
 //! 3. *The next version, N, is spent*. Hosts that read the sector before, or by a path that does not damage it, can commit what it says for N
 //!    while we commit something else. So our block says RELEASED from our first ballot for N on: whoever is found to be N's owner, by anybody, is
-//!    over - we have given it up, the damaged sector's host is gone, and so is, by rule 2, every other. The
-//!    version after it is contested like any other; the lost sector says nothing of that.
+//!    over - we have given it up, the damaged sector's host is gone, and so is, by rule 2, every other. The version after it is contested like
+//!    any other; the lost sector says nothing of that. Real sanlock forgets what it has proposed, and may propose itself for N again with
+//!    what it reads in that sector. So rule 2 is asked of N once more, in what the ballots for the version after it have read: whoever
+//!    has proposed by then is seen, and whoever has not finds our block at the later version.
 //! 4. *What the sector says of its version is not believably later than N*: then the leader record is an outdated one, and a host that knew the true
 //!    one may be on its way to a version that we would pass. Refused; a number that no lease comes to is part of the damage.
 //!
@@ -31,7 +33,7 @@ use tracing::{info, warn};
 use super::{Attempt, Clock, Disk, Next, RefusalKind, refused};
 use crate::area::{Area, Snapshot, may_have_landed};
 use crate::ballot::{Contested, Mine};
-use crate::choose::may_hold_later;
+use crate::choose::may_own;
 use crate::damage::Damage;
 use crate::dblock::HostSector;
 use crate::error::{AcquireError, Unread};
@@ -72,11 +74,16 @@ impl<D: Disk, C: Clock, H: HostLiveness> Attempt<'_, D, C, H> {
                 return Ok(Way::Ends(end));
             }
         }
-        if let Some(end) = self.nobody_may_hold_later(area, &snapshot.hosts, snapshot.leader.lver).await? {
+        if let Some(end) = self.nobody_may_own(area, &snapshot.hosts, snapshot.leader.lver).await? {
             return Ok(Way::Ends(end));
         }
-        let spent = self.spent != Some(snapshot.leader.lver);
+        let spent = !self.has_spent(snapshot.leader.lver);
         Ok(Way::On(Contested { lver: next, spent }))
+    }
+
+    /// Whether the version that a damaged sector may tell of is spent: this one, or an earlier one.
+    pub(super) fn has_spent(&self, lver: Lver) -> bool {
+        self.spent.is_some_and(|spent| spent <= lver)
     }
 
     /// Rules 1 and 4. `Some`: how the acquire ends, or goes on.
@@ -107,26 +114,33 @@ impl<D: Disk, C: Clock, H: HostLiveness> Attempt<'_, D, C, H> {
         }
     }
 
-    /// Rule 2: looked at before the first ballot, and in what that ballot has read, before anything is published by it.
-    pub(super) async fn nobody_may_hold_later(
+    /// Rule 2, of the versions later than the leader record's, or else of the one that was spent: asked before each ballot, and of what that has
+    /// read before anything is published by it.
+    pub(super) async fn nobody_may_own(
         &self,
         area: &Area<'_, D, C>,
         hosts: &[HostSector],
-        lver: Lver,
+        leader: Lver,
     ) -> Result<Option<Next>, AcquireError> {
-        for (host, owner) in may_hold_later(hosts, self.me.term.host_id, lver) {
-            let refused_by = |kind, earliest| Ok(Some(refused(kind, owner, earliest)));
-            match self.absence_of(host).await? {
-                Absence::Gone { waited: false } => {}
-                Absence::Gone { waited: true } => return Ok(Some(Next::Again)),
-                Absence::Stays(Verdict::Alive { earliest }) => return refused_by(RefusalKind::Alive, Some(earliest)),
-                Absence::Stays(Verdict::Silent { earliest }) => return refused_by(RefusalKind::Silent, Some(earliest)),
-                Absence::Stays(verdict) => {
-                    let Some(first) = area.unread.first() else { return Ok(None) };
-                    return Err(obscured(area, first, Unread::of(verdict)));
-                }
-                Absence::Stopped => return refused_by(RefusalKind::Stopped, None),
+        if area.unread.is_empty() {
+            return Ok(None);
+        }
+        let spent = self.spent.filter(|_| self.has_spent(leader));
+        let of = |lver: Lver| spent.map_or(lver > leader, |spent| lver == spent);
+        for owner in may_own(hosts, self.me.term, of) {
+            let (kind, earliest) = match self.hosts.verdict(owner).await? {
+                Verdict::Gone(_) => continue,
+                Verdict::Alive { earliest } => (RefusalKind::Alive, Some(earliest)),
+                Verdict::Silent { earliest } => (RefusalKind::Silent, Some(earliest)),
+                Verdict::Unknown => (RefusalKind::Silent, None),
+            };
+            if kind == RefusalKind::Alive || !self.options.wait_for_silent {
+                return Ok(Some(refused(kind, Some(owner), earliest)));
             }
+            return Ok(Some(match self.stop.sleep_until(self.clock, self.next_look(earliest)).await {
+                Waited::Stopped => refused(RefusalKind::Stopped, Some(owner), earliest),
+                Waited::Elapsed => Next::Again,
+            }));
         }
         Ok(None)
     }
@@ -154,7 +168,7 @@ impl<D: Disk, C: Clock, H: HostLiveness> Attempt<'_, D, C, H> {
     /// work under the host_id; so whoever joins under it later reads our record first, and writes nothing here before we have given the lease
     /// back. We do that only once this write is over: where it fails, the acquire ends with a [`crate::release::Retract`],
     /// which waits until it is reaped. A crash before it leaves the damage to the next owner; a host paused here as a whole is A7's. What is
-    /// written says less than we say of the lease ourselves, and no less than was said of versions before ours.
+    /// written is of the version before ours, which is over whatever was proposed for it.
     pub(super) async fn make_anew(
         &self,
         area: &Area<'_, D, C>,
@@ -162,9 +176,13 @@ impl<D: Disk, C: Clock, H: HostLiveness> Attempt<'_, D, C, H> {
         mine: &mut Mine,
     ) -> Result<(), AcquireError> {
         for damage in area.unread.iter().filter(|damage| damage.host_id != self.me.term.host_id) {
-            let gone = matches!(self.hosts.absence(damage.host_id).await?, Verdict::Gone(_));
-            if !(gone || planted(Bug::LivingDamagePassedOver)) || !area.is_still(damage).await? {
-                continue;
+            // A host that was paused as a whole (A7) and is back would go on with what its sector may say, and never find out.
+            let verdict = self.hosts.absence(damage.host_id).await?;
+            if !matches!(verdict, Verdict::Gone(_)) && !planted(Bug::LivingDamagePassedOver) {
+                return Err(obscured(area, damage, Unread::of(verdict)));
+            }
+            if !area.is_still(damage).await? {
+                return Err(obscured(area, damage, Unread::Changing));
             }
             if let Err(e) = area.make_anew(damage.host_id, held).await {
                 mine.in_doubt |= may_have_landed(&e);

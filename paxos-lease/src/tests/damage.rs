@@ -158,7 +158,7 @@ fn s1_a_living_host_that_may_hold_a_later_version_keeps_a_damaged_lease() {
     // It is gone as well: what it has committed is published, and over.
     let (medium, clock, disk) = damaged();
     medium.put_dblock(3, proposed(6, 3, term(3, 1)));
-    let said = host_4_is_gone().absence(3, &[GONE]).and(term(3, 1), &[GONE]);
+    let said = host_4_is_gone().and(term(3, 1), &[GONE]);
     disk.engine().before(9, |m| assert_eq!((m.leader().lver, m.leader().owner()), (Lver(6), Some(term(3, 1)))));
     assert_eq!(taken(run(&disk, &clock, &said, NOWAIT)).lver(), Lver(7));
     assert_eq!(medium.leader().owner(), Some(term(1, 1)));
@@ -226,18 +226,82 @@ fn i2_a_retract_writes_our_own_damaged_sector_anew_as_we_wrote_it_last() {
 }
 
 #[test]
-fn i1_the_sector_of_a_host_that_has_come_back_is_left_to_it() {
-    // Asked for once before each of the two ballots, and once before its sector would be written.
+fn s1_whoever_cannot_make_the_sector_anew_does_not_get_the_lease() {
+    // Its host is asked about once before each of the two ballots, and once before its sector would be written. It was paused as a whole, and
+    // goes on with what is in its sector, if it can read that (A7).
     let (medium, clock, disk) = damaged();
     let before = medium.sector(dblock_of(host(4)));
-    assert_eq!(taken(run(&disk, &clock, &Said::nothing().absence(4, &[GONE, GONE, ALIVE]), NOWAIT)).lver(), Lver(7));
-    assert_eq!(medium.sector(dblock_of(host(4))), before);
+    let said = Said::nothing().absence(4, &[GONE, GONE, ALIVE]);
+    let end = run(&disk, &clock, &said, NOWAIT).unwrap_err();
+    assert!(matches!(end.error, AcquireError::Obscured { why: Unread::Alive, .. }));
+    assert_eq!((medium.leader().lver, medium.sector(dblock_of(host(4)))), (Lver(7), before));
+    pollster::block_on(retract(&disk, &clock, end.undo.unwrap(), &me(1))).unwrap();
+    assert!(medium.leader().is_free());
 
     // Somebody has written there since.
     let (medium, clock, disk) = damaged();
     disk.engine().before(15, |m| m.put_dblock(4, announced(7, 6004)));
-    assert_eq!(taken(run(&disk, &clock, &host_4_is_gone(), NOWAIT)).lver(), Lver(7));
-    assert_eq!(medium.dblock(4), announced(7, 6004));
+    let end = run(&disk, &clock, &host_4_is_gone(), NOWAIT).unwrap_err();
+    assert!(matches!(end.error, AcquireError::Obscured { why: Unread::Changing, .. }));
+    assert_eq!(medium.dblock(4), announced(7, 6004), "I1");
+    end.undo.unwrap().abandon();
+}
+
+#[test]
+fn s1_what_a_sanlock_host_proposes_late_for_a_version_that_is_spent_keeps_the_lease() {
+    // It had proposed itself and forgotten that; by a sound path it finds its own value in the damaged sector, and commits it beside ours.
+    for step in [8, 10, 12] {
+        let (medium, clock, disk) = damaged();
+        disk.engine().before(step, |m| m.put_dblock(3, proposed(6, 2003, term(3, 1))));
+        let refusal = refused(run(&disk, &clock, &host_4_is_gone(), NOWAIT));
+        assert_eq!((refusal.kind, refusal.owner), (RefusalKind::Alive, Some(term(3, 1))));
+        assert_eq!(medium.leader().lver, Lver(6), "nothing is published over it");
+        pollster::block_on(retract(&disk, &clock, refusal.undo.unwrap(), &me(1))).unwrap();
+    }
+}
+
+#[test]
+fn what_an_earlier_generation_of_a_living_host_has_proposed_keeps_no_damaged_lease() {
+    let (medium, clock, disk) = damaged();
+    medium.put_dblock(3, proposed(6, 3, term(3, 1)));
+    let said = host_4_is_gone().and(term(3, 1), &[Verdict::Gone(Gone::NewerGeneration)]);
+    assert_eq!(taken(run(&disk, &clock, &said, NOWAIT)).lver(), Lver(7));
+}
+
+#[test]
+fn a_version_that_was_spent_is_free_once_its_acquire_has_failed() {
+    let (medium, clock, disk) = damaged();
+    // The read of phase 1 for the version after it.
+    disk.engine().fate(10, Fate::Fails);
+    let undo = run(&disk, &clock, &host_4_is_gone(), NOWAIT).unwrap_err().undo.unwrap();
+    assert_eq!((medium.leader().lver, medium.leader().is_free()), (Lver(6), false));
+    pollster::block_on(retract(&disk, &clock, undo, &me(1))).unwrap();
+    assert_eq!((medium.leader().lver, medium.leader().is_free()), (Lver(6), true));
+    assert_eq!(medium.leader().num_hosts, medium.leader().max_hosts, "it may land late, and hides nobody");
+}
+
+#[test]
+fn i2_numbers_go_on_above_what_was_lost_each_time_it_is() {
+    let (medium, clock) = (Medium::formatted(5), ManualClock::jumping());
+    let disk = device(1, &medium, &clock);
+    let mut last = None;
+    for _ in 0..4 {
+        let held = taken(run(&disk, &clock, &Said::nothing(), NOWAIT));
+        assert!(held.dblock.mbal > last, "{:?} after {last:?}", held.dblock.mbal);
+        last = held.dblock.mbal;
+        pollster::block_on(release(&disk, &clock, held, &me(1))).unwrap();
+        medium.damage(dblock_of(host(1)), 9);
+    }
+}
+
+#[test]
+fn whoever_commits_what_another_host_could_not_read_learns_that_its_version_was_spent() {
+    // Host 2 has spent lver 6, and published itself, while we commit what host 4 had proposed.
+    let (medium, clock, disk) = damaged();
+    medium.put_dblock(4, proposed(6, 4, term(4, 1)));
+    disk.engine().before(4, |m| m.put_dblock(2, proposed(6, 2, term(2, 1)).released()));
+    disk.engine().before(5, |m| m.put_leader(&leader_at(6, term(2, 1), 2)));
+    assert_eq!(taken(run(&disk, &clock, &Said::of(term(2, 1), &[GONE]), NOWAIT)).lver(), Lver(7));
 }
 
 #[test]

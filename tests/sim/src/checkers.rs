@@ -566,9 +566,23 @@ impl Checkers {
         }
     }
 
-    fn is_own_dblock(&self, io: &Facts) -> bool {
-        let own = io.writer.host_id.get() + 1;
-        matches!(self.area_of(io.disk, io.at), Some((area @ Area::Paxos(..), index)) if index == own && io.len == area.sector_len())
+    /// Which dblocks a read has shown to be damaged.
+    fn reads_dblocks(&self, io: &Facts, damaged: &[u64]) {
+        let areas = self.state.borrow().areas.clone();
+        let Some(area) = areas.into_iter().find(|a| matches!(a, Area::Paxos(..)) && a.meets(io.disk, io.at, io.at + 1))
+        else {
+            return;
+        };
+        let Some((_, own)) = self.area_of(io.disk, io.at).filter(|_| io.len == area.sector_len()) else {
+            let of = |at: &u64| self.area_of(io.disk, at - at % area.sector_len() as u64).map(|(_, index)| index);
+            let hosts =
+                damaged.iter().filter_map(of).filter_map(|index| index.checked_sub(1)).filter(|p| *p > 0).collect();
+            return self.state.borrow_mut().disk.reads_dblocks(io.writer, area, false, hosts);
+        };
+        if own == io.writer.host_id.get() + 1 {
+            let hosts = damaged.iter().map(|_| io.writer.host_id.get()).collect();
+            self.state.borrow_mut().disk.reads_dblocks(io.writer, area, true, hosts);
+        }
     }
 
     fn clock_of(&self, writer: Writer) -> Option<SimClock> {
@@ -592,7 +606,9 @@ impl Witness for Checkers {
         self.note_spent(io, data);
         let foreign = self.dblock_of_another(io);
         let foreign = foreign.map(|(area, of)| (area, of, self.looks_at(io.writer, of - 1)));
-        let anew = self.state.borrow_mut().disk.begins(io, foreign);
+        // What was lost is written anew, whatever the specification takes to be there.
+        let anew =
+            self.state.borrow_mut().disk.begins(io, foreign) || self.state.borrow().disk.has_lost_its_own(io.writer);
         if anew {
             self.without_spec();
         }
@@ -603,10 +619,7 @@ impl Witness for Checkers {
         // A read past its deadline too: a caller that stood still takes it, and what it shows counts from its start.
         self.looked(io, bytes, damaged);
         self.read_in_vain(io, damaged.is_empty());
-        if !damaged.is_empty() && self.is_own_dblock(io) {
-            // It is written anew, whatever the specification takes to be there.
-            self.without_spec();
-        }
+        self.reads_dblocks(io, damaged);
         if let Some((area, of)) = self.dblock_of_another(io).filter(|(area, _)| bytes.len() == area.sector_len()) {
             self.state.borrow_mut().disk.reads(io.writer, area, of, (bytes, damaged.is_empty()));
         }

@@ -519,7 +519,10 @@ pub async fn run_acquire<P: Platform>(
             let why = explain(&shared, &refusal, clock.now());
             (codes::of_refusal(&refusal.kind), why, refusal.kind != RefusalKind::Stopped, refusal.undo)
         }
-        Err(failed) => (codes::of_acquire(&failed.error), codes::chain(&failed), false, failed.undo),
+        Err(failed) => {
+            let may_change = failed.error.may_pass();
+            (codes::of_acquire(&failed.error), codes::chain(&failed), may_change, failed.undo)
+        }
     };
     let undoing = undo.is_some();
     if !undoing {

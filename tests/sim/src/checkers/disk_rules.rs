@@ -20,6 +20,10 @@ pub(super) struct State {
     owners: BTreeMap<(Area, u64), ([u64; 2], Nanos)>,
     /// Versions that were given up before anybody had them, for the sake of a damaged sector: that may hide another owner, who is over.
     spent: BTreeSet<(Area, u64)>,
+    /// The hosts whose dblocks in a lease a process has read as damaged, by its latest read of all of them.
+    damaged: BTreeMap<(Writer, Area), BTreeSet<u64>>,
+    /// Processes that have read their own dblock alone, and as damaged: they write it anew.
+    lost_own: BTreeSet<Writer>,
     /// Leaders and delta sectors as they stand.
     leaders: BTreeMap<(Area, u64), Leader>,
     dblocks: BTreeMap<(Area, u64), Dblock>,
@@ -62,6 +66,22 @@ struct Said {
 impl State {
     pub(super) fn reads(&mut self, reader: Writer, area: Area, of: u64, (sector, whole): (&[u8], bool)) {
         self.read.insert(reader, (area, of, Dblock::read(sector), whole));
+    }
+
+    /// A read that reaches over more than one dblock, or over its reader's own alone.
+    pub(super) fn reads_dblocks(&mut self, reader: Writer, area: Area, own_alone: bool, damaged: BTreeSet<u64>) {
+        if !own_alone {
+            self.damaged.insert((reader, area), damaged);
+        } else if damaged.is_empty() {
+            self.lost_own.remove(&reader);
+        } else {
+            self.lost_own.insert(reader);
+        }
+    }
+
+    /// Whether a process that writes its own dblock has read it as damaged.
+    pub(super) fn has_lost_its_own(&self, writer: Writer) -> bool {
+        self.lost_own.contains(&writer)
     }
 
     /// Whether it is a write to another host's sector that its writer has read as damaged.
@@ -187,7 +207,8 @@ impl Checkers {
         let now = self.sim.now();
         let (known, _) = *self.state.borrow_mut().disk.owners.entry((lease, new.lver)).or_insert((new.owner, now));
         let spent = self.state.borrow().disk.spent.contains(&(lease, new.lver));
-        if known != new.owner && !spent {
+        let over = |owner| self.is_done_with(area, owner, new.lver);
+        if known != new.owner && !(spent && over(known) && over(new.owner)) {
             let [a, b] = [known, new.owner];
             let what = format!("lver {} belongs to host_id {}/{}, not to {}/{}", new.lver, a[0], a[1], b[0], b[1]);
             self.violate("I5", Some(host), what);
@@ -263,6 +284,17 @@ impl Checkers {
         state.disk.by.insert((area, p), (host, self.sim.now()));
     }
 
+    /// Whether an owner (host_id, generation) of a version is over: it has said so, runs nowhere any more, or stood still as a whole (A7).
+    fn is_done_with(&self, area: Area, owner: [u64; 2], lver: u64) -> bool {
+        let Some(host_id) = HostId::new(owner[0]) else { return false };
+        let term = HostTerm { host_id, generation: Generation(owner[1]) };
+        let state = self.state.borrow();
+        let runs = state.time.terms_of(host_id).contains(&term);
+        let word = state.disk.gave_up(area, owner, lver);
+        drop(state);
+        word || !runs || self.stood_still_as(term)
+    }
+
     /// I1's other exception: a damaged sector of a host that is gone is made anew by the exclusive owner of the version after the one that
     /// it says. What it said before is lost with it.
     fn is_made_anew(&self, io: &Facts, area: Area, p: u64, is: &Dblock) -> bool {
@@ -281,7 +313,12 @@ impl Checkers {
             state.disk.flights.get_mut(&id).and_then(|f| f.foreign.take())
         };
         self.count(|c| c.made_anew += 1);
-        self.check_made_anew(io.writer, area, p, &foreign.map_or_else(Vec::new, |f| f.seen));
+        let published = self.state.borrow().lease_of(area);
+        let published = self.state.borrow().disk.published(published, is.lver + 1);
+        let seen = foreign.map_or_else(Vec::new, |f| f.seen);
+        if self.check_absent(io.writer, p, &seen, published) {
+            self.taken_by_damage(area, p, &seen);
+        }
         true
     }
 
@@ -300,6 +337,18 @@ impl Checkers {
             self.state.borrow_mut().disk.spent.insert((lease, is.lver));
             self.count(|c| c.spent += 1);
             self.without_spec();
+            self.check_spent(io.writer, area);
+        }
+    }
+
+    /// What a process has read as damaged in a lease, and who of those is not itself must be gone.
+    fn check_spent(&self, writer: Writer, area: Area) {
+        let damaged = self.state.borrow().disk.damaged.get(&(writer, area)).cloned().unwrap_or_default();
+        // Damage behind what sanlock's checksum covers is none that anybody finds: one of them is enough.
+        let own = writer.host_id.get();
+        let passed = |p: &u64| *p == own || self.looks_at(writer, p - 1).iter().any(Look::is_of_nobody);
+        if !damaged.iter().any(passed) {
+            self.violate("D1", Some(writer.host), format!("passes over the damaged dblocks {damaged:?}"));
         }
     }
 

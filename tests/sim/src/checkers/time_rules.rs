@@ -120,6 +120,11 @@ impl Look {
         self.sector.is_free() && self.sector.owner[1] >= generation
     }
 
+    /// Whether nobody is at work under that host_id: silent for D1's time, held or free.
+    pub(super) fn is_of_nobody(&self) -> bool {
+        self.silence() >= self.needed()
+    }
+
     /// D1, by the checkers' own arithmetic: 8x + fire + 1 s, on a clock fast by 500 ppm against one slow by as much.
     fn needed(&self) -> Duration {
         let fire = self.sector.seal.map_or(60, |s| s.fire);
@@ -657,25 +662,28 @@ impl Checkers {
         }
     }
 
-    /// A damaged sector is made anew by a host that has seen nobody to be at work under that host_id, held or free, for D1's time.
-    pub(super) fn check_made_anew(&self, writer: Writer, area: Area, of: u64, seen: &[Look]) {
+    /// A damaged sector is made anew by a host that has seen nobody to be at work under that host_id, held or free, for D1's time, by a look
+    /// that it took after its own record was published.
+    pub(super) fn check_absent(&self, writer: Writer, of: u64, seen: &[Look], published: Nanos) -> bool {
         let Some(latest) = seen.iter().max_by_key(|look| look.latest) else {
-            return self.violate(
-                "I1",
-                Some(writer.host),
-                format!("made dblock {of} anew, and has never looked at its host"),
-            );
+            self.violate("I1", Some(writer.host), format!("made dblock {of} anew, and has never looked at its host"));
+            return false;
         };
-        if latest.silence() < latest.needed() {
-            let what = format!("made dblock {of} anew after {:?} of silence", latest.silence());
-            return self.violate("I1", Some(writer.host), what);
+        let (silence, stale) = (latest.silence(), latest.latest < published);
+        if stale || !latest.is_of_nobody() {
+            let when = if stale { ", seen before it was the owner" } else { "" };
+            self.violate("I1", Some(writer.host), format!("made dblock {of} anew after {silence:?} of silence{when}"));
         }
-        if !latest.sector.is_free() {
-            let host_id = holdfast_io::ids::HostId::new(of).unwrap_or(writer.host_id);
-            let term = HostTerm { host_id, generation: Generation(latest.sector.owner[1]) };
-            let lver = self.state.borrow().disk.begun(area).saturating_sub(1);
-            self.taken(term, Some(Taken { lease: area, lver }), latest.relied_on());
-        }
+        !stale
+    }
+
+    /// What a damaged sector may have said counts as taken from its host.
+    pub(super) fn taken_by_damage(&self, area: Area, of: u64, seen: &[Look]) {
+        let latest = seen.iter().max_by_key(|look| look.latest).filter(|look| !look.sector.is_free());
+        let Some((latest, host_id)) = latest.zip(HostId::new(of)) else { return };
+        let term = HostTerm { host_id, generation: Generation(latest.sector.owner[1]) };
+        let lver = self.state.borrow().disk.begun(area).saturating_sub(1);
+        self.taken(term, Some(Taken { lease: area, lver }), latest.relied_on());
     }
 
     /// A write is on the disk, and over.
