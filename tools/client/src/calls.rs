@@ -230,9 +230,9 @@ pub(crate) fn set_lvb(resource: ResourceHead, value: Vec<u8>) -> Call<()> {
     plain(Request::SetLvb { resource, value })
 }
 
-pub(crate) fn get_lvb(resource: ResourceHead, most: u32) -> Call<Vec<u8>> {
+pub(crate) fn get_lvb(resource: ResourceHead, length: u32) -> Call<Vec<u8>> {
     let meaning = |reply: Reply, payload: &[u8]| succeeded(&reply).map(|_| payload.to_vec());
-    Call { request: Request::GetLvb { most, resource }, meaning }
+    Call { request: Request::GetLvb { length, resource }, meaning }
 }
 
 pub(crate) fn get_lockspaces() -> Call<Vec<Lockspace>> {
@@ -379,9 +379,9 @@ macro_rules! connection_calls {
             self.call(calls::set_lvb(resource, value))$($await)*
         }
 
-        /// The value of a lease that was acquired with LVB: `most` bytes of it at most, 0 for a whole sector.
-        pub $($async)? fn get_lvb(&mut self, resource: ResourceHead, most: u32) -> Result<Vec<u8>, ClientError> {
-            self.call(calls::get_lvb(resource, most))$($await)*
+        /// The value of a lease that was acquired with LVB: so many bytes, zeros behind its end; 0 for a whole sector.
+        pub $($async)? fn get_lvb(&mut self, resource: ResourceHead, length: u32) -> Result<Vec<u8>, ClientError> {
+            self.call(calls::get_lvb(resource, length))$($await)*
         }
 
         /// Gives leases of `target` back; with ORPHAN, orphans: the value is how many are being released.

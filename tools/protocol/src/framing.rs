@@ -8,7 +8,7 @@
 //!
 //! What a malformed request gets: a header we do not serve is swallowed and reported as `Ignored`, and what follows
 //! it is read as the next header; ACQUIRE of more than 8 resources, RELEASE of more than 256, or a value above 4096
-//! bytes gets E2BIG; a resource with 0 or more than 4 disks gets ERANGE; a payload cut off by the end of the stream
+//! bytes gets E2BIG; a `length` that ends before a value could begin gets ENOMEM; a resource with 0 or more than 4 disks gets ERANGE; a payload cut off by the end of the stream
 //! gets ENOTCONN ([`eof`](RequestReader::eof)). The refusal comes as soon as the bytes that cause it are there, so the
 //! sequence of values does not depend on how the stream was cut.
 //!
@@ -62,7 +62,7 @@ pub struct Refusal {
     pub header: Header,
     /// The command the header names.
     pub command: Command,
-    /// E2BIG, ERANGE or ENOTCONN.
+    /// E2BIG, ENOMEM, ERANGE or ENOTCONN.
     pub code: ResultCode,
     /// Payload bytes that `length` says are still to come; the reader throws them away.
     pub unread: u32,
@@ -107,13 +107,12 @@ fn need(command: Command, header: &Header, available: &[u8]) -> Need {
             return need_resources(1, 0, available);
         }
         Command::Explain => return need_padded(need_resources(1, 0, available), available.len()),
-        Command::SetLvb => {
-            let announced = usize::try_from(header.announced_payload()).unwrap_or(usize::MAX);
-            if announced > ResourceHead::SIZE + MAX_LVB {
-                return Need::Refuse(ResultCode::E2BIG, 0);
-            }
-            announced.max(ResourceHead::SIZE)
-        }
+        Command::SetLvb => match value_length(header) {
+            Some(length) if length > MAX_LVB => return Need::Refuse(ResultCode::E2BIG, 0),
+            Some(length) => ResourceHead::SIZE + length,
+            None if available.len() < ResourceHead::SIZE => return Need::More,
+            None => return Need::Refuse(ResultCode::ENOMEM, ResourceHead::SIZE),
+        },
         Command::AddLockspace
         | Command::RemLockspace
         | Command::ExamineLockspace
@@ -146,6 +145,12 @@ fn need(command: Command, header: &Header, available: &[u8]) -> Need {
         | Command::HoldfastStatus => 0,
     };
     exactly(size, available.len())
+}
+
+/// How long the value of a SET_LVB is, by its header; None: shorter than nothing. `length` is signed there.
+fn value_length(header: &Header) -> Option<usize> {
+    let around = i32::try_from(HEADER_SIZE + ResourceHead::SIZE).unwrap_or(i32::MAX);
+    usize::try_from(i64::from(header.length.cast_signed()) - i64::from(around)).ok()
 }
 
 /// The same, up to the next multiple of [`OWN_MULTIPLE`].
@@ -293,7 +298,9 @@ impl RequestReader {
             }
             Need::Refuse(code, size) => {
                 let echo = echo(command, payload.get(..size)?);
-                let unread = header.announced_payload().saturating_sub(u32::try_from(size).unwrap_or(u32::MAX));
+                // Of a `length` below zero nothing is still to come.
+                let announced = if header.length.cast_signed() < 0 { 0 } else { header.announced_payload() };
+                let unread = announced.saturating_sub(u32::try_from(size).unwrap_or(u32::MAX));
                 self.consume(HEADER_SIZE + size);
                 self.discard = unread;
                 Some(Incoming::Refused(Refusal { header, command, code, unread, echo }))

@@ -343,7 +343,7 @@ fn v15_lvmlockd_acquire_and_value() {
     let resource = ResourceHead::split_from(&mut head).unwrap();
     client_sends(&ask, &Request::SetLvb { resource, value: vec![0xab; 16] });
     let ask = format!("{H} 1a000000 00000000 a0000000 00000000 00000000 00000000 {LS1} {R1} [00*32]");
-    assert!(matches!(decoded(&bytes(&ask)), Request::GetLvb { most: 0, .. }));
+    assert!(matches!(decoded(&bytes(&ask)), Request::GetLvb { length: 0, .. }));
     let answer = format!("{H} 1a000000 00000000 20020000 00000000 00000000 00000000 {} [00*496]", "ab".repeat(16));
     let payload = [vec![0xab; 16], vec![0; 496]].concat();
     daemon_sends(&ask, &answer, &Reply::Other { result: ResultCode::OK, data2: 0, payload });

@@ -152,6 +152,8 @@ impl ReplyPayload {
         let announced = match command {
             Command::Status | Command::HostStatus | Command::Renewal => return Ok(Self::UntilEof),
             Command::LogDump => header.data,
+            // With an error its length is what was asked for, and nothing follows.
+            Command::GetLvb if header.data != 0 => 0,
             _ => header.announced_payload(),
         };
         match usize::try_from(announced) {
@@ -342,9 +344,19 @@ mod tests {
             code().prop_map(|result| (Command::Status, Reply::Stream { result })),
             Just((Command::ShutdownWait, Reply::ShutdownDone)),
             (code(), bytes()).prop_map(|(result, body)| (Command::Explain, Reply::Json { result, body })),
-            (code(), any::<u32>(), bytes())
-                .prop_map(|(result, data2, payload)| (Command::GetLvb, Reply::Other { result, data2, payload })),
+            (code(), any::<u32>(), bytes()).prop_map(|(result, data2, payload)| (
+                Command::ReadResourceOwners,
+                Reply::Other { result, data2, payload }
+            )),
         ]
+    }
+
+    #[test]
+    fn nothing_follows_a_value_that_is_refused_whatever_the_header_says() {
+        let asked = Header::request(Command::GetLvb);
+        let payload = |result| ReplyPayload::of(Command::GetLvb, &asked.answer(result, 0, 16)).unwrap();
+        assert!(matches!(payload(ResultCode::OK), ReplyPayload::Exact(16)));
+        assert!(matches!(payload(ResultCode::ENOENT), ReplyPayload::Exact(0)));
     }
 
     proptest! {

@@ -224,8 +224,8 @@ pub enum Request {
     },
     /// Get the value of a held lease.
     GetLvb {
-        /// `data`: at most so many bytes; 0 is a sector.
-        most: u32,
+        /// `data2`: so many bytes; 0 is a sector.
+        length: u32,
         /// Which.
         resource: ResourceHead,
     },
@@ -378,7 +378,7 @@ impl Request {
             Self::KillPath { flags, .. } => (flags.bits(), 0, u32::MAX),
             Self::Convert { flags, target, .. } => (flags.bits(), 0, target.data2()),
             Self::AskOwner { flags, force_mode, .. } => (flags.bits(), *force_mode, 0),
-            Self::GetLvb { most, .. } => (0, *most, 0),
+            Self::GetLvb { length, .. } => (0, 0, *length),
             Self::SetConfig { config, .. } => (0, *config, 0),
             Self::SetEvent { flags, .. } => (flags.bits(), 0, 0),
             Self::RebuildRindex { flags, .. } => (flags.bits(), 0, 0),
@@ -520,7 +520,7 @@ impl Request {
                 resource,
             },
             Command::SetLvb => Self::SetLvb { resource, value: rest.to_vec() },
-            Command::GetLvb => Self::GetLvb { most: header.data, resource },
+            Command::GetLvb => Self::GetLvb { length: header.data2, resource },
             _ => Self::ExamineResource { resource },
         })
     }

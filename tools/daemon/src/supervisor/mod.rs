@@ -426,7 +426,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Request::ExamineLockspace { lockspace } => self.examine_lockspace(to, &lockspace),
             Request::ExamineResource { resource } => self.examine_resource(to, &resource),
             Request::SetLvb { resource, value } => self.set_lvb(to, &resource, &value),
-            Request::GetLvb { resource, .. } => self.get_lvb(to, &resource),
+            Request::GetLvb { resource, length } => self.get_lvb(to, &resource, length),
             Request::RegEvent { lockspace, .. } => self.register_events(to, &lockspace),
             Request::EndEvent { lockspace } => self.end_events(to, &lockspace),
             Request::SetEvent { flags, lockspace, event } => self.set_event(to, flags, &lockspace, event, now),

@@ -1,11 +1,25 @@
 //! SET_LVB and GET_LVB: the value of a lease that is held here, whoever holds it (spec A 6).
 
 use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::header::Header;
 use holdfast_protocol::payload::ResourceHead;
 
 use super::Supervisor;
-use super::event::ReplyTo;
+use super::event::{Effect, ReplyTo};
 use super::leases::{Phase, Value, key_of};
+
+/// The most that is sent of a value: no sector has as much by far.
+const MOST_ASKED: usize = 64 * 1024;
+
+/// So many bytes of a value; 0 is all of it.
+fn of_length(mut value: Vec<u8>, length: u32) -> Result<Vec<u8>, ResultCode> {
+    match usize::try_from(length).unwrap_or(usize::MAX) {
+        0 => {}
+        length @ 1..=MOST_ASKED => value.resize(length, 0),
+        _ => return Err(ResultCode::ENOMEM),
+    }
+    Ok(value)
+}
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn value_of(&mut self, resource: &ResourceHead) -> Result<&mut Value, ResultCode> {
@@ -29,11 +43,18 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.reply(to, code);
     }
 
-    /// All of its sector, however much was asked for: the library cuts it.
-    pub(super) fn get_lvb(&mut self, to: ReplyTo, resource: &ResourceHead) {
-        match self.value_of(resource).map(|value| value.bytes.clone()) {
-            Err(code) => self.reply(to, code),
+    /// All of its sector, or as much as is asked for: behind its end that is zeros, where sanlock sends what its memory has there.
+    pub(super) fn get_lvb(&mut self, to: ReplyTo, resource: &ResourceHead, length: u32) {
+        let value = self.value_of(resource).map(|value| value.bytes.clone());
+        match value.and_then(|bytes| of_length(bytes, length)) {
             Ok(bytes) => self.reply_with(to, ResultCode::OK, 0, &bytes),
+            Err(code) => {
+                // Its length is what was asked for even so, and nothing follows.
+                let answer = to.header.answer(code, 0, 0);
+                let bytes = Header { length: answer.length.wrapping_add(length), ..answer }.encode().to_vec();
+                self.effects.push(Effect::Reply { client: to.client, bytes });
+                self.effects.push(Effect::Next { client: to.client });
+            }
         }
     }
 }

@@ -259,8 +259,14 @@ fn only_the_value_of_set_lvb_is_sized_by_length() {
     let got = read(&[raw(Command::SetLvb, |_| {}, &[head(1), vec![5; 4097]].concat()), version()].concat());
     assert_eq!((refusal(&got[0]).code, refusal(&got[0]).unread), (ResultCode::E2BIG, 128 + 4097));
     assert!(is_version(&got[1]));
-    let short = raw(Command::SetLvb, |h| h.length = 40, &head(1));
-    assert_eq!(read(&short).len(), 1, "a length below the resource's is one with no value");
+    for length in [0, 31, 40, 159, 0x8000_0000, u32::MAX] {
+        let short = raw(Command::SetLvb, |h| h.length = length, &head(1));
+        let got = read(&[short, version()].concat());
+        assert_eq!((refusal(&got[0]).code, refusal(&got[0]).unread), (ResultCode::ENOMEM, 0), "{length}");
+        assert!(is_version(&got[1]), "{length}: nothing but the resource was read");
+    }
+    let cut = raw(Command::SetLvb, |h| h.length = 0, &[0; 127]);
+    assert_eq!(read(&cut).len(), 0, "not before its resource is there");
 }
 
 #[test]

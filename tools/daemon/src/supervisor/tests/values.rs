@@ -19,9 +19,9 @@ impl World {
     }
 
     /// What GET_LVB answers, and the code.
-    fn get(&mut self, client: u64, resource: &str, most: u32) -> (i32, Vec<u8>) {
+    fn get(&mut self, client: u64, resource: &str, length: u32) -> (i32, Vec<u8>) {
         let resource = wire_lease("LS", resource).head;
-        self.ask(client, Request::GetLvb { most, resource });
+        self.ask(client, Request::GetLvb { length, resource });
         let reply = self.log.iter().rev().find_map(|e| match e {
             Effect::Reply { bytes, .. } => Some(bytes[32..].to_vec()),
             _ => None,
@@ -44,7 +44,16 @@ fn a_value_is_read_with_the_lease_and_written_with_its_end_if_it_was_set() {
     let mut w = World::joined();
     w.client(2).acquired_with_value(vec![9; 512]);
     assert_eq!(w.get(2, "R", 0), (0, vec![9; 512]), "to anybody");
-    assert_eq!(w.get(2, "R", 4), (0, vec![9; 512]), "whatever is asked for");
+    assert_eq!(w.get(2, "R", 4), (0, vec![9; 4]), "as much as is asked for");
+    let (code, long) = w.get(2, "R", 4096);
+    assert_eq!(
+        (code, &long[..512], &long[512..]),
+        (0, &[9; 512][..], &[0; 4096 - 512][..]),
+        "and zeros behind its end"
+    );
+    for absurd in [1 << 20, u32::MAX] {
+        assert_eq!(w.get(2, "R", absurd), (-12, Vec::new()));
+    }
     w.log.clear();
     w.release_all(1);
     assert_eq!(w.written(), [None], "as it stands there already");
@@ -86,6 +95,12 @@ fn where_there_is_no_value_none_is_set_or_told() {
     w.hold(1, "R");
     assert_eq!((w.set(1, "R", b"v"), w.get(1, "R", 0)), (-22, (-22, Vec::new())));
     assert_eq!((w.set(1, "OTHER", b"v"), w.get(1, "OTHER", 0).0), (-2, -2));
+    assert_eq!(w.get(1, "OTHER", 16), (-2, Vec::new()));
+    let length = w.log.iter().rev().find_map(|e| match e {
+        Effect::Reply { bytes, .. } => Some(u32::from_le_bytes(bytes[16..20].try_into().unwrap())),
+        _ => None,
+    });
+    assert_eq!(length, Some(48), "as if a value followed: sanlock's header");
     let mut w = World::joined();
     w.acquired_with_value(vec![0; 512]);
     assert_eq!(w.set(1, "R", &[1; 513]), -7);
