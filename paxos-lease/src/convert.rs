@@ -30,6 +30,12 @@ impl Sharing {
     pub const fn new(held: Held) -> Self {
         Sharing { held, written: false }
     }
+
+    /// Nothing of it was written: the lease is as exclusive as before, and may stay so.
+    #[must_use]
+    pub const fn is_untouched(&self) -> bool {
+        !self.written
+    }
 }
 
 /// A lease that could not be shared yet.

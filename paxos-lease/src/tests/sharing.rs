@@ -218,6 +218,7 @@ fn sharing_that_may_still_land_is_tried_again_although_others_have_moved_on() {
         ..leader_at(2, term(2, 1), 2)
     });
     let AfterShare::Again(again) = failed.now else { panic!("{failed:?}") };
+    assert!(!again.is_untouched(), "there is no way back to exclusive");
     let shared = pollster::block_on(share(&disk, &clock, again, &me(1))).unwrap();
     assert_eq!(shared.mode, Mode::Shared);
     assert!(claims(&medium, 1));
@@ -247,6 +248,7 @@ fn s1_what_cannot_be_looked_at_before_it_is_shared_is_looked_at_again() {
     let failed = pollster::block_on(share(&disk, &clock, Sharing::new(held), &me(1))).unwrap_err();
     assert!(!claims(&medium, 1), "nothing is written blindly");
     let AfterShare::Again(sharing) = failed.now else { panic!("to be tried again, found {:?}", failed.now) };
+    assert!(sharing.is_untouched(), "or left as exclusive as it is");
     let failed = pollster::block_on(share(&disk, &clock, sharing, &me(1))).unwrap_err();
     assert!(matches!(failed.now, AfterShare::Lost) && !claims(&medium, 1), "{:?}", failed.now);
 }

@@ -1,9 +1,11 @@
 //! The one table from our errors to the results that sanlock's clients know (spec D 7, A 14), and errors in full.
 
-use delta_lease::{DeltaError, SectorError};
-use holdfast_io::disk::{IoError, IoErrorKind};
+use delta_lease::renew::LostFound;
+use delta_lease::{DeltaError, RenewError, SectorError};
+use holdfast_io::disk::{IoError, IoErrorKind, Op};
 use holdfast_io::leader::LeaderError;
 use holdfast_io::sys::linux::OpenError;
+use holdfast_io::units::LeaseOffset;
 use holdfast_protocol::codes::ResultCode;
 use nix::errno::Errno;
 use paxos_lease::index::{HeaderError, IndexError};
@@ -100,6 +102,20 @@ pub fn of_delta(e: &DeltaError) -> ResultCode {
     }
 }
 
+/// Of a renewal.
+#[must_use]
+pub fn of_renewal(e: &RenewError) -> ResultCode {
+    let lost = match e {
+        RenewError::Io(e) => return of_io(e),
+        RenewError::Lost(lost) => lost,
+    };
+    match &lost.found {
+        LostFound::Owner { .. } | LostFound::Damaged(SectorError::Owner { .. }) => ResultCode::RENEW_OWNER,
+        LostFound::Record { .. } | LostFound::Reformatted { .. } => ResultCode::RENEW_DIFFERS,
+        LostFound::Damaged(e) => of_sector(e),
+    }
+}
+
 /// Of a resource's area.
 #[must_use]
 pub fn of_area(e: &AreaError) -> ResultCode {
@@ -144,6 +160,17 @@ pub fn of_acquire(e: &AcquireError) -> ResultCode {
         AcquireError::Share(e) => of_release(e),
         AcquireError::UsedUp { .. } => ResultCode::DBLOCK_CHECKSUM,
         AcquireError::Disagreement { .. } => ResultCode::LEADER_DIFFERS,
+    }
+}
+
+/// Of an attempt to have the lease at `at` that failed. A write that is late is told by what it was to write, as in sanlock.
+#[must_use]
+pub fn of_attempt(e: &AcquireError, at: LeaseOffset) -> ResultCode {
+    match e {
+        AcquireError::Area(AreaError::Io(e)) if e.op == Op::Write && of_io(e) == ResultCode::IO_TIMEOUT => {
+            if e.offset == at.0 { ResultCode::LEADER_WRITE } else { ResultCode::DBLOCK_WRITE }
+        }
+        other => of_acquire(other),
     }
 }
 
@@ -202,6 +229,19 @@ pub fn of_release(e: &ReleaseError) -> ResultCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_late_write_of_an_attempt_is_told_by_its_sector_and_whatever_else_as_ever() {
+        let failed = |op, offset, kind| {
+            let error = IoError { path: "/dev/x".into(), op, offset, len: 512, kind };
+            of_attempt(&AcquireError::Area(AreaError::Io(error)), LeaseOffset(1 << 20))
+        };
+        let late = IoErrorKind::OutcomeUnknown;
+        assert_eq!(failed(Op::Write, 1 << 20, late), ResultCode::LEADER_WRITE);
+        assert_eq!(failed(Op::Write, (1 << 20) + 1024, late), ResultCode::DBLOCK_WRITE);
+        assert_eq!(failed(Op::Read, (1 << 20) + 1024, late), ResultCode::IO_TIMEOUT);
+        assert_eq!(failed(Op::Write, 1 << 20, IoErrorKind::Failed(Errno::EIO)), ResultCode::EIO);
+    }
 
     #[test]
     fn no_thread_to_open_a_device_is_no_word_on_the_device() {

@@ -521,7 +521,7 @@ pub async fn run_acquire<P: Platform>(
         }
         Err(failed) => {
             let may_change = failed.error.may_pass();
-            (codes::of_acquire(&failed.error), codes::chain(&failed), may_change, failed.undo)
+            (codes::of_attempt(&failed.error, lease.at), codes::chain(&failed), may_change, failed.undo)
         }
     };
     let undoing = undo.is_some();
@@ -755,8 +755,9 @@ pub async fn run_convert<P: Platform>(
     notes.event(Event::Converted { task, end });
 }
 
-/// Until it is done: from the first write on the lease may count as shared, so there is no way back to exclusive. Where the
-/// lockspace is lost meanwhile, its users are being ended, whatever they take it for.
+/// What fails before the first write is told at once: the lease stays exclusive, and its client may ask again. From that write on
+/// it may count as shared, so there is no way back, and no answer before it is done: whoever heard of a failure would use it as
+/// its own beside others (S1). Where the lockspace is lost meanwhile, its users are being ended, whatever they take it for.
 async fn convert_to_shared<P: Platform>(
     shared: &SpaceShared<P>,
     disk: &Copies<LeaseCopy<P>, P::Clock>,
@@ -776,7 +777,9 @@ async fn convert_to_shared<P: Platform>(
             Ok(now) => {
                 return Converted { code: ResultCode::OK, why: None, held: Some((now.clone(), now.mode, now.lver())) };
             }
-            Err(ShareFailed { error, now: AfterShare::Again(again) }) if !shared.over.is_set() => {
+            Err(ShareFailed { error, now: AfterShare::Again(again) })
+                if !again.is_untouched() && !shared.over.is_set() =>
+            {
                 tracing::warn!(why = codes::chain(&error), "sharing a lease is tried again");
                 sharing = again;
                 shared.over.sleep_until(clock, clock.now().after(Duration::from_secs(1))).await;
@@ -815,7 +818,7 @@ async fn convert_to_exclusive<P: Platform>(
             // Whoever cleared our claim took us for dead, and may have the lease for itself.
             return Converted { held: None, code: codes::of_acquire(&error), why: Some(codes::chain(&error)) };
         }
-        Err(failed) => (codes::of_acquire(&failed.error), codes::chain(&failed), failed.undo),
+        Err(failed) => (codes::of_attempt(&failed.error, held.lease.at), codes::chain(&failed), failed.undo),
     };
     // Nobody else gets on before this is undone; our client shares the lease all the while.
     if let Some(duty) = undo {
@@ -857,5 +860,12 @@ fn explain<P: Platform>(shared: &SpaceShared<P>, refusal: &Refusal, now: LocalIn
     let until = refusal.earliest.map_or_else(String::new, |t| {
         format!("; should it fall silent now, the lease could change hands in {:.1} s", t.since(now).as_secs_f64())
     });
-    format!("held by {name} ({owner}){age}{until}")
+    // Nothing will ever say that such an owner is over, so this waits for people.
+    let unheard = seen.and_then(|s| s.generation()).filter(|found| *found < owner.generation).map_or_else(String::new, |found| {
+        format!(
+            "; its delta sector shows generation {found}, an older one: the lockspace was formatted since, or a late write \
+             has hit the sector. Once it is certain that nobody uses the lease, format it anew"
+        )
+    });
+    format!("held by {name} ({owner}){age}{until}{unheard}")
 }

@@ -194,3 +194,15 @@ fn a_fence_that_somebody_holds_on_one_disk_of_three_is_not_waited_for() {
         assert_eq!(rig.states(), ["member", "unknown", "member"]);
     });
 }
+
+#[test]
+fn an_owner_of_whom_nothing_says_that_it_is_over_is_told_with_what_can_be_done() {
+    let rig = Rig::new();
+    let owner = HostTerm { host_id: HostId::new(4).unwrap(), generation: Generation(1) };
+    let refusal = Refusal { kind: RefusalKind::Silent, leader: None, owner: Some(owner), earliest: None, undo: None };
+    let why = local(async {
+        rig.shared.look_at(owner).await.unwrap();
+        explain(&rig.shared, &refusal, rig.shared.clock().now())
+    });
+    assert!(why.contains("shows generation 0, an older one") && why.contains("format it anew"), "{why}");
+}
