@@ -277,7 +277,8 @@ impl Context {
                 Ok(_) => return Err((ResultCode::EINVAL, at("impossible sizes"))),
             },
         };
-        if asked_sizes(asked.head.flags.bits())?.is_some_and(|sizes| sizes != geometry) {
+        let sizes = asked.head.flags.bits() & size_flag_bits();
+        if sizes & !size_flags(geometry) != 0 {
             return Err((ResultCode::EINVAL, at(&format!("its sizes are {geometry}, not those asked for"))));
         }
         // Names are checked, given or not, and no lease has an empty one.
@@ -296,8 +297,9 @@ impl Context {
         let owners = paxos_lease::owners::read(&leader, geometry, &area, asked.disks.len())
             .map_err(|(host, e)| (ResultCode::DBLOCK_CHECKSUM, at(&format!("dblock of host_id {host}: {e}"))))?;
         asked.head.lver = leader.lver.0;
-        let sizes = LeaseFlags::from_bits(asked.head.flags.bits() & size_flag_bits());
-        asked.head.flags = if owners.shared.is_empty() { sizes } else { sizes | LeaseFlags::SHARED };
+        if !owners.shared.is_empty() {
+            asked.head.flags = asked.head.flags | LeaseFlags::SHARED;
+        }
         let row = |term: &HostTerm, timestamp| Host {
             host_id: term.host_id.get(),
             generation: term.generation.0,
@@ -389,7 +391,7 @@ impl Context {
         let sector = view.decode(&area).map_err(|e| (codes::of_sector(&e), codes::chain(&e)))?;
         asked.name = Name48::from_raw(*area.space.field());
         asked.host_id = host_id.get();
-        asked.flags = LockspaceFlags::from_bits(size_flags(area.geometry));
+        asked.flags = LockspaceFlags::from_bits(with_sizes(asked.flags.bits(), area.geometry));
         Ok(u32::from(sector.leader.io_timeout))
     }
 
@@ -408,7 +410,7 @@ impl Context {
         asked.head.lockspace_name = Name48::from_raw(*leader.space_name.field());
         asked.head.name = Name48::from_raw(*leader.resource_name.field());
         asked.head.lver = leader.lver.0;
-        asked.head.flags = LeaseFlags::from_bits(size_flags(geometry));
+        asked.head.flags = LeaseFlags::from_bits(with_sizes(asked.head.flags.bits(), geometry));
         Ok(())
     }
 
@@ -719,6 +721,11 @@ fn size_flags(geometry: Geometry) -> u32 {
 /// Every flag that says something of sizes.
 fn size_flag_bits() -> u32 {
     Geometry::ALL.iter().map(|g| size_flags(*g)).fold(0, |all, bits| all | bits)
+}
+
+/// What a client has said in its flags comes back to it, with the sizes that were found in the place of those that it named.
+fn with_sizes(flags: u32, geometry: Geometry) -> u32 {
+    flags & !size_flag_bits() | size_flags(geometry)
 }
 
 /// The sizes that a client's flags ask for, if they do; both or none (spec D 1.2).
