@@ -593,6 +593,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     pub(super) fn rem_lockspace(&mut self, to: ReplyTo, flags: RemLockspaceFlags, wire: &Wire, now: LocalInstant) {
         let about = format!("lockspace {}", wire.name);
+        // By its name alone, and before it is looked for, as sanlock has it.
+        let in_use = self.leases.keys().any(|k| k.space.field() == wire.name.raw());
+        if flags.contains(RemLockspaceFlags::UNUSED) && in_use {
+            return self.deny(to, about, ResultCode::EBUSY, "leases are held in it", now);
+        }
         let Some(name) = self.find_space(wire) else {
             // Between two attempts to join it, too, it is not wanted any more.
             self.wanted.retain(|name| name.field() != wire.name.raw() || self.spaces.contains_key(name));
@@ -602,16 +607,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             };
             return self.deny(to, about, ResultCode::ENOENT, &why, now);
         };
-        let in_use = self.leases.keys().any(|k| k.space == name);
         let indexing = self.turns.any_in(&name);
         let Some(space) = self.spaces.get_mut(&name) else { return };
         if matches!(space.life, Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. }) {
             self.wanted.remove(&name);
             let why = format!("it is {} already", space.life.word());
             return self.deny(to, about, ResultCode::EINPROGRESS, &why, now);
-        }
-        if flags.contains(RemLockspaceFlags::UNUSED) && in_use {
-            return self.deny(to, about, ResultCode::EBUSY, "leases are held in it", now);
         }
         if indexing {
             return self.deny(to, about, ResultCode::EBUSY, "work on its resource index is under way", now);

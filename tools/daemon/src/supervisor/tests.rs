@@ -946,3 +946,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whether_a_lockspace_is_used_is_asked_of_its_name_alone() {
+    let mut w = World::joined();
+    let unused = |w: &mut World, host_id| {
+        w.ask(900, Request::RemLockspace { flags: RemLockspaceFlags::UNUSED, lockspace: wire_space("LS", host_id) });
+        *w.codes(900).last().unwrap()
+    };
+    assert_eq!(unused(&mut w, 2), -2);
+    w.hold(1, "R");
+    assert_eq!((unused(&mut w, 2), unused(&mut w, 1)), (-16, -16));
+    w.release_all(1).released();
+    assert_eq!((unused(&mut w, 2), w.leaves().len()), (-2, 0));
+}
+
+#[test]
+fn all_leases_are_released_whatever_flag_is_beside_that() {
+    for more in [ReleaseFlags::ORPHAN, ReleaseFlags::RENAME] {
+        let mut w = World::joined();
+        w.hold(1, "R").hold(1, "S");
+        w.log.clear();
+        let flags = ReleaseFlags::ALL | more;
+        w.ask(1, Request::Release { flags, target: Target::This, resources: Vec::new() });
+        assert_eq!(w.releases(), 2, "{more:?}");
+    }
+}

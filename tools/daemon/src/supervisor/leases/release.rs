@@ -35,19 +35,21 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Ok(target) => target,
             Err(code) => return self.deny(to, about, code, not_admitted(code), now),
         };
-        if flags.contains(ReleaseFlags::ORPHAN) {
+        // ALL counts before the others, as it does for what follows the header.
+        let everything = flags.contains(ReleaseFlags::ALL);
+        if flags.contains(ReleaseFlags::ORPHAN) && !everything {
             return self.release_orphans(to, heads);
         }
-        let held = |key: &LeaseKey| self.leases.get(key).is_some_and(|l| l.is_had_by(target));
-        if flags.contains(ReleaseFlags::RENAME) {
+        if flags.contains(ReleaseFlags::RENAME) && !everything {
             if let Err((code, why)) = self.rename(to, target, heads) {
                 self.deny(to, about, code, why, now);
             }
             return;
         }
+        let held = |key: &LeaseKey| self.leases.get(key).is_some_and(|l| l.is_had_by(target));
         let mut code = ResultCode::OK;
         let (mut keys, mut unheld) = (Vec::new(), Vec::new());
-        if flags.contains(ReleaseFlags::ALL) {
+        if everything {
             keys.extend(self.leases.keys().copied().filter(held));
         } else {
             // As often as it is named, and as it is held.
@@ -72,7 +74,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             let work = Work::Release { pending: keys.iter().copied().collect(), code };
             client.running = Some(Running { stop: Stop::new(), to, work });
         }
-        let all = if flags.contains(ReleaseFlags::ALL) { Tokens::All } else { Tokens::Latest };
+        let all = if everything { Tokens::All } else { Tokens::Latest };
         for key in &keys {
             self.give_up(*key, target, all);
         }
