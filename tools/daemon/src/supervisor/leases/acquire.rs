@@ -220,7 +220,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// This host has the lease already, shared or for nobody: one more client has it, too (spec D 4.9, A 8: no I/O).
     fn have_here(&mut self, target: ClientId, request: &LeaseRequest, now: LocalInstant) {
         let token = self.next_token(target);
-        let adopts = self.leases.get(&request.key).is_some_and(Lease::is_orphan);
+        // Also beside others here who share what was left behind: it is theirs and the adopter's then, and nobody's any more.
+        let left = self.leases.get(&request.key).is_some_and(|l| l.left_by.is_some());
+        let adopts = left && request.orphans != Orphans::Refused;
         if let Some(acquire) = self.acquire_of(target).filter(|_| adopts) {
             acquire.adopted.push(request.key);
         }

@@ -178,6 +178,26 @@ fn a_persistent_sharer_leaves_an_orphan_when_all_others_have_gone() {
 }
 
 #[test]
+fn what_a_sharer_left_behind_is_adopted_beside_the_others_who_share_it() {
+    let share = |w: &mut World, client, flags| {
+        w.persists(client, flags, LeaseFlags::SHARED);
+    };
+    let mut w = World::joined();
+    share(w.client(2).client(3), 1, AcquireFlags::NONE);
+    w.device_ready().ours().acquire_shared(2, "R").exited(1).closed(1);
+    share(&mut w, 3, AcquireFlags::ORPHAN);
+    w.log.clear();
+    w.release(2, "R").release(3, "R");
+    assert_eq!(w.releases(), 1, "nobody has left it behind any more");
+    let mut w = World::joined();
+    share(w.client(2).client(3), 1, AcquireFlags::NONE);
+    w.device_ready().ours().acquire_shared(2, "R").exited(1).closed(1).acquire_shared(3, "R");
+    w.log.clear();
+    w.release(2, "R").release(3, "R");
+    assert_eq!(w.releases(), 0, "but for whoever asked to adopt it");
+}
+
+#[test]
 fn p1_a_successor_hears_of_a_use_that_nobody_can_see_end_before_anybody_relies_on_it() {
     let unseen = |e: &Effect<u32>| matches!(e, Effect::Save(s) if s.lockspaces.iter().any(|l| l.unseen));
     let mut w = World::joined();
