@@ -260,7 +260,7 @@ impl<P: Platform> Lockspace<P> {
         match renewal.result {
             Ok(_) => Ok(held),
             Err(RenewError::Lost(lost)) => Err((ResultCode::HOST_ID_BUSY, codes::chain(&*lost))),
-            Err(e @ RenewError::Io(_)) => Err((ResultCode::IO_TIMEOUT, codes::chain(&e))),
+            Err(RenewError::Io(e)) => Err((codes::of_io(&e), codes::chain(&e))),
         }
     }
 
@@ -285,8 +285,8 @@ impl<P: Platform> Lockspace<P> {
                 }
                 Err(e) => {
                     let lost = lost_to(&e);
-                    let timed_out = matches!(&e, RenewError::Io(e) if codes::of_io(e) == ResultCode::IO_TIMEOUT);
-                    self.notes.event(Event::RenewalFailed { space, why: codes::chain(&e), lost, timed_out });
+                    let code = codes::of_renewal(&e);
+                    self.notes.event(Event::RenewalFailed { space, why: codes::chain(&e), lost, code });
                     if lost.is_some() { LocalInstant::NEVER } else { clock.now().after(RETRY) }
                 }
             };

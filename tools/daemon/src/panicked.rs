@@ -90,7 +90,7 @@ pub async fn lockspace<P: Platform>(work: impl Future<Output = ()>, space: Space
     let tell = || {
         tracing::error!(lockspace = %space, "its thread has panicked: it is not joined again before this daemon is restarted");
         let why = UNKNOWN.to_owned();
-        news.event(Event::RenewalFailed { space, why, lost: Some(LostTo::Nobody), timed_out: false });
+        news.event(Event::RenewalFailed { space, why, lost: Some(LostTo::Nobody), code: ResultCode::EIO });
     };
     watched(work, tell).await;
 }

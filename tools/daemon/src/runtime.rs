@@ -484,14 +484,14 @@ impl Guests {
 
     fn answer(&self, works: &Works<Linux>, to: ReplyTo, request: Request) {
         let Some(guest) = self.guests.get(&to.client) else { return };
-        let named = match &request {
-            Request::GetHosts { lockspace }
-            | Request::HostStatus { lockspace }
-            | Request::ConfirmDead { lockspace, .. } => Some(lockspace.name.as_bytes()),
-            Request::Explain { resource } => Some(resource.head.lockspace_name.as_bytes()),
-            _ => None,
+        let (named, lost_too) = match &request {
+            Request::GetHosts { lockspace } | Request::HostStatus { lockspace } => (Some(&lockspace.name), true),
+            Request::ConfirmDead { lockspace, .. } => (Some(&lockspace.name), false),
+            Request::Explain { resource } => (Some(&resource.head.lockspace_name), false),
+            _ => (None, false),
         };
-        let name = named.and_then(|n| SpaceName::new(n).ok()).filter(|n| works.supervisor.is_active(n));
+        let known = |n: &SpaceName| works.supervisor.is_active(n) || lost_too && works.supervisor.tells_hosts(n);
+        let name = named.and_then(|n| SpaceName::new(n.as_bytes()).ok()).filter(known);
         let used = works.in_use();
         let context = Context {
             clock: works.platform().clock().clone(),

@@ -396,10 +396,11 @@ fn client_record(client: &Client) -> StateRecord {
 }
 
 fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
-    let list = match space.life {
-        Life::Joining => "add",
-        Life::Active { .. } => "spaces",
-        Life::Removing { .. } | Life::Failing { .. } | Life::Leaving { .. } => "rem",
+    // A lost one is where it was until it is being left: STATUS says of it that it is dead.
+    let (list, flags) = match space.life {
+        Life::Joining => ("add", LockspaceFlags::ADD),
+        Life::Active { .. } | Life::Failing { .. } => ("spaces", LockspaceFlags::NONE),
+        Life::Removing { .. } | Life::Leaving { .. } => ("rem", LockspaceFlags::REM),
     };
     let at = |instant: Option<LocalInstant>| instant.map_or(0, LocalInstant::disk_seconds).to_string();
     let zero = || "0".to_owned();
@@ -422,7 +423,7 @@ fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
         ("used_by_orphans", flag(space.used_by_orphans)),
         ("renewal_read_extend_sec", space.io_timeout.seconds().to_string()),
         ("set_max_sectors_kb", zero()),
-        ("corrupt_result", zero()),
+        ("corrupt_result", space.found_lost.number().to_string()),
         ("acquire_last_result", of(space.joined_at.is_some(), 0)),
         ("renewal_last_result", result),
         ("acquire_last_attempt", at(space.joined_at)),
@@ -430,7 +431,7 @@ fn space_record(name: &[u8; 48], space: &Space) -> StateRecord {
         ("renewal_last_attempt", at(space.last_attempt)),
         ("renewal_last_success", at(space.last_success)),
     ];
-    let mut wire = wire_space(name, space);
+    let mut wire = Lockspace { flags, ..wire_space(name, space) };
     wire.disk.pad1 = sector_size;
     StateRecord::lockspace(wire, StateText::from_pairs(pairs))
 }

@@ -242,8 +242,8 @@ pub enum Event<L> {
         why: String,
         /// The delta lease is lost: final.
         lost: Option<LostTo>,
-        /// The disk did not answer in time.
-        timed_out: bool,
+        /// The same as a number.
+        code: ResultCode,
     },
     /// Of a lockspace that is being left without a write, nothing but a renewal of its delta sector can still land.
     Reaped {

@@ -217,8 +217,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences, now),
             Event::Joined { space, result } => self.joined(space, result, now),
             Event::Renewed { space, started_at, took } => self.renewed(space, started_at, took, now),
-            Event::RenewalFailed { space, why, lost, timed_out } => {
-                self.renewal_failed(space, why, lost, timed_out, now);
+            Event::RenewalFailed { space, why, lost, code } => {
+                self.renewal_failed(space, why, lost, code, now);
             }
             Event::Reaped { space } => self.reaped(space),
             Event::Left { space } => self.left(space, now),

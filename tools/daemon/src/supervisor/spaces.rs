@@ -77,6 +77,8 @@ pub struct Space {
     pub last_attempt: Option<LocalInstant>,
     /// What the latest one that failed failed by.
     pub last_fault: ResultCode,
+    /// By what the delta lease was found to be lost.
+    pub found_lost: ResultCode,
     /// Failed renewals in a row.
     pub failures: u32,
     /// Half the budget was used up and said so.
@@ -273,6 +275,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             last_success: None,
             last_attempt: None,
             last_fault: ResultCode::OK,
+            found_lost: ResultCode::OK,
             failures: 0,
             warned: false,
             geometry: None,
@@ -519,14 +522,17 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         name: SpaceName,
         why: String,
         lost: Option<LostTo>,
-        timed_out: bool,
+        code: ResultCode,
         now: LocalInstant,
     ) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
         space.failures += 1;
         space.last_attempt = Some(now);
-        space.last_fault = if timed_out { ResultCode::IO_TIMEOUT } else { ResultCode::EIO };
-        space.history.failed(timed_out);
+        space.last_fault = code;
+        if lost.is_some() {
+            space.found_lost = code;
+        }
+        space.history.failed(code == ResultCode::IO_TIMEOUT);
         tracing::warn!(lockspace = %name, %why, failures = space.failures, "renewal failed");
         match lost {
             None => {}
@@ -751,6 +757,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.answer_waits(space.join_waits, space.veto.unwrap_or(ResultCode::EPERM));
         self.answer_waits(space.leave_waits, ResultCode::OK);
         self.answer_waits(space.inquiries, ResultCode::ENOENT);
+    }
+
+    /// Whether clients are told of a lockspace's hosts: of a lost one too, until it is being left.
+    #[must_use]
+    pub fn tells_hosts(&self, name: &SpaceName) -> bool {
+        self.spaces.get(name).is_some_and(|s| matches!(s.life, Life::Active { .. } | Life::Failing { .. }))
     }
 
     /// Whether a lockspace is joined and fresh, as far as time was last told.

@@ -582,7 +582,7 @@ fn a_lost_delta_lease_is_acted_on_at_once() {
         space: name("LS"),
         why: "changed".into(),
         lost: Some(LostTo::Nobody),
-        timed_out: false,
+        code: ResultCode::EIO,
     });
     assert_eq!(w.signals(1), [Signal::SIGTERM]);
     assert_eq!(w.count(|e| matches!(e, Effect::CloseLimit { .. })), 1);
@@ -593,12 +593,13 @@ fn a_lost_delta_lease_is_acted_on_at_once() {
 fn s1_who_uses_what_another_host_has_taken_with_the_host_id_is_killed_at_once() {
     let mut w = World::joined();
     let (space, lost) = (name("LS"), Some(LostTo::Another));
-    w.hold(1, "R").apply(Event::RenewalFailed { space, why: "taken".into(), lost, timed_out: false });
+    w.hold(1, "R").apply(Event::RenewalFailed { space, why: "taken".into(), lost, code: ResultCode::RENEW_OWNER });
     assert_eq!(w.signals(1), [Signal::SIGKILL]);
     assert_eq!(w.count(|e| matches!(e, Effect::CloseLimit { .. })), 1);
     // Also where the lockspace was lost before that was known.
     let mut w = World::joined();
-    let failed = |lost| Event::RenewalFailed { space, why: "lost".into(), lost: Some(lost), timed_out: false };
+    let failed =
+        |lost| Event::RenewalFailed { space, why: "lost".into(), lost: Some(lost), code: ResultCode::RENEW_DIFFERS };
     w.hold(1, "R").apply(failed(LostTo::Nobody)).pass(2).apply(failed(LostTo::Another)).pass(1);
     assert_eq!(w.signals(1).last(), Some(&Signal::SIGKILL));
 }
@@ -611,7 +612,7 @@ fn a_join_whose_thread_has_panicked_is_answered_and_no_other_begins_while_its_wr
         space: name("LS"),
         why: "panicked".into(),
         lost: Some(LostTo::Nobody),
-        timed_out: false,
+        code: ResultCode::EIO,
     });
     assert_eq!(w.codes(1), [ResultCode::RENEW_DIFFERS.number()]);
     assert_eq!(w.leaves(), [false]);
