@@ -97,7 +97,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if stop_after == 0 || stop_after >= 2 {
             // sanlock's own two slots: tools count on them.
             records.extend([own_record(0, "helper"), own_record(1, "listener")]);
-            let mut clients: Vec<&Client> = self.clients.values().collect();
+            let mut clients: Vec<&Client> = self.clients.values().filter(|c| c.slot.is_some()).collect();
             clients.sort_by_key(|c| c.slot);
             records.extend(clients.into_iter().map(client_record));
         }
@@ -120,15 +120,16 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         spaces
     }
 
-    /// The leases as sanlock lists them: those that are held or on their way, those that are given back, the orphans; of each the
-    /// latest first.
+    /// The leases as sanlock lists them: those that are held, those on their way, those that are given back, the orphans; of each
+    /// the latest first.
     fn listed_leases(&self) -> Vec<&Lease<L>> {
         let mut leases: Vec<_> = self.leases.values().collect();
         leases.sort_by_key(|lease| {
             let list = match list_of(lease) {
-                "rem" => 1,
-                "orphan" => 2,
-                _ => 0,
+                "held" => 0,
+                "add" => 1,
+                "rem" => 2,
+                _ => 3,
             };
             (list, std::cmp::Reverse(lease.res_id))
         });
@@ -196,15 +197,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let client = token.and_then(|t| self.clients.get(&t.client));
         // As in sanlock, which knows who left an exclusive lease alone.
         let left_by = if lease.mode == Mode::Shared { lease.left_by.and(Some(0)) } else { lease.left_by };
-        let pid = client.map(|c| c.pid).or(left_by).unwrap_or(-1);
+        let pid = client.map(|c| c.pid).or(left_by).or(lease.given_back_by).unwrap_or(-1);
         let (sector_size, align_size) = sizes(lease.geometry);
         let pairs = [
             ("list", list_of(lease).to_owned()),
-            ("flags", format!("{:x}", resource_flags(lease, client))),
+            ("flags", format!("{:x}", resource_flags(lease))),
             ("sector_size", sector_size.to_string()),
             ("align_size", align_size.to_string()),
             ("lver", lease.lver.to_string()),
-            ("reused", "0".to_owned()),
+            ("reused", lease.reused.to_string()),
             ("res_id", lease.res_id.to_string()),
             ("token_id", token.map_or(0, |t| t.number).to_string()),
         ];
@@ -327,13 +328,13 @@ fn wire_space(name: &[u8; 48], space: &Space) -> Lockspace {
     Lockspace { flags, ..Lockspace::new(Name48::from_raw(*name), space.host_id.get(), disk_of(&space.place)) }
 }
 
-/// What sanlock's STATUS says of a lease in bits: that it is shared, what its client restricts, that its value is new.
-fn resource_flags<L>(lease: &Lease<L>, client: Option<&Client>) -> u32 {
-    let restricts = |which| client.is_some_and(|c| c.restrict.contains(which));
+/// What sanlock's STATUS says of a lease in bits: that it is shared, what was restricted for it, that its value is new.
+fn resource_flags<L>(lease: &Lease<L>) -> u32 {
+    let restrict = lease.manners.restrict;
     [
         (0x1, lease.mode == Mode::Shared),
-        (0x8, restricts(RestrictFlags::SIGKILL)),
-        (0x10, restricts(RestrictFlags::SIGTERM)),
+        (0x8, restrict.contains(RestrictFlags::SIGKILL)),
+        (0x10, restrict.contains(RestrictFlags::SIGTERM)),
         (0x20, lease.value.as_ref().is_some_and(|value| value.set)),
     ]
     .into_iter()
@@ -379,10 +380,10 @@ fn client_record(client: &Client) -> StateRecord {
     // As in sanlock, whose STATUS knows the pids of clients alone.
     let pid = if client.registered { client.pid } else { -1 };
     let pairs = [
-        ("ci", client.slot.to_string()),
+        ("ci", client.slot.unwrap_or_default().to_string()),
         ("fd", "-1".to_owned()),
         ("pid", pid.to_string()),
-        ("flags", "0".to_owned()),
+        ("flags", (u32::from(client.killpath_pid) | u32::from(client.killpath_run) << 1).to_string()),
         ("restricted", format!("{:x}", client.restrict.bits())),
         ("cmd_active", client.running.as_ref().map_or(0, |_| client.last_command).to_string()),
         ("cmd_last", client.last_command.to_string()),

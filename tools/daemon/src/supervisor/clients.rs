@@ -24,8 +24,8 @@ use crate::state_file::Guarded;
 /// One connection.
 #[derive(Debug)]
 pub struct Client {
-    /// Its number in STATUS: the lowest that was free.
-    pub slot: u32,
+    /// Its number in STATUS: the lowest that was free. None: it is no client any more, and listens.
+    pub slot: Option<u32>,
     /// The pid at the other end when it connected.
     pub pid: i32,
     /// Whose rights it may ask for.
@@ -50,6 +50,8 @@ pub struct Client {
     pub killpath: Option<Program>,
     /// That has been run.
     pub killpath_run: bool,
+    /// One of its was to be told its pid.
+    pub killpath_pid: bool,
     /// Its leases outlive its connection.
     pub strict: bool,
     /// The command that runs for it as a target: at most one (spec A 4).
@@ -58,9 +60,9 @@ pub struct Client {
     pub waits: bool,
     /// The number of its last command.
     pub last_command: u32,
-    /// Signals sent by the ladder.
+    /// How often the ladder has acted on it.
     pub kill_count: u32,
-    /// When the last one was sent.
+    /// When it last has.
     pub kill_last: Option<LocalInstant>,
 }
 
@@ -92,8 +94,8 @@ impl Slots {
         })
     }
 
-    fn give_back(&mut self, slot: u32) {
-        self.free.insert(slot);
+    pub(super) fn give_back(&mut self, slot: Option<u32>) {
+        self.free.extend(slot);
     }
 }
 
@@ -148,7 +150,7 @@ impl Client {
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn connected(&mut self, client: ClientId, pid: i32, rights: Rights) {
         let fresh = Client {
-            slot: self.slots.take(),
+            slot: Some(self.slots.take()),
             pid,
             rights,
             registered: false,
@@ -161,6 +163,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             restrict: RestrictFlags::NONE,
             killpath: None,
             killpath_run: false,
+            killpath_pid: false,
             strict: self.settings.strict_clients,
             running: None,
             waits: false,
@@ -358,8 +361,9 @@ mod tests {
     fn a_connection_has_the_lowest_number_that_is_free() {
         let mut slots = Slots::default();
         assert_eq!([slots.take(), slots.take(), slots.take()], [2, 3, 4]);
-        slots.give_back(3);
-        slots.give_back(2);
+        slots.give_back(Some(3));
+        slots.give_back(Some(2));
+        slots.give_back(None);
         assert_eq!([slots.take(), slots.take(), slots.take()], [2, 3, 5]);
     }
 }

@@ -14,7 +14,7 @@ use paxos_lease::Mode;
 
 use super::Supervisor;
 use super::event::{ConvertRequest, Converted, Effect, ReplyTo, TaskId};
-use super::leases::{Lease, NOT_JOINED, Phase, Running, key_of, mode_word, not_admitted};
+use super::leases::{Lease, Manners, NOT_JOINED, Phase, Running, key_of, mode_word, not_admitted};
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn convert(
@@ -46,6 +46,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         if !self.spaces.get(&key.space).is_some_and(|s| s.life.is_active()) {
             return self.deny(to, about, ResultCode::ENOSPC, NOT_JOINED, now);
+        }
+        if mode == Mode::Exclusive {
+            // Whoever shares is asked for nothing.
+            lease.manners = self.clients.get(&target).map(Manners::of).unwrap_or_default();
         }
         let converting = Phase::Converting { abandoned: false };
         let value = lease.value_to_write();

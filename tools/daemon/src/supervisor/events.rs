@@ -37,8 +37,11 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let bytes = to.header.answer(code, to.header.data2, 0).encode().to_vec();
         self.effects.push(Effect::Reply { client: to.client, bytes });
         if self.is_registered(to.client) {
-            self.effects.push(Effect::Next { client: to.client });
+            return self.effects.push(Effect::Next { client: to.client });
         }
+        // It is no client any more, and STATUS does not list it.
+        let slot = self.clients.get_mut(&to.client).and_then(|listener| listener.slot.take());
+        self.slots.give_back(slot);
     }
 
     fn listen(&mut self, name: SpaceName, client: ClientId) -> ResultCode {

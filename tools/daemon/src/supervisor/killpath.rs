@@ -83,6 +83,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         };
         if let Some(client) = self.clients.get_mut(&target) {
             let pid = flags.contains(KillPathFlags::PID).then_some(client.pid);
+            client.killpath_pid |= pid.is_some();
             client.killpath = Program::read(killpath, pid);
         }
         self.reply(to, ResultCode::OK);

@@ -20,7 +20,7 @@ use super::event::{ClientId, Effect, Kill};
 use super::losses::Ousted;
 use super::spaces::{LADDER_STEP, Life};
 
-/// Signals for one client, after which its lockspace waits for the watchdog alone (spec A 7.3).
+/// Steps for one client, after which its lockspace waits for the watchdog alone (spec A 7.3).
 const MOST_KILLS: u32 = 100;
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
@@ -58,6 +58,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             if client.is_gone() || client.kill_count >= MOST_KILLS {
                 continue;
             }
+            client.kill_count += 1;
+            client.kill_last = Some(now);
             if let Some(program) = client.killpath.as_ref().filter(|_| signal == Signal::SIGTERM) {
                 // It has its grace to give everything back; then it is ended like any other.
                 if !std::mem::replace(&mut client.killpath_run, true) {
@@ -67,8 +69,6 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 continue;
             }
             let signal = permitted(signal, client.restrict);
-            client.kill_count += 1;
-            client.kill_last = Some(now);
             tracing::warn!(lockspace = %name, pid = client.pid, name = %client.name, %signal, "ending a client");
             self.effects.push(Effect::Kill(Kill { client: *id, signal }));
         }
@@ -105,7 +105,7 @@ pub(super) fn kill_at(life: &Life, ousted: Option<&Ousted>) -> Option<LocalInsta
 }
 
 /// RESTRICT's mapping: SIGKILL becomes SIGTERM if restricted, and the result SIGTERM becomes SIGKILL if restricted.
-pub(super) fn permitted(signal: Signal, restrict: RestrictFlags) -> Signal {
+fn permitted(signal: Signal, restrict: RestrictFlags) -> Signal {
     let first = match signal {
         Signal::SIGKILL if restrict.contains(RestrictFlags::SIGKILL) => Signal::SIGTERM,
         other => other,

@@ -23,13 +23,14 @@ use holdfast_io::stop::Stop;
 use holdfast_io::sys::rights::Rights;
 use holdfast_io::units::Geometry;
 use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::RestrictFlags;
 use holdfast_protocol::payload::{Disk, Resource, ResourceHead};
 use paxos_lease::Mode;
 use paxos_lease::request::Force;
 
-use super::Supervisor;
 use super::answers::path_of;
 use super::event::{ClientId, LeaseKey, LeaseRequest, Place, ReplyTo, TaskId};
+use super::{Client, Program, Supervisor};
 
 /// A lease that this daemon holds, or is about to, or no longer quite.
 #[derive(Debug)]
@@ -44,6 +45,12 @@ pub struct Lease<L> {
     pub tokens: Vec<Token>,
     /// The pid of a client that had it persistently and is gone. An orphan, unless others here share it.
     pub left_by: Option<i32>,
+    /// The pid of its last client, who gives it back.
+    pub given_back_by: Option<i32>,
+    /// How its client wants to be asked for it.
+    pub manners: Manners,
+    /// How often it was wanted here before, in these places.
+    pub reused: u32,
     /// Its value, if it was acquired with one.
     pub value: Option<Value>,
     /// Its version; 0 until it is ours.
@@ -63,6 +70,32 @@ pub struct Lease<L> {
     /// Where it stands.
     pub phase: Phase<L>,
 }
+
+/// How a client wants to be asked for a lease by another host: as it was said when the lease became its own.
+#[derive(Clone, Debug, Default)]
+pub struct Manners {
+    /// What it restricted.
+    pub restrict: RestrictFlags,
+    /// What to run in its place.
+    pub killpath: Option<Program>,
+}
+
+impl Manners {
+    pub(super) fn of(client: &Client) -> Self {
+        Manners { restrict: client.restrict, killpath: client.killpath.clone() }
+    }
+}
+
+/// A lease that is over, for STATUS: how often it was wanted again.
+#[derive(Debug)]
+pub(super) struct Former {
+    pub(super) key: LeaseKey,
+    places: Vec<Place>,
+    reused: u32,
+}
+
+/// How many of them are remembered.
+const MOST_FORMER: usize = 128;
 
 /// The value of a lease: read when it was acquired, written when it is given back or shared (spec D 4.10).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,7 +284,22 @@ enum Tokens {
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn forget_lease(&mut self, task: TaskId, key: LeaseKey) {
         self.tasks.remove(&task);
-        self.leases.remove(&key);
+        self.end_lease(key);
+    }
+
+    /// Nothing of a lease is here any more.
+    pub(super) fn end_lease(&mut self, key: LeaseKey) {
+        let Some(Lease { places, reused, .. }) = self.leases.remove(&key) else { return };
+        self.former.push_back(Former { key, places, reused });
+        if self.former.len() > MOST_FORMER {
+            self.former.pop_front();
+        }
+    }
+
+    /// How often a lease in these places was wanted before.
+    fn reuse(&mut self, key: &LeaseKey, places: &[Place]) -> u32 {
+        let known = self.former.iter().position(|former| former.key == *key && former.places == places);
+        known.and_then(|at| self.former.remove(at)).map_or(0, |former| former.reused.saturating_add(1))
     }
 
     /// Asks every task of a lockspace to end. One that still opens its device has written nothing and may hang in

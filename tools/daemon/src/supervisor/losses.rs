@@ -105,7 +105,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         if orphan {
             tracing::warn!(lease = %key, left_by, "the lost lease was an orphan");
-            self.leases.remove(&key);
+            self.end_lease(key);
         }
         self.save();
     }

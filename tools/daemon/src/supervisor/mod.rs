@@ -120,6 +120,8 @@ pub struct Supervisor<L> {
     slots: clients::Slots,
     spaces: BTreeMap<SpaceName, Space>,
     leases: BTreeMap<LeaseKey, Lease<L>>,
+    /// The latest that are over.
+    former: VecDeque<leases::Former>,
     tasks: BTreeMap<TaskId, LeaseKey>,
     waiting: VecDeque<leases::WaitingAcquire>,
     turns: index::Turns,
@@ -179,6 +181,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             slots: clients::Slots::default(),
             spaces: BTreeMap::new(),
             leases: BTreeMap::new(),
+            former: VecDeque::new(),
             tasks: BTreeMap::new(),
             waiting: VecDeque::new(),
             turns: index::Turns::default(),

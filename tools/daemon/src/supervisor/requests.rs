@@ -6,13 +6,14 @@
 //! exclusively, and does what is asked of it: the client is ended, or its killpath run. It has been asked to end and nothing
 //! else: it has its lease until it is gone or gives it back, like any other (S1).
 //!
-//! A request is for one owner and one lease version (`paxos_lease::ask`), and is heard once.
+//! A request is for one owner and one lease version (`paxos_lease::ask`), and is heard once. It is heeded in the manner that the
+//! client had chosen when the lease became its own: what it restricts later, or sets as its killpath, is for what it acquires later.
 
 use crate::log_ring::AT_WILL;
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::{HostTerm, Lver, SpaceName};
 use holdfast_protocol::codes::ResultCode;
-use holdfast_protocol::command::RequestFlags;
+use holdfast_protocol::command::{RequestFlags, RestrictFlags};
 use holdfast_protocol::payload::{Lockspace, Resource, ResourceHead};
 use nix::sys::signal::Signal;
 use paxos_lease::request::Force;
@@ -22,8 +23,7 @@ use paxos_lease::copies::MOST as MOST_DISKS;
 
 use super::Supervisor;
 use super::event::{AskRequest, ClientId, Effect, Kill, LeaseKey, ReplyTo};
-use super::ladder::permitted;
-use super::leases::{Phase, key_of, places_of};
+use super::leases::{Manners, Phase, key_of, places_of};
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// REQUEST.
@@ -125,17 +125,20 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
 
     fn let_go(&mut self, key: LeaseKey, id: ClientId, force: Force) {
         let Some(client) = self.clients.get(&id).filter(|c| !c.is_gone()) else { return };
-        let program = client.killpath.as_ref().filter(|_| force == Force::Graceful);
+        let Some(Manners { restrict, killpath }) = self.leases.get(&key).map(|lease| &lease.manners) else { return };
+        let program = killpath.as_ref().filter(|_| force == Force::Graceful);
         if let Some(program) = program.map(super::Program::without_pid) {
             tracing::warn!(lease = %key, pid = client.pid, program = %program.path.display(),
                 "another host asks for this lease: running a killpath");
             return self.effects.push(Effect::RunProgram { client: id, program });
         }
+        // One that is restricted is replaced by the other, whatever is said of that one.
         let signal = match force {
+            Force::Kill if restrict.contains(RestrictFlags::SIGKILL) => Signal::SIGTERM,
+            Force::Graceful if restrict.contains(RestrictFlags::SIGTERM) => Signal::SIGKILL,
             Force::Kill => Signal::SIGKILL,
             Force::Graceful => Signal::SIGTERM,
         };
-        let signal = permitted(signal, client.restrict);
         tracing::warn!(lease = %key, pid = client.pid, name = %client.name, %signal, "another host asks for this lease");
         self.effects.push(Effect::Kill(Kill { client: id, signal }));
     }

@@ -740,6 +740,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     pub(super) fn left(&mut self, name: SpaceName, now: LocalInstant) {
         let Some(space) = self.spaces.remove(&name) else { return };
         tracing::info!(lockspace = %name, "left");
+        self.former.retain(|former| former.key.space != name);
         // A client's connection is its life, whatever it listened to.
         let over = space.listeners.iter().copied().filter(|client| !self.is_registered(*client));
         let over: Vec<ClientId> = over.collect();

@@ -37,6 +37,7 @@ mod requests;
 mod rights;
 mod sharing;
 mod shutdown;
+mod status;
 mod values;
 mod wdmd;
 

@@ -15,8 +15,8 @@ use paxos_lease::Mode;
 use paxos_lease::copies::MOST as MOST_DISKS;
 
 use super::{
-    Acquire, Lease, NOT_JOINED, Phase, Refused, Running, Token, Tokens, Value, WaitingAcquire, Work, key_of, mode_word,
-    not_admitted, places_of,
+    Acquire, Lease, Manners, NOT_JOINED, Phase, Refused, Running, Token, Tokens, Value, WaitingAcquire, Work, key_of,
+    mode_word, not_admitted, places_of,
 };
 use crate::log_ring::AT_WILL;
 use crate::supervisor::event::{
@@ -172,7 +172,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let key = request.key;
         let task = self.next_task(key);
         self.last_res_id += 1;
+        let reused = self.reuse(&key, &request.places);
+        let manners = self.clients.get(&target).map(Manners::of).unwrap_or_default();
         let lease = Lease {
+            given_back_by: None,
+            manners,
+            reused,
             geometry: None,
             key,
             places: request.places.clone(),
@@ -434,7 +439,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     /// its own.
     fn grant(&mut self, target: ClientId, acquire: &Acquire) {
         for key in &acquire.adopted {
-            if let Some(pid) = self.leases.get_mut(key).and_then(|l| l.left_by.take()) {
+            let Some(lease) = self.leases.get_mut(key) else { continue };
+            lease.manners = self.clients.get(&target).map(Manners::of).unwrap_or_default();
+            if let Some(pid) = lease.left_by.take() {
                 tracing::info!(lease = %key, left_by = pid, "orphan adopted");
             }
         }

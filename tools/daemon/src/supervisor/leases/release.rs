@@ -184,7 +184,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             let (client, lver) = (lease.client(), lease.lver);
             let who = self.who(client);
             tracing::info!(lease = %key, pid = who.pid, name = %who.name, %lver, "let go without a write");
-            self.leases.remove(&key);
+            self.end_lease(key);
             self.lease_ended(key, client, ResultCode::OK);
         }
     }
@@ -207,7 +207,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                     lease.tokens.retain(|t| t.client != client);
                     if lease.tokens.is_empty() && lease.left_by.is_none() {
                         tracing::info!(lease = %key, lver = %lease.lver, pid, "its last client is gone; its lockspace is lost");
-                        self.leases.remove(&key);
+                        self.end_lease(key);
                     }
                 }
                 Phase::Held { .. } => {
@@ -241,6 +241,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             tracing::info!(lease = %key, pid, %name, lver, "released");
         } else {
             tracing::warn!(lease = %key, pid, %name, lver, code = code.number(), done, "let go, not released on the disk");
+        }
+        if let Some(lease) = self.leases.get_mut(&key) {
+            lease.given_back_by = client.and_then(|c| self.clients.get(&c)).map(|c| c.pid);
         }
         if done {
             self.forget_lease(task, key);

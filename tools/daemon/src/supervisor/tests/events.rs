@@ -33,7 +33,7 @@ impl World {
         said
     }
 
-    fn listens(&mut self, client: u64) -> &mut Self {
+    pub(super) fn listens(&mut self, client: u64) -> &mut Self {
         self.apply(Event::Connected { client: ClientId(client), pid: 77, rights: Rights::Ours });
         self.ask(client, Request::RegEvent { lockspace: wire_space("LS", 0), event: Wire::default() })
     }

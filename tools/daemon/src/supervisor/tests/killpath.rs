@@ -6,7 +6,7 @@ use holdfast_protocol::payload::KillPath;
 use holdfast_protocol::text::KillText;
 
 impl World {
-    fn killpath(&mut self, client: u64, path: &str) -> &mut Self {
+    pub(super) fn killpath(&mut self, client: u64, path: &str) -> &mut Self {
         let killpath = KillPath { path: KillText::new(path).unwrap(), args: KillText::new("one").unwrap() };
         let request = Request::KillPath { flags: KillPathFlags::PID, killpath };
         let header = Header { data2: u32::MAX, ..Header::request(request.command()) };

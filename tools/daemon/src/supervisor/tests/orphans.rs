@@ -9,7 +9,7 @@ fn persistent(resource: &str, flags: LeaseFlags) -> Resource {
 }
 
 impl World {
-    fn persists(&mut self, client: u64, flags: AcquireFlags, mode: LeaseFlags) -> &mut Self {
+    pub(super) fn persists(&mut self, client: u64, flags: AcquireFlags, mode: LeaseFlags) -> &mut Self {
         let (resources, options) = (vec![persistent("R", mode)], Options::default());
         self.ask(client, Request::Acquire { flags, target: Target::This, resources, options })
     }

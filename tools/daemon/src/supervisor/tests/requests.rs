@@ -157,4 +157,23 @@ fn restricted_signals_are_replaced_here_too_and_a_killpath_is_run_without_the_pi
     assert_eq!((w.signals(1), run), (vec![], Some(vec!["one".into()])));
     w.examined("R", 3, Some(Force::Kill));
     assert_eq!(w.signals(1), [Signal::SIGKILL]);
+    let mut w = World::joined();
+    let both = RestrictFlags::SIGKILL | RestrictFlags::SIGTERM;
+    w.ask(1, Request::Restrict { flags: both }).hold(1, "R").examined("R", 3, Some(Force::Graceful));
+    w.examined("R", 3, Some(Force::Kill));
+    assert_eq!(w.signals(1), [Signal::SIGKILL, Signal::SIGTERM], "each by the other, and that is the end of it");
+}
+
+#[test]
+fn what_a_client_said_before_it_acquired_is_how_it_is_asked() {
+    let mut w = World::joined();
+    w.hold(1, "R").with_killpath().ask(1, Request::Restrict { flags: RestrictFlags::SIGTERM });
+    w.examined("R", 3, Some(Force::Graceful));
+    assert_eq!((w.signals(1), w.count(|e| matches!(e, Effect::RunProgram { .. }))), (vec![Signal::SIGTERM], 0));
+    w.hold(1, "S").examined("S", 3, Some(Force::Graceful));
+    assert_eq!(w.count(|e| matches!(e, Effect::RunProgram { .. })), 1, "of what it acquired since");
+    let mut w = World::orphaned();
+    w.ask(2, Request::Restrict { flags: RestrictFlags::SIGKILL }).acquire(2, &["R"], AcquireFlags::ORPHAN);
+    w.examined("R", 3, Some(Force::Kill));
+    assert_eq!(w.signals(2), [Signal::SIGTERM], "an adopter is asked in its own way, and not in that of the dead");
 }
