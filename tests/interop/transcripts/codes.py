@@ -27,7 +27,6 @@ RACE = "takes another host's write between two steps of one ballot: no instant t
 UNPROVOKED = {
     -203: "sanlock without wdmd; ours does not begin to serve without it (with it: tests/interop/real_wdmd.py)",
     -210: "an error of the device is told with its own number (everything_that_a_disk_that_fails_refuses)",
-    -211: "sanlock alone tells it: see FOUND, an_exclusive_lease_on_a_disk_whose_writes_hang",
     -212: RACE,
     -213: RACE,
     -220: "an error of the device is told with its own number (everything_that_a_disk_that_fails_refuses)",
@@ -36,7 +35,7 @@ UNPROVOKED = {
     -241: "an unknown lockspace is ENOSPC: acquire_without_a_lockspace",
     -242: "a lockspace whose disk cannot be opened is ENODEV: add_refused",
     -244: RACE,
-    -260: "a renewal's: no reply has it (STATUS of sanlock: see FOUND, status_of_a_lockspace_that_is_lost)",
+    -260: "a renewal's: no reply has it, but STATUS (status_of_a_lockspace_that_is_lost)",
     -261: "as -260",
 }
 

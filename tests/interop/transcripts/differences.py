@@ -1,8 +1,7 @@
 """Differences between the two daemons: the script in which each shows, and why.
 
 The first kind is deliberate, and listed in docs/compatibility.md. The second is
-what Holdfast does not serve yet: it is refused, and goes from here as it is. The
-third has been found, and nobody has said yet which of the two it is, or a fault.
+what Holdfast does not serve yet: it is refused, and goes from here as it is.
 """
 
 DELIBERATE = {
@@ -21,43 +20,27 @@ DELIBERATE = {
     "requests_that_mean_nothing": "only what is known is asked for; sanlock writes any number",
     "only_an_orphan_without_a_value": "ORPHAN_ONLY counts with and without LVB",
     "name_of_a_registered_connection": "a client keeps its name when it asks for the lockspaces",
+    "more_of_a_value_than_there_is": "zeros follow it; sanlock sends what its memory has there",
+    "a_value_of_no_bytes": "sets nothing; sanlock waits for a byte, and takes it from the next request",
+    "a_request_that_is_taken_back_whatever_the_name": "nothing is written for a lease that is not there under its name",
+    "a_sharer_that_leaves_its_lease_behind_beside_another": "what was acquired persistently outlives its client",
+    "restricted_by_whoever_adopts_an_orphan": "whoever adopts it is asked in its own way; sanlock goes by who left it",
+    "releases_of_which_one_is_whole": "of a request that ends early nothing is done",
+    "busy_from_the_header_on": "who sends half a request keeps nobody else out",
+    "more_disks_than_a_lease_can_have": "they are thrown away; sanlock takes them for headers, and answers nobody any more",
+    "hosts_right_after_a_join": "told as the join has read them",
+    "leaders_that_are_sealed_and_mean_nothing": "what is not understood is not used, and sizes of 0 are told as sizes",
+    "a_first_sector_that_is_damaged": "a record with a wrong checksum is not believed in anything",
+    "a_sector_that_is_sealed_and_means_nothing": "a host_id with flags that are not known is not taken",
+    "a_lockspace_in_a_file_that_ends_within_it": "an area that is not all there is not joined",
+    "owned_by_a_generation_that_its_host_has_not_had": "refused: nothing says that this owner is over",
+    "fewer_hosts_than_our_own_are_asked_for": "refused; sanlock cannot give it back",
+    "conversions_on_a_disk_whose_writes_hang": "answered once it is known how the lease is held",
 }
 
 NOT_SERVED = {}
 
-# Found by these scripts, and not judged yet: put right, or deliberate and then listed in docs/compatibility.md.
-FOUND = {
-    "held_then_begun_then_given_back_then_left_behind": "held before add; ours: both together, the newest first",
-    "status_counts_the_times_that_a_lease_was_acquired": "reused: one more each time; ours: 0",
-    "status_of_a_client_whose_killpath_is_told_its_pid": "flags 1 of the client, for good; ours: 0",
-    "status_beside_a_connection_that_listens": "is no client any more; ours: is one",
-    "status_of_a_lease_whose_release_hangs": "its pid to the end; ours: -1 once the client is seen to be gone",
-    "status_of_a_lockspace_that_is_lost": "corrupt_result says why, its hosts are told; ours: 0, -202 and ENOENT",
-    "in_use_whatever_the_host_id": "UNUSED is looked at first: EBUSY; ours: ENOENT",
-    "a_request_that_is_taken_back_whatever_the_name": "no name is looked at; ours: -227",
-    "flags_of_a_lease_that_mean_nothing": "come back; ours: taken out",
-    "a_sharer_that_leaves_its_lease_behind_beside_another": "leaves nothing; ours: an orphan beside it",
-    "restricted_once_it_holds_a_lease_and_asked_for": "what it restricted when it acquired; ours: what it does now",
-    "no_longer_restricted_and_asked_for": "as the one before",
-    "restricted_to_no_signal_and_asked_for": "one signal is replaced once: SIGTERM; ours: SIGKILL",
-    "a_value_with_a_length_that_cannot_be": "ENOMEM; ours: 0 or E2BIG",
-    "releases_of_which_one_is_whole": "is done; ours: none",
-    "values_of_the_length_that_is_asked_for": "data2 is how much of a value is wanted; ours: is not looked at",
-    "all_of_them_and_another_flag": "all are released; ours: 0 or EINVAL, and none is",
-    "more_disks_than_a_lease_can_have": "ERANGE, and then no answer to anybody; ours: ERANGE, and they are passed over",
-    "hosts_right_after_a_join": "EAGAIN until the first renewal; ours: told at once",
-    "busy_from_the_header_on": "EBUSY for others while the payload is on its way, before E2BIG; ours: once it is there",
-    "leaders_that_are_sealed_and_mean_nothing": "flags are passed over, sizes are -214; ours: -224, -225",
-    "a_first_sector_that_is_damaged": "its checksum is not looked at; ours: -229",
-    "a_sector_that_is_sealed_and_means_nothing": "unknown flags are not looked at; ours: -224",
-    "a_lockspace_in_a_file_that_ends_within_it": "joined; ours: -90, or -202",
-    "owned_by_a_generation_that_its_host_has_not_had": "granted where the host_id is free; ours: -247, for good",
-    "fewer_hosts_than_our_own_are_asked_for": "granted, and cannot be given back; ours: EINVAL",
-    "an_exclusive_lease_on_a_disk_whose_writes_hang": "-211; ours: -202",
-    "conversions_on_a_disk_that_fails": "EIO; ours: no answer",
-}
-
-DIFFERENCES = DELIBERATE | NOT_SERVED | FOUND
+DIFFERENCES = DELIBERATE | NOT_SERVED
 
 # The same of the python3-sanlock binding, by the section of its walk (tests/interop/surface).
 BINDING = {

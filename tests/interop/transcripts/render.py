@@ -15,6 +15,7 @@ TIME, NUMBER = "<time>", "<number>"
 TIMES = {"kill_last", "acquire_last_attempt", "acquire_last_success", "renewal_last_attempt",
          "renewal_last_success", "last_check", "last_live", "timestamp", "monotime", "read_ms", "write_ms"}
 NUMBERS = {"ci", "fd", "space_id", "res_id", "token_id", "helper_pid", "helper_kill_fd"}
+COUNTS = {"kill_count"}  # how often, by how much time has passed
 # What each says of itself: sanlock sets the queues of its devices, uses libaio and has a helper process, and our kill
 # grace fits the watchdog.
 OWN = {"max_sectors_kb_ignore", "max_sectors_kb_num", "use_aio", "kill_grace_seconds", "helper_last_status",
@@ -201,7 +202,7 @@ class Renderer:
             key, equals, value = pair.partition("=")
             if key in TIMES and value.lstrip("-").isdigit():
                 value = time_of(value)
-            elif key in NUMBERS:
+            elif key in NUMBERS or (key in COUNTS and value != "0"):
                 value = NUMBER
             elif key in OWN:
                 value = "<own>"

@@ -19,5 +19,5 @@ def set_of(title):
     return add
 
 
-from . import (areas, chance, contests, conversation, damage, flags, found, hangs, index,  # noqa: E402,F401
+from . import (areas, chance, contests, conversation, damage, edges, flags, hangs, index,  # noqa: E402,F401
                leases, malformed, others, shared, spaces, streams)

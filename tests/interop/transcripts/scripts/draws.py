@@ -63,9 +63,9 @@ def release(caller):
 
 @draw(2)
 def release_oddly(caller):
-    """With more leases than its flags ask for, or with a flag that means nothing."""
+    """With more leases than its flags ask for, with several of them, or with a flag that means nothing."""
     asking, target = caller.speaker()
-    flags, count, sent = caller.pick((1, 1, 1), (1, 2, 1), (2, 3, 3), (4, 2, 2), (6, 2, 2), (8, 1, 1), (8, 2, 2))
+    flags, count, sent = caller.pick((1, 1, 1), (1, 2, 1), (3, 2, 0), (5, 1, 0), (2, 3, 3), (4, 2, 2), (6, 2, 2), (8, 1, 1), (8, 2, 2))
     names = [caller.stage.named(99)] * 2 if flags & wire.RELEASE_RENAME else []
     payload = b"".join((names + [caller.named(caller.number()) for _ in range(3)])[:sent])
     asking.ask("release", payload, flags=flags, data=count, data2=target)
@@ -105,8 +105,7 @@ def value(caller):
         length = caller.pick(1, 16, 512, 513)
         asking.ask("set_lvb", caller.named(number) + bytes([caller.dice.randrange(1, 256)]) * length)
     else:
-        # As long as a sector: another length is a known difference (values_of_the_length_that_is_asked_for).
-        asking.ask("get_lvb", caller.named(number), data=caller.pick(0, 8))
+        asking.ask("get_lvb", caller.named(number), data=caller.pick(0, 8), data2=caller.pick(0, 0, 8, 512))
 
 
 @draw(2)
@@ -197,10 +196,8 @@ def _asked_for(caller, lease):
 
 @draw(3)
 def restrict(caller):
-    client, flags = caller.client(), caller.pick(0, wire.RESTRICT_SIGKILL, wire.RESTRICT_SIGTERM)
-    # Before it holds anything, and not both: known differences (restricted_..._and_asked_for).
-    if client.pid not in [held.pid for held in caller.resources()]:
-        client.first.ask("restrict", flags=flags, data2=wire.SELF)
+    either = wire.RESTRICT_SIGKILL, wire.RESTRICT_SIGTERM
+    caller.client().first.ask("restrict", flags=caller.pick(0, *either, sum(either)), data2=wire.SELF)
 
 
 @draw(2)
@@ -285,9 +282,7 @@ def config(caller):
 def rem_in_vain(caller):
     asking = caller.fresh()
     space = caller.pick(caller.stage.space("NONE"), caller.stage.space("LS", 2), caller.stage.space(offset=512))
-    # UNUSED not of one that is joined under this name: a known difference (in_use_whatever_the_host_id).
-    flags = caller.flags(ASYNC=30, UNUSED=30 if space.startswith(b"NONE") else 0)
-    asking.ask("rem_lockspace", space, flags=flags)
+    asking.ask("rem_lockspace", space, flags=caller.flags(ASYNC=30, UNUSED=30))
     caller.gone(asking)
 
 
@@ -322,7 +317,7 @@ def join_or_leave(caller):
 
 @draw(2)
 def listen(caller):
-    """From the beginning to the end at once: what is listed meanwhile differs (status_beside_a_connection_that_listens)."""
+    """From the beginning to the end at once."""
     listening, asking, name = caller.fresh(), caller.fresh(), caller.pick("LS", "LS", "LS", "NONE", "")
     result = listening.ask("reg_event", wire.lockspace(name) + wire.host_event(0))
     listening.stands()
@@ -362,22 +357,16 @@ def status(caller):
 
 
 def _comparable(lines):
-    """STATUS without what is known to differ: see FOUND, and name_of_a_registered_connection."""
-    for what, instead in ((r"reused=\d+", "reused=<number>"), (r"(list=\w+ flags=)[0-9a-f]?([0-9a-f])", _shared),
-                          (r"(client .* data32=[A-Z] .*)name=.*? ", r"\1name=<name> "),
-                          (r"(pid=[A-Z] flags=)\d", r"\1<flags>")):
+    """STATUS without what differs: name_of_a_registered_connection, restricted_by_whoever_adopts_an_orphan."""
+    for what, instead in ((r"(client .* data32=[A-Z] .*)name=.*? ", r"\1name=<name> "),
+                          (r"(list=\w+ flags=)([0-9a-f]+)", _unrestricted)):
         lines = [re.sub(what, instead, line) for line in lines]
-    resources = [at for at, line in enumerate(lines) if "<   resource " in line] + [len(lines) - 1]
-    blocks = [lines[begin:end] for begin, end in zip(resources, resources[1:])]
-    for block in blocks:
-        if "list=orphan flags=1" in block[1]:
-            block[0] = re.sub(r"data32=\S+", "data32=<pid>", block[0])
-    return lines[:resources[0]] + [line for block in sorted(blocks) for line in block] + lines[-1:]
+    return lines
 
 
-def _shared(found):
-    """Of a resource's flags the lowest one."""
-    return f"{found.group(1)}{int(found.group(2), 16) & 1}"
+def _unrestricted(found):
+    """Of a resource's flags those that say nothing of what is restricted."""
+    return f"{found.group(1)}{int(found.group(2), 16) & ~0x18:x}"
 
 
 @draw(1)

@@ -1,5 +1,6 @@
-"""What was found to differ, and is not judged yet, in as few calls as show it (differences.py, FOUND)."""
+"""What random calls found to differ, in as few as show it: alike since then, or deliberate (differences.py)."""
 
+import os
 import re
 import struct
 import time
@@ -16,7 +17,7 @@ from .damage import changed, with_changed
 from .hangs import acquire, named, of
 from .leases import hold, orphan, until
 
-found = set_of("found")
+edges = set_of("edges")
 LONG = 10.0
 
 
@@ -40,12 +41,12 @@ def resources(client):
     stage.lines = told + lines
 
 
-@found
+@edges
 def stage_joined_to_find(stage):
     stage.client().first.ask("add_lockspace", stage.space(), within=LONG, data=1)
 
 
-@found
+@edges
 def status_lists_the_newest_first(stage):
     a, b, n = client_of(stage), client_of(stage), [stage.fresh() for _ in range(3)]
     orphan(stage, n[2])
@@ -56,7 +57,7 @@ def status_lists_the_newest_first(stage):
     a.first.ask("release", wire.resource("LS", ""), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
 
 
-@found
+@edges
 def status_counts_the_times_that_a_lease_was_acquired(stage):
     a, n = client_of(stage), stage.fresh()
     for _ in range(2):
@@ -66,7 +67,7 @@ def status_counts_the_times_that_a_lease_was_acquired(stage):
     resources(a)
 
 
-@found
+@edges
 def status_of_an_orphan_that_is_shared(stage):
     a, n = client_of(stage), stage.fresh()
     orphan(stage, n, wire.SHARED)
@@ -75,7 +76,7 @@ def status_of_an_orphan_that_is_shared(stage):
     a.first.ask("release", wire.resource("LS", ""), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
 
 
-@found
+@edges
 def status_of_a_holder_that_restricts_signals(stage):
     for flags in (wire.RESTRICT_SIGKILL, wire.RESTRICT_SIGTERM):
         a, n = client_of(stage), stage.fresh()
@@ -85,7 +86,7 @@ def status_of_a_holder_that_restricts_signals(stage):
         a.first.ask("release", stage.named(n), data=1, data2=wire.SELF)
 
 
-@found
+@edges
 def status_of_a_lease_with_a_new_value(stage):
     a, n = client_of(stage), stage.fresh()
     hold(stage, a, n, flags=wire.ACQUIRE_LVB)
@@ -93,7 +94,7 @@ def status_of_a_lease_with_a_new_value(stage):
     resources(a)
 
 
-@found
+@edges
 def status_of_a_client_whose_killpath_is_told_its_pid(stage):
     a = client_of(stage)
     for flags in (1, 0):
@@ -102,7 +103,7 @@ def status_of_a_client_whose_killpath_is_told_its_pid(stage):
         a.connect().ask("status", data=2)
 
 
-@found
+@edges
 def status_beside_a_connection_that_listens(stage):
     a = stage.client()
     listening = a.connect()
@@ -112,7 +113,7 @@ def status_beside_a_connection_that_listens(stage):
     a.connect().ask("end_event", wire.lockspace("LS"))
 
 
-@found
+@edges
 def in_use_whatever_the_host_id(stage):
     """Whether a lockspace is in use is asked before whether there is one."""
     a, n = client_of(stage), stage.fresh()
@@ -120,7 +121,7 @@ def in_use_whatever_the_host_id(stage):
     a.first.ask("rem_lockspace", stage.space(host_id=2), flags=wire.UNUSED)
 
 
-@found
+@edges
 def a_request_that_is_taken_back_whatever_the_name(stage):
     a, n = client_of(stage), stage.fresh()
     hold(stage, a, n)
@@ -129,14 +130,14 @@ def a_request_that_is_taken_back_whatever_the_name(stage):
     stage.lines.append("request on disk " + stage.read_disk("leases", (n << 20) + 512, 20).hex())
 
 
-@found
+@edges
 def flags_of_a_lease_that_mean_nothing(stage):
     a, n = stage.client().first, stage.fresh()
     a.ask("read_resource", stage.lease(n, flags=0x1000))
     a.ask("read_resource_owners", stage.lease(n, flags=0x1000))
 
 
-@found
+@edges
 def a_sharer_that_leaves_its_lease_behind_beside_another(stage):
     a, b, n = client_of(stage), client_of(stage), stage.fresh()
     for client, flags in ((a, wire.SHARED | wire.PERSISTENT), (b, wire.SHARED)):
@@ -159,23 +160,23 @@ def asked_for(stage, before, after, force):
     a.ended()
 
 
-@found
+@edges
 def restricted_once_it_holds_a_lease_and_asked_for(stage):
     asked_for(stage, 0, wire.RESTRICT_SIGKILL, wire.FORCE)
 
 
-@found
+@edges
 def no_longer_restricted_and_asked_for(stage):
     asked_for(stage, wire.RESTRICT_SIGTERM, 0, wire.GRACEFUL)
 
 
-@found
+@edges
 def restricted_to_no_signal_and_asked_for(stage):
     both = wire.RESTRICT_SIGKILL | wire.RESTRICT_SIGTERM
     asked_for(stage, both, both, wire.FORCE)
 
 
-@found
+@edges
 def a_value_with_a_length_that_cannot_be(stage):
     a, n = client_of(stage), stage.fresh()
     hold(stage, a, n, flags=wire.ACQUIRE_LVB)
@@ -187,7 +188,7 @@ def a_value_with_a_length_that_cannot_be(stage):
         c.reply()
 
 
-@found
+@edges
 def releases_of_which_one_is_whole(stage):
     a, b, n = client_of(stage), stage.client().first, stage.fresh()
     hold(stage, a, n)
@@ -197,7 +198,7 @@ def releases_of_which_one_is_whole(stage):
     a.first.ask("inquire", data2=wire.SELF)
 
 
-@found
+@edges
 def values_of_the_length_that_is_asked_for(stage):
     a, n = client_of(stage), stage.fresh()
     hold(stage, a, n, flags=wire.ACQUIRE_LVB)
@@ -207,7 +208,55 @@ def values_of_the_length_that_is_asked_for(stage):
     a.first.ask("get_lvb", stage.named(99), data2=16, within=0.3)
 
 
-@found
+@edges
+def more_of_a_value_than_there_is(stage):
+    a, n = client_of(stage), stage.fresh()
+    hold(stage, a, n, flags=wire.ACQUIRE_LVB)
+    a.first.ask("get_lvb", stage.named(n), data2=5000)
+
+
+@edges
+def a_value_of_no_bytes(stage):
+    """sanlock waits for one, whose first it takes from the next request."""
+    a, n = client_of(stage), stage.fresh()
+    hold(stage, a, n, flags=wire.ACQUIRE_LVB)
+    a.first.ask("set_lvb", stage.named(n), within=0.5)
+    a.first.close()
+
+
+@edges
+def restricted_by_whoever_adopts_an_orphan(stage):
+    a, n = client_of(stage), stage.fresh()
+    orphan(stage, n)
+    a.first.ask("restrict", flags=wire.RESTRICT_SIGKILL, data2=wire.SELF)
+    until(stage, 0, lambda: hold(stage, a, n, flags=wire.ACQUIRE_ORPHAN))
+    resources(a)
+    a.first.ask("release", stage.named(n), data=1, data2=wire.SELF)
+
+
+@edges
+def killpaths_of_who_was_asked_for(stage):
+    """The one that it had when it acquired is run, and a later one is not."""
+    for before, after in (("old", "new"), ("", "new"), ("old", "")):
+        a, b, n = client_of(stage), stage.client().first, stage.fresh()
+        told = {word: stage.path(f"{word}{n}") for word in ("old", "new")}
+        for word in (before, None, after):
+            if word is None:
+                hold(stage, a, n)
+                continue
+            path, arguments = ("/usr/bin/touch", told[word]) if word else ("", "")
+            a.first.ask("killpath", wire.field(path, 128) + wire.field(arguments, 128), data2=wire.SELF)
+        b.ask("request", stage.lease(n), flags=wire.NEXT_LVER, data=wire.GRACEFUL)
+        b.ask("examine_resource", stage.named(n))
+        if not before:
+            a.ended()
+        until_time = time.monotonic() + LONG
+        while before and not os.path.exists(told[before]) and time.monotonic() < until_time:
+            time.sleep(0.02)
+        stage.lines.append(f"run: {[word for word, path in told.items() if os.path.exists(path)]}")
+
+
+@edges
 def all_of_them_and_another_flag(stage):
     for flags in (wire.RELEASE_ALL | wire.RELEASE_ORPHAN, wire.RELEASE_ALL | wire.RELEASE_RENAME):
         a, n = client_of(stage), stage.fresh()
@@ -216,7 +265,7 @@ def all_of_them_and_another_flag(stage):
         a.first.ask("inquire", data2=wire.SELF)
 
 
-@found
+@edges
 def more_disks_than_a_lease_can_have(stage):
     """sanlock takes the disks for headers, and waits for the second half of the last: nobody is served meanwhile."""
     a, b = stage.client().first, stage.client().first
@@ -226,7 +275,7 @@ def more_disks_than_a_lease_can_have(stage):
     a.close()
 
 
-@found
+@edges
 def busy_from_the_header_on(stage):
     a, b, c = client_of(stage), stage.client().first, stage.client().first
     b.request("release", data=1, data2=a.pid)
@@ -237,7 +286,7 @@ def busy_from_the_header_on(stage):
     b.reply()
 
 
-damaged = set_of("found_damaged")
+damaged = set_of("edges_damaged")
 
 
 @damaged
@@ -292,7 +341,7 @@ def owned_by_a_generation_that_its_host_has_not_had(stage):
     hold(stage, a, n, flags=wire.OWNER_NOWAIT)
 
 
-lists = set_of("found_lists")
+lists = set_of("edges_lists")
 
 
 @lists
@@ -336,7 +385,7 @@ def listed(string, rest):
     return f"{string.split()[0].decode()} {name.rstrip(bytes(1)).decode()}"
 
 
-just_joined = set_of("found_just_joined")
+just_joined = set_of("edges_just_joined")
 
 
 @just_joined
@@ -347,7 +396,7 @@ def hosts_right_after_a_join(stage):
     client.connect().ask("host_status", wire.lockspace("LS"), length=32)
 
 
-as_host_3 = set_of("found_as_host_3")
+as_host_3 = set_of("edges_as_host_3")
 
 
 @as_host_3
@@ -358,7 +407,7 @@ def fewer_hosts_than_our_own_are_asked_for(stage):
     a.first.ask("release", stage.named(n), data=1, data2=wire.SELF)
 
 
-hanging = set_of("found_hanging")
+hanging = set_of("edges_hanging")
 
 
 @hanging
@@ -377,6 +426,18 @@ def an_exclusive_lease_on_a_disk_whose_writes_hang(stage):
 
 
 @hanging
+def conversions_on_a_disk_whose_writes_hang(stage):
+    for flags in (wire.SHARED, 0):
+        a = client_of(stage)
+        with Device(stage) as device:
+            a.first.ask("write_resource", of(device, 0), within=LONG)
+            acquire(a, of(device, 0, flags=wire.SHARED - flags))
+            device.writes_hang()
+            a.first.ask("convert", named(0, flags=flags), data2=wire.SELF)
+            device.goes_on()
+
+
+@hanging
 def status_of_a_lease_whose_release_hangs(stage):
     a, b = client_of(stage), stage.client()
     with Device(stage) as device:
@@ -390,7 +451,7 @@ def status_of_a_lease_whose_release_hangs(stage):
         device.goes_on()
 
 
-failing = set_of("found_failing")
+failing = set_of("edges_failing")
 
 
 @failing
@@ -405,7 +466,7 @@ def conversions_on_a_disk_that_fails(stage):
         a.first.ask("convert", named(0, flags=wire.SHARED), data2=wire.SELF)
 
 
-lost = set_of("found_lost")
+lost = set_of("edges_lost")
 
 
 @lost

@@ -428,7 +428,7 @@ def values_and_conversions(stage):
 
 
 @leases
-def values_cut_to_what_is_asked_for(stage):
+def values_are_whole_whatever_data_says(stage):
     a, n = stage.client(), stage.fresh()
     a.register()
     hold(stage, a, n, flags=wire.ACQUIRE_LVB)
