@@ -315,7 +315,7 @@ fn client_snapshot(client: &Client) -> serde_json::Value {
         "exited": client.exited,
         "inherited": client.is_inherited(),
         "writes_in_flight": client.waits_for_its_writes(),
-        "signals_sent": client.kill_count,
+        "signals_sent": client.signals_sent,
     })
 }
 

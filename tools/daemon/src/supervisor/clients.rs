@@ -60,6 +60,8 @@ pub struct Client {
     pub waits: bool,
     /// The number of its last command.
     pub last_command: u32,
+    /// Signals sent by the ladder.
+    pub signals_sent: u32,
     /// How often the ladder has acted on it.
     pub kill_count: u32,
     /// When it last has.
@@ -168,6 +170,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             running: None,
             waits: false,
             last_command: 0,
+            signals_sent: 0,
             kill_count: 0,
             kill_last: None,
         };

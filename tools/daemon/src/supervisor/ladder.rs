@@ -69,6 +69,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 continue;
             }
             let signal = permitted(signal, client.restrict);
+            client.signals_sent += 1;
             tracing::warn!(lockspace = %name, pid = client.pid, name = %client.name, %signal, "ending a client");
             self.effects.push(Effect::Kill(Kill { client: *id, signal }));
         }
