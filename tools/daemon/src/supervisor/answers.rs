@@ -196,7 +196,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn lease_record(&self, lease: &Lease<L>, token: Option<&Token>) -> StateRecord {
         let client = token.and_then(|t| self.clients.get(&t.client));
         // As in sanlock, which knows who left an exclusive lease alone.
-        let left_by = if lease.mode == Mode::Shared { lease.left_by.and(Some(0)) } else { lease.left_by };
+        let left_by = lease.left_by.first().map(|pid| if lease.mode == Mode::Shared { 0 } else { *pid });
         let pid = client.map(|c| c.pid).or(left_by).or(lease.given_back_by).unwrap_or(-1);
         let (sector_size, align_size) = sizes(lease.geometry);
         let pairs = [

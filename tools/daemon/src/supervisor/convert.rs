@@ -40,7 +40,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             let why = format!("it is held {} already", mode_word(mode));
             return self.deny(to, about, ResultCode::EALREADY, &why, now);
         }
-        if lease.tokens.len() > 1 || lease.left_by.is_some() {
+        if lease.tokens.len() > 1 || !lease.left_by.is_empty() {
             // sanlock grants it, beside whoever else on this host shares the lease. S1 does not.
             return self.deny(to, about, ResultCode::EAGAIN, "others on this host share it, or left it behind", now);
         }

@@ -43,8 +43,8 @@ pub struct Lease<L> {
     pub mode: Mode,
     /// Whose; none of an orphan, and once its client has gone and it is being given back.
     pub tokens: Vec<Token>,
-    /// The pid of a client that had it persistently and is gone. An orphan, unless others here share it.
-    pub left_by: Option<i32>,
+    /// The pids of clients that had it persistently and are gone. An orphan, unless others here share it.
+    pub left_by: Vec<i32>,
     /// The pid of its last client, who gives it back.
     pub given_back_by: Option<i32>,
     /// How its client wants to be asked for it.
@@ -131,7 +131,7 @@ impl<L> Lease<L> {
     /// Whether this host holds it for nobody.
     #[must_use]
     pub fn is_orphan(&self) -> bool {
-        self.left_by.is_some() && self.tokens.is_empty() && matches!(self.phase, Phase::Held { .. })
+        !self.left_by.is_empty() && self.tokens.is_empty() && matches!(self.phase, Phase::Held { .. })
     }
 
     /// How often a client has it.

@@ -87,10 +87,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let Some(lease) = self.leases.get_mut(&key) else { return };
         let users: Vec<ClientId> = lease.tokens.iter().map(|t| t.client).collect();
         let persists = lease.tokens.iter().any(|t| t.persistent);
-        let (left_by, orphan) = (lease.left_by.take(), lease.tokens.is_empty());
+        let (left_by, orphan) = (std::mem::take(&mut lease.left_by), lease.tokens.is_empty());
         let kill_at = if at_once { now } else { now.after(self.settings.kill_grace) };
         let Some(space) = self.spaces.get_mut(&key.space) else { return };
-        let unseen = space.used || (space.used_by_orphans && (left_by.is_some() || persists));
+        let unseen = space.used || (space.used_by_orphans && (!left_by.is_empty() || persists));
         for client in users {
             space.guards.entry(client).and_modify(|due| *due = (*due).min(now)).or_insert(now);
             let ousted = space.ousted.entry(client).or_insert(Ousted { kill_at, lose_at: kill_at.after(PATIENCE) });
@@ -104,7 +104,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             self.lose(key.space, now, &format!("lease {key} is lost, and may be used unseen"));
         }
         if orphan {
-            tracing::warn!(lease = %key, left_by, "the lost lease was an orphan");
+            tracing::warn!(lease = %key, ?left_by, "the lost lease was an orphan");
             self.end_lease(key);
         }
         self.save();

@@ -384,7 +384,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn is_used_unseen(&self, name: &SpaceName, space: &Space) -> bool {
         let mut leases = self.leases.values().filter(|l| l.key.space == *name);
         let persists = |l: &Lease<L>| l.tokens.iter().any(|t| t.persistent);
-        space.used || leases.any(|l| l.left_by.is_some() || (space.used_by_orphans && persists(l)))
+        space.used || leases.any(|l| !l.left_by.is_empty() || (space.used_by_orphans && persists(l)))
     }
 
     fn names_it_anew(&self, inherited: &SpaceRecord) -> bool {

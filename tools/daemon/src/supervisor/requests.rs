@@ -118,7 +118,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         match lease.client() {
             Some(client) => self.let_go(key, client, force),
             None => {
-                tracing::warn!(lease = %key, left_by = lease.left_by, "another host asks for an orphan: nobody can be asked")
+                tracing::warn!(lease = %key, left_by = ?lease.left_by, "another host asks for an orphan: nobody can be asked")
             }
         }
     }

@@ -721,7 +721,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         };
         space.life = Life::Leaving { fail_at };
         for (key, lease) in self.leases.iter().filter(|(key, _)| key.space == name) {
-            tracing::info!(lease = %key, lver = %lease.lver, left_by = lease.left_by, "let go with its lockspace");
+            tracing::info!(lease = %key, lver = %lease.lver, left_by = ?lease.left_by, "let go with its lockspace");
         }
         self.leases.retain(|key, _| key.space != name);
         self.effects.push(Effect::Leave { space: name, free });

@@ -183,7 +183,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             places: request.places.clone(),
             mode: request.mode,
             tokens: vec![token],
-            left_by: None,
+            left_by: Vec::new(),
             value: None,
             lver: Lver(0),
             res_id: self.last_res_id,
@@ -226,7 +226,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn have_here(&mut self, target: ClientId, request: &LeaseRequest, now: LocalInstant) {
         let token = self.next_token(target);
         // Also beside others here who share what was left behind: it is theirs and the adopter's then, and nobody's any more.
-        let left = self.leases.get(&request.key).is_some_and(|l| l.left_by.is_some());
+        let left = self.leases.get(&request.key).is_some_and(|l| !l.left_by.is_empty());
         let adopts = left && request.orphans != Orphans::Refused;
         if let Some(acquire) = self.acquire_of(target).filter(|_| adopts) {
             acquire.adopted.push(request.key);
@@ -280,7 +280,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn standing_of(&self, lease: &Lease<L>) -> String {
         let (word, mode) = (lease.phase.word(), lease.mode);
         let first = lease.client().map(|client| self.who(client));
-        match (first, lease.left_by) {
+        match (first, lease.left_by.first()) {
             (Some(first), _) if lease.tokens.len() > 1 => {
                 format!("{word} here, {mode:?}, by {first} and {} more", lease.tokens.len() - 1)
             }
@@ -441,7 +441,9 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         for key in &acquire.adopted {
             let Some(lease) = self.leases.get_mut(key) else { continue };
             lease.manners = self.clients.get(&target).map(Manners::of).unwrap_or_default();
-            if let Some(pid) = lease.left_by.take() {
+            if !lease.left_by.is_empty() {
+                // Of each who left it behind it is adopted anew: that of one says nothing of what another's is used for.
+                let pid = lease.left_by.remove(0);
                 tracing::info!(lease = %key, left_by = pid, "orphan adopted");
             }
         }

@@ -122,7 +122,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let keys: Vec<LeaseKey> = orphans.map(|l| l.key).filter(named).collect();
         for key in &keys {
             if let Some(lease) = self.leases.get_mut(key) {
-                lease.left_by = None;
+                lease.left_by.clear();
             }
             self.start_release(*key);
         }
@@ -140,13 +140,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let last = lease.tokens.iter().rposition(|t| t.client == client);
         let stays = |(at, t): &(usize, &Token)| t.client != client || (which == Tokens::Latest && Some(*at) != last);
         let left: Vec<Token> = lease.tokens.iter().enumerate().filter(stays).map(|(_, t)| *t).collect();
-        if left.is_empty() && lease.left_by.is_none() {
+        if left.is_empty() && lease.left_by.is_empty() {
             lease.tokens.truncate(1);
             return self.start_release(key);
         }
         lease.tokens = left;
         if lease.is_orphan() {
-            tracing::info!(lease = %key, lver = %lease.lver, left_by = lease.left_by, "an orphan");
+            tracing::info!(lease = %key, lver = %lease.lver, left_by = ?lease.left_by, "an orphan");
         } else {
             let holds = lease.tokens.len();
             tracing::info!(lease = %key, pid = who.pid, name = %who.name, lver = %lease.lver, holds, "given back: others on this host have it still");
@@ -203,15 +203,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 Phase::Converting { abandoned } => *abandoned = true,
                 Phase::Held { .. } if guarded => {
                     // What outlives its client may be used by whom nobody sees end: an orphan, also where nothing is written.
-                    lease.left_by = lease.left_by.or(persists.then_some(pid));
+                    lease.left_by.extend(persists.then_some(pid));
                     lease.tokens.retain(|t| t.client != client);
-                    if lease.tokens.is_empty() && lease.left_by.is_none() {
+                    if lease.tokens.is_empty() && lease.left_by.is_empty() {
                         tracing::info!(lease = %key, lver = %lease.lver, pid, "its last client is gone; its lockspace is lost");
                         self.end_lease(key);
                     }
                 }
                 Phase::Held { .. } => {
-                    lease.left_by = lease.left_by.or(persists.then_some(pid));
+                    lease.left_by.extend(persists.then_some(pid));
                     self.give_up(key, client, Tokens::All);
                 }
                 // As long as anything of its client may use it, it is nobody else's here.

@@ -191,6 +191,16 @@ fn what_a_sharer_left_behind_is_adopted_beside_the_others_who_share_it() {
     assert_eq!(w.releases(), 1, "nobody has left it behind any more");
     let mut w = World::joined();
     share(w.client(2).client(3), 1, AcquireFlags::NONE);
+    share(w.device_ready().ours(), 2, AcquireFlags::NONE);
+    w.exited(1).closed(1).exited(2).closed(2);
+    share(&mut w, 3, AcquireFlags::ORPHAN);
+    w.log.clear();
+    w.release(3, "R");
+    assert_eq!(w.releases(), 0, "another left it behind, too, and what he used it for nobody has adopted");
+    w.client(4).acquire_shared(4, "R");
+    assert_eq!(w.codes(4), [-117]);
+    let mut w = World::joined();
+    share(w.client(2).client(3), 1, AcquireFlags::NONE);
     w.device_ready().ours().acquire_shared(2, "R").exited(1).closed(1).acquire_shared(3, "R");
     w.log.clear();
     w.release(2, "R").release(3, "R");
