@@ -144,7 +144,7 @@ def a_sharer_that_leaves_its_lease_behind_beside_another(stage):
         client.first.ask("acquire", stage.lease(n, flags=flags) + wire.options(), data=1, data2=wire.SELF)
     a.first.close()
     a.actor.end()
-    time.sleep(0.5)
+    stage.until_status_has(f" pid={a.pid} ".encode(), False)
     b.first.ask("release", stage.named(n), data=1, data2=wire.SELF)
     b.first.ask("release", stage.named(n), flags=wire.RELEASE_ORPHAN, data=1, data2=wire.SELF)
 

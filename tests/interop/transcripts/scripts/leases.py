@@ -3,6 +3,7 @@
 import time
 
 import wire
+from render import records
 from stage import SOON
 
 from . import set_of
@@ -349,14 +350,25 @@ def events(stage):
     a.stands()
 
 
+def left_behind(stage):
+    """The names of the orphans on the daemon's lists."""
+    return [rest[48:96].rstrip(b"\0").decode() for _, string, rest in records(stage.status(0))
+            if string.startswith(b"list=orphan ")]
+
+
 def orphan(stage, number, flags=0):
-    """A lease whose client acquired it persistently and has gone."""
+    """A lease whose client acquired it persistently and has gone, as the daemon has seen: whoever shares it before shares it still."""
     a = stage.client()
     a.register()
     payload = stage.lease(number, flags=wire.PERSISTENT | flags) + wire.options("gone")
     a.first.ask("acquire", payload, data=1, data2=wire.SELF)
     a.first.close()
     a.actor.end()
+    end = time.monotonic() + SOON
+    while f"r{number}" not in left_behind(stage):
+        if time.monotonic() > end:
+            raise TimeoutError(f"r{number} is no orphan")
+        time.sleep(0.02)
 
 
 @leases
