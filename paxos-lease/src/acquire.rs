@@ -35,7 +35,7 @@ use crate::entry::{Entry, Reread, compare, decide, given_up};
 use crate::error::{AcquireError, AcquireFailed, AreaError, ReleaseError, Unread};
 use crate::liveness::{HostLiveness, Verdict};
 use crate::number::{Backoff, Ballot};
-use crate::release::{Held, Mode, Retract, give_back};
+use crate::release::{Held, Left, Mode, Retract, give_back};
 use crate::request::RequestRecord;
 use crate::shared::{Standing, settle_shared};
 
@@ -702,8 +702,8 @@ impl<'a, D: Disk, C: Clock, H: HostLiveness> Attempt<'a, D, C, H> {
         };
         let due = (mine.in_doubt || open) && !self.undone;
         let shape = self.shape.filter(|_| due)?;
-        let own = *mine.dblock();
-        Some(Retract::new(self.lease, shape, self.me.term, (own.lver, own), *mine.keeps()))
+        let left = Left { own: *mine.dblock(), mode: *mine.keeps(), spent: self.spent };
+        Some(Retract::new(self.lease, shape, self.me.term, left.own.lver, left))
     }
 }
 

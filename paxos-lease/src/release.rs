@@ -91,10 +91,18 @@ struct Duty {
     area: AreaUuid,
     term: HostTerm,
     lver: Lver,
+    left: Left,
+}
+
+/// What an acquire or a release has left.
+#[derive(Clone, Copy)]
+pub(crate) struct Left {
     /// Our dblock as we wrote it last, or tried to.
-    own: Dblock,
+    pub(crate) own: Dblock,
     /// What our mode block is to say: a claim where we go on sharing the lease.
-    mode: ModeBlock,
+    pub(crate) mode: ModeBlock,
+    /// A version that we have published and spent on the way (acquire/obscured.rs).
+    pub(crate) spent: Option<Lver>,
 }
 
 impl Retract {
@@ -102,10 +110,10 @@ impl Retract {
         lease: &LeaseAt,
         (geometry, area): (Geometry, AreaUuid),
         term: HostTerm,
-        (lver, own): (Lver, Dblock),
-        mode: ModeBlock,
+        lver: Lver,
+        left: Left,
     ) -> Self {
-        Retract(Box::new(Duty { lease: *lease, geometry, area, term, lver, own, mode }))
+        Retract(Box::new(Duty { lease: *lease, geometry, area, term, lver, left }))
     }
 
     /// The lease it is about.
@@ -171,7 +179,8 @@ async fn release_as<D: Disk, C: Clock>(
     done.map_err(|error| {
         let again = may_pass(&error, me);
         let shape = (held.geometry, held.area);
-        let duty = || Retract::new(&held.lease, shape, me.term, (lver, held.dblock), ModeBlock::NONE);
+        let left = Left { own: held.dblock, mode: ModeBlock::NONE, spent: None };
+        let duty = || Retract::new(&held.lease, shape, me.term, lver, left);
         ReleaseFailed { undo: again.then(duty), error }
     })
 }
@@ -343,8 +352,8 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     let HostSector { dblock: own, mode, .. } = match own_unless_damaged(&area).await? {
         Some(own) => own,
         None => {
-            says_anew(&area, &duty.own, &duty.mode).await?;
-            HostSector { dblock: duty.own.released(), mode: duty.mode, seal: None }
+            says_anew(&area, &duty.left.own, &duty.left.mode).await?;
+            HostSector { dblock: duty.left.own.released(), mode: duty.left.mode, seal: None }
         }
     };
     // Where nothing of ours ever reached the disk for this lver, there is nothing that another host could adopt. What stands
@@ -352,19 +361,19 @@ async fn withdraw<D: Disk, C: Clock>(disk: &D, clock: &C, duty: &Duty, me: &Me) 
     // that one too, or we would not have gone on.
     let ours = own.lver == duty.lver || (own.lver < duty.lver && own.inp.owner() == Some(me.term));
     // On several disks what is read of our own sector is what we wrote last, and whether that is on a majority nobody knows.
-    if (ours && !own.is_released()) || !mode.says(&duty.mode) || disk.copies() > 1 {
+    if (ours && !own.is_released()) || !mode.says(&duty.left.mode) || disk.copies() > 1 {
         // Never zero (I2): what others have seen of this lver stays, and gets the word that we are done with it.
         let empty = Dblock { lver: own.lver, ..Dblock::default() };
         let kept = if ours { own.released() } else { own };
-        area.write_own(if planted(Bug::RetractForgets) { &empty } else { &kept }, &duty.mode).await?;
+        area.write_own(if planted(Bug::RetractForgets) { &empty } else { &kept }, &duty.left.mode).await?;
     }
     let leader = area.read_leader().await?;
     let by_us = leader.write_id == me.term.host_id.get() || disk.copies() > 1;
     let by_our_hand = leader.owner() == Some(me.term) && by_us;
     // We may have published an earlier lver of ours on the way, which we had given up: nobody but us can say so there.
-    // Or one that we have spent (acquire/obscured.rs), on the way to a later one: others go past it already, so that a free record may land
-    // late over a newer one, and it must hide nobody then. It says that all hosts count.
-    let spent = leader.lver < own.lver && leader.num_hosts == leader.max_hosts;
+    // Or one that we have spent: others go past it already, so that a free record may land late over a newer one. Then it hides nobody, for it
+    // says that all hosts count.
+    let spent = duty.left.spent == Some(leader.lver);
     let given_up = leader.lver == duty.lver || (ours && leader.lver == own.lver) || spent;
     if by_our_hand && given_up && !leader.is_free() {
         // The same argument as in a release.
