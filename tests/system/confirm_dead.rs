@@ -4,13 +4,22 @@
 
 mod harness;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use harness::host::IO_TIMEOUT;
-use harness::{AT_MOST, Area, Daemon, Guest, Machine, boot_now, wait_until};
+use harness::{AT_MOST, Area, Daemon, Guest, Machine, boot_now, lease_on, wait_until};
+use holdfast_io::ids::HostId;
+use holdfast_io::leader::Decoded;
 use holdfast_io::timing::{FireTimeout, IoTimeout, Timing};
+use holdfast_protocol::codes::ResultCode;
+use holdfast_protocol::command::AcquireFlags;
+use holdfast_protocol::payload::Options;
 use nix::sys::signal::Signal;
+use paxos_lease::dblock::HostSector;
+use paxos_lease::layout::dblock_of;
 use serde_json::Value;
 
 /// The command line, as the daemon's host would use it.
@@ -105,6 +114,55 @@ fn what_a_host_without_power_held_can_be_taken_on_an_operators_word_and_not_befo
     assert!(shown["confirmed_dead"] == true && shown["state"] == "DEAD", "{shown}");
     next.held();
     assert!(boot_now() < off.after(silence()), "it was waited out after all");
+}
+
+/// One bit of a host's dblock flips.
+fn damage(area: &Area, resource: &str, host_id: u64) {
+    let at = Area::offset_of(resource) + (host_id + 1) * 512 + 9;
+    let file = OpenOptions::new().read(true).write(true).open(&area.backing).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn a_damaged_sector_of_a_host_without_power_keeps_its_lease_until_an_operator_says_that_it_is_dead() {
+    let disk = tempfile::tempdir().unwrap();
+    let area = Area::file(disk.path(), "leases");
+    let (mut living, mut dying) = (Machine::boot(), Machine::boot());
+    let daemon = living.daemon("living", "--watchdog none");
+    daemon.format(&area);
+    daemon.join(&area, 1);
+    let elsewhere = daemon_elsewhere(&mut dying, "dying");
+    elsewhere.join(&area, 2);
+    Guest::holding(&mut dying, &area, "one", "");
+    wait_until("it is seen", AT_MOST, || daemon.sees_live(2));
+    damage(&area, "one", 2);
+    damage(&area, "two", 2);
+
+    // Nobody holds the other lease, as far as can be read.
+    let mut client = daemon.connection().register().unwrap();
+    let mut code = || {
+        let lease = vec![lease_on(&[&area], "two")];
+        client.acquire(AcquireFlags::OWNER_NOWAIT, lease, Options::default()).unwrap_err().refusal()
+    };
+    assert_eq!(code(), Some(ResultCode::DBLOCK_CHECKSUM));
+    daemon.wait_said("whether host_id 2 holds or shares the lease cannot be read", AT_MOST);
+    drop(dying);
+    silent(&daemon);
+    assert_eq!(code(), Some(ResultCode::DBLOCK_CHECKSUM));
+
+    let said = confirm(&daemon, &["2", "--typed", "dying 1"]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    for resource in ["one", "two"] {
+        Guest::holding(&mut living, &area, resource, "");
+        let at = dblock_of(HostId::new(2).unwrap());
+        let anew = HostSector::decode(&area.dblock(resource, 2).bytes, at);
+        let Ok(Decoded::Record(anew)) = anew else { panic!("{resource}: {anew:?}") };
+        assert!(anew.dblock.is_released() && !anew.mode.is_shared(), "{anew:?}");
+    }
+    daemon.wait_said("its damaged sector is made anew", AT_MOST);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use harness::{AT_MOST, Area, Guest, Machine, wait_until};
-use nix::unistd::{User, geteuid};
+use harness::{AT_MOST, Area, Guest, Machine, must_be_root, wait_until};
+use nix::unistd::User;
 
 fn allow(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -17,10 +17,7 @@ fn allow(path: &Path, mode: u32) {
 
 #[test]
 fn a_client_that_is_not_root_has_its_own_files_and_its_killpath_runs_as_itself() {
-    if !geteuid().is_root() {
-        // Then the daemon has no rights but those of its clients.
-        return;
-    }
+    must_be_root();
     let nobody = User::from_name("nobody").unwrap().expect("no user nobody").uid;
     let disk = tempfile::tempdir().unwrap();
     let area = Area::file(disk.path(), "leases");

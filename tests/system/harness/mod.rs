@@ -70,7 +70,7 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     out.trim().to_owned()
 }
 
-/// Loop devices and frozen file systems are root's.
+/// Loop devices, frozen file systems and other users' rights are root's.
 pub fn must_be_root() {
-    assert!(nix::unistd::geteuid().is_root(), "this test needs root: it makes loop devices");
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root: for loop devices, or to act as another user");
 }
