@@ -6,13 +6,13 @@
 //!
 //! | wanted | how | on what |
 //! | --- | --- | --- |
-//! | open(2) | `setgroups`, `setfsgid`, `setfsuid` | a thread that does this one thing: nothing is to be taken back |
-//! | a program | `setgroups`, `setresgid`, `setresuid` | the child, between fork and exec |
+//! | open(2) | `setgroups`, `setresgid`, `setresuid` of the effective ones | a thread that does this one thing: nothing is to be taken back |
+//! | a program | `setsid`, `setgroups`, `setresgid`, `setresuid` | the child, between fork and exec |
 //!
 //! The C library's `setgroups` is for all threads at once, so the bare system calls are made. When rights change, the kernel takes
 //! what the daemon's memory holds for a secret: whether it leaves a core dump from then on is up to fs.suid_dumpable.
 //!
-//! Source: credentials(7), setfsuid(2), unix(7), SO_PEERGROUPS.
+//! Source: credentials(7), capabilities(7), unix(7), SO_PEERGROUPS.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
+use nix::unistd::{geteuid, setsid};
 
 use super::process::{Peer, ProcessError, peer};
 
@@ -88,28 +88,29 @@ impl Rights {
     pub fn apply(&self, command: &mut Command) {
         let Rights::Of(of) = self else { return };
         let of = Arc::clone(of);
-        // SAFETY: between fork and exec the closure makes three system calls on numbers that were there before, and allocates nothing:
+        // SAFETY: between fork and exec the closure makes four system calls on numbers that were there before, and allocates nothing:
         // an `io::Error` from a number does not.
         unsafe { command.pre_exec(move || of.become_them()) };
     }
 }
 
 impl Credentials {
-    /// From now on the calling thread opens files by these rights, and no other does.
+    /// From now on the calling thread does what it does by these rights, and no other does: with root's effective user all that the kernel
+    /// calls capabilities goes out of force, so that neither /proc nor a device asks it for less than of them.
     fn assume(&self) -> io::Result<()> {
-        const NOBODY_AT_ALL: u32 = u32::MAX;
+        const AS_IT_IS: u32 = u32::MAX;
         self.set_groups()?;
-        setfsgid(Gid::from_raw(self.gid));
-        // The last: with it goes the right to do any of this.
-        setfsuid(Uid::from_raw(self.uid));
-        // These calls report no failure, but what was in force before; of nobody at all nothing is taken.
-        let (gid, uid) = (setfsgid(Gid::from_raw(NOBODY_AT_ALL)), setfsuid(Uid::from_raw(NOBODY_AT_ALL)));
-        if (uid.as_raw(), gid.as_raw()) == (self.uid, self.gid) { Ok(()) } else { Err(Errno::EPERM.into()) }
+        // SAFETY: setresgid takes three numbers and no pointer.
+        Errno::result(unsafe { libc::syscall(libc::SYS_setresgid, AS_IT_IS, self.gid, AS_IT_IS) })?;
+        // SAFETY: setresuid likewise. The last: with it goes the right to do any of this.
+        Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, AS_IT_IS, self.uid, AS_IT_IS) })?;
+        Ok(())
     }
 
-    /// For good, with no way back.
+    /// For good, with no way back, and away from the terminal that we may have.
     fn become_them(&self) -> io::Result<()> {
         let (uid, gid) = (self.uid, self.gid);
+        setsid()?;
         self.set_groups()?;
         // SAFETY: setresgid takes three numbers and no pointer.
         Errno::result(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
@@ -166,7 +167,7 @@ mod tests {
     fn a_connection_of_our_own_has_our_rights_and_a_command_is_left_as_it_is() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         assert_eq!(Rights::of_peer(&ours).unwrap(), Rights::Ours);
-        let mut own = nix::unistd::getgroups().unwrap().into_iter().map(Gid::as_raw).collect::<Vec<_>>();
+        let mut own = nix::unistd::getgroups().unwrap().into_iter().map(nix::unistd::Gid::as_raw).collect::<Vec<_>>();
         let mut told = peer_groups(&ours).unwrap();
         own.sort_unstable();
         told.sort_unstable();
@@ -193,6 +194,13 @@ mod tests {
         assert_eq!(nobody(&[]).run(open).unwrap(), Err(io::ErrorKind::PermissionDenied));
         assert_eq!(nobody(&[1, 4711]).run(open).unwrap(), Ok(()));
         assert_eq!(open(), Ok(()), "our own are as they were");
+        // With root's effective user the kernel's capabilities are gone as well, on that thread.
+        let effective = || {
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            status.lines().find_map(|line| line.strip_prefix("CapEff:").map(|set| set.trim().to_owned())).unwrap()
+        };
+        assert_eq!(nobody(&[]).run(effective).unwrap(), "0000000000000000");
+        assert_ne!(effective(), "0000000000000000");
 
         let mut id = Command::new("sh");
         id.args(["-c", "id -u; id -g; id -G"]);

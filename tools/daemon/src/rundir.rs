@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::unistd::{Gid, Uid, fchownat, geteuid};
 
 use crate::procfs::Procfs;
 
@@ -79,6 +79,7 @@ impl RunDir {
             move |source| RunDirError::Io { path, operation, source }
         };
         fs::DirBuilder::new().recursive(true).mode(0o775).create(path).map_err(failed("create it"))?;
+        own(path).map_err(failed("keep it from others"))?;
         let file = path.join("sanlock.pid");
         let pid_file = open_lock(&file).map_err(failed("open its pid file"))?;
         let mut run_dir = RunDir { path: path.to_owned(), pid_file, successor: None };
@@ -163,6 +164,18 @@ impl RunDir {
     }
 }
 
+/// What the state file says is believed (P1): where we are root nobody else puts one in its place. sanlock leaves the directory to its user.
+fn own(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    let (mode, others) = (found.mode() & 0o7777, 0o022);
+    if !geteuid().is_root() || (found.uid() == 0 && mode & others == 0) {
+        return Ok(());
+    }
+    tracing::warn!(path = %path.display(), owner = found.uid(), mode = %format!("{mode:o}"), "the run directory becomes root's");
+    chown(path, Some(0), None)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & !others))
+}
+
 fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(OFlag::O_NOFOLLOW.bits());
@@ -217,9 +230,9 @@ fn whole_file() -> libc::flock {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
-    use nix::unistd::{getegid, geteuid};
+    use nix::unistd::getegid;
 
     use super::*;
 
@@ -240,6 +253,22 @@ mod tests {
         symlink(&others, second.join("sanlock.pid")).unwrap();
         assert!(matches!(RunDir::lock(&second), Err(RunDirError::Io { .. })));
         assert_eq!(fs::read_to_string(&others).unwrap(), "text");
+    }
+
+    #[test]
+    fn p1_a_run_directory_of_somebody_elses_becomes_roots_before_anything_in_it_is_believed() {
+        if !geteuid().is_root() {
+            // Then it is ours, or we cannot use it.
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        fs::create_dir(&run).unwrap();
+        chown(&run, Some(65534), None).unwrap();
+        fs::set_permissions(&run, fs::Permissions::from_mode(0o775)).unwrap();
+        drop(RunDir::lock(&run).unwrap());
+        let now = fs::metadata(&run).unwrap();
+        assert_eq!((now.uid(), now.mode() & 0o777), (0, 0o755));
     }
 
     #[test]

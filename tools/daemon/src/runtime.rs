@@ -413,7 +413,7 @@ impl Front<Linux> for Guests {
             Effect::AnswerStatus { to } => self.answer_status(works, to),
             Effect::Kill(kill) => self.kill(works, kill),
             Effect::RunProgram { client, program } => {
-                self.with(client, |g| run_program(program, g.peer.pid(), g.peer.rights().clone()));
+                self.with(client, |g| run_program(program, g.peer.pid()));
             }
             Effect::Exit => self.exit = true,
             // Everything else is the works' own.
@@ -554,12 +554,16 @@ impl Guests {
 
 /// Runs a program beside the daemon, by the rights of the client that named it, and says how it ended. It has nothing of ours but
 /// standard error, and its thread is its own: nothing that hangs elsewhere keeps it from being run.
-fn run_program(program: Program, of: i32, by: Rights) {
-    let Program { path, arguments, .. } = program;
+fn run_program(program: Program, of: i32) {
+    let Program { path, arguments, by, .. } = program;
     let name = path.display().to_string();
     let run = move || {
         let mut command = std::process::Command::new(&path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env_remove("NOTIFY_SOCKET");
+        if by != Rights::Ours {
+            // Our standard error may be a log of root's, or his terminal.
+            command.stderr(Stdio::null()).current_dir("/");
+        }
         by.apply(&mut command);
         let ended = command.spawn().and_then(|mut child| {
             oom::may_choose(child.id());

@@ -39,7 +39,7 @@ use holdfast_client::{ClientError, Endpoint};
 use holdfast_io::clock::boot_now;
 use holdfast_io::sys::process::{ProcessError, keep_across_exec, spawn_in_own_group};
 use holdfast_protocol::codes::ResultCode;
-use holdfast_protocol::command::AcquireFlags;
+use holdfast_protocol::command::{AcquireFlags, RestrictFlags};
 use holdfast_protocol::payload::{MAX_RESOURCES, Options, Resource};
 use holdfast_protocol::text::Name48;
 use nix::errno::Errno;
@@ -264,7 +264,11 @@ fn acquire(args: &Args) -> Result<Registered, ExecError> {
     let patience = boot_now().after(MOMENT);
     let error = loop {
         match registered.acquire(flags, resources.clone(), options.clone()) {
-            Ok(()) => return Ok(registered),
+            Ok(()) => {
+                // The command may run by fewer rights than we have, and the connection asks by ours: from now on for nothing.
+                registered.restrict(RestrictFlags::ALL)?;
+                return Ok(registered);
+            }
             Err(error) if boot_now() < patience && only_a_moment(&error, &resources) => pause(),
             Err(error) => break error,
         }

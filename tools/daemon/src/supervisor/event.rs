@@ -80,7 +80,8 @@ impl Eq for Place {}
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.path.display(), self.offset)
+        // A path is a client's to name, and a line of the log is not.
+        write!(f, "{}:{}", self.path.as_os_str().as_encoded_bytes().escape_ascii(), self.offset)
     }
 }
 

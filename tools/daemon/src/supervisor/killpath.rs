@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use holdfast_io::sys::rights::Rights;
 use holdfast_protocol::codes::ResultCode;
 use holdfast_protocol::command::KillPathFlags;
 use holdfast_protocol::payload::KillPath;
@@ -27,12 +28,14 @@ pub struct Program {
     pub arguments: Vec<OsString>,
     /// The last of them is the client's pid.
     ends_with_pid: bool,
+    /// By whose rights it is run: those of whoever has named it, whoever has the lease by then.
+    pub by: Rights,
 }
 
 impl Program {
     /// From a client's two fields: arguments are words between blanks, `\ ` and `\\` stand for a blank and a backslash, and those
     /// beyond the eighth word are dropped. `None`: no path.
-    fn read(killpath: &KillPath, pid: Option<i32>) -> Option<Self> {
+    fn read(killpath: &KillPath, pid: Option<i32>, by: Rights) -> Option<Self> {
         let path = OsString::from_vec(killpath.path.as_bytes().to_vec());
         if path.is_empty() {
             return None;
@@ -41,13 +44,13 @@ impl Program {
         let ends_with_pid = pid.is_some() && arguments.len() < MOST_WORDS - 1;
         arguments.extend(pid.map(|pid| OsString::from(pid.to_string())));
         arguments.truncate(MOST_WORDS - 1);
-        Some(Program { path, arguments, ends_with_pid })
+        Some(Program { path, arguments, ends_with_pid, by })
     }
 
     /// As it is run where another host asks for a lease: without the pid (spec A 6, REQUEST).
     pub(super) fn without_pid(&self) -> Self {
         let arguments = self.arguments[..self.arguments.len() - usize::from(self.ends_with_pid)].to_vec();
-        Program { path: self.path.clone(), arguments, ends_with_pid: false }
+        Program { path: self.path.clone(), arguments, ends_with_pid: false, by: self.by.clone() }
     }
 }
 
@@ -84,7 +87,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(client) = self.clients.get_mut(&target) {
             let pid = flags.contains(KillPathFlags::PID).then_some(client.pid);
             client.killpath_pid |= pid.is_some();
-            client.killpath = Program::read(killpath, pid);
+            client.killpath = Program::read(killpath, pid, client.rights.clone());
         }
         self.reply(to, ResultCode::OK);
     }
@@ -97,7 +100,7 @@ mod tests {
 
     fn read(path: &str, args: &str, pid: Option<i32>) -> Option<(String, Vec<String>)> {
         let text = |text: &str| KillText::new(text).unwrap();
-        let program = Program::read(&KillPath { path: text(path), args: text(args) }, pid)?;
+        let program = Program::read(&KillPath { path: text(path), args: text(args) }, pid, Rights::Ours)?;
         let plain = |text: OsString| text.into_string().unwrap();
         Some((plain(program.path), program.arguments.into_iter().map(plain).collect()))
     }

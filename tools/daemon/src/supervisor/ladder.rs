@@ -20,7 +20,7 @@ use super::event::{ClientId, Effect, Kill};
 use super::losses::Ousted;
 use super::spaces::{LADDER_STEP, Life};
 
-/// Steps for one client, after which its lockspace waits for the watchdog alone (spec A 7.3).
+/// Signals for one client, after which its lockspace waits for the watchdog alone (spec A 7.3).
 const MOST_KILLS: u32 = 100;
 
 impl<L: Clone + std::fmt::Debug> Supervisor<L> {
@@ -55,7 +55,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             // SIGKILL is due at its instant, not a whole step after the last SIGTERM.
             let step = now.after(LADDER_STEP);
             *due = if now < kill_at { step.min(kill_at) } else { step };
-            if client.is_gone() || client.kill_count >= MOST_KILLS {
+            if client.is_gone() || client.signals_sent >= MOST_KILLS {
                 continue;
             }
             client.kill_count += 1;

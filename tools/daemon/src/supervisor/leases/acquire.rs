@@ -231,8 +231,13 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if let Some(acquire) = self.acquire_of(target).filter(|_| adopts) {
             acquire.adopted.push(request.key);
         }
+        let manners = self.clients.get(&target).map(Manners::of).unwrap_or_default();
         if let Some(lease) = self.leases.get_mut(&request.key) {
             lease.tokens.push(token);
+            if adopts && lease.mode == Mode::Exclusive {
+                // Whoever is asked from now on is the adopter, in its own manner; what was asked of nobody is asked anew.
+                (lease.manners, lease.asked) = (manners, None);
+            }
         }
         // Named before it is granted (P1).
         self.save();
@@ -271,7 +276,10 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Phase::Opening(_) | Phase::Acquiring | Phase::Converting { .. } => {
                 wait(ResultCode::EBUSY, self.standing_of(lease))
             }
-            Phase::Held { .. } if (lease.mode, request.mode) == (Mode::Shared, Mode::Shared) => Ok(Admission::Here),
+            Phase::Held { .. } if (lease.mode, request.mode) == (Mode::Shared, Mode::Shared) => {
+                let nothing_left = request.orphans == Orphans::Demanded && lease.left_by.is_empty();
+                if nothing_left { never(ResultCode::ENOENT, "nobody has left it behind") } else { Ok(Admission::Here) }
+            }
             Phase::Held { .. } => wait(ResultCode::EEXIST, self.standing_of(lease)),
         }
     }

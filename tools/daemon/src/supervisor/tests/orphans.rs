@@ -65,6 +65,14 @@ fn where_there_is_no_orphan_it_is_demanded_in_vain_and_wished_for_without_harm()
 }
 
 #[test]
+fn a_lease_that_is_shared_here_and_that_nobody_has_left_behind_is_no_orphan() {
+    let mut w = World::joined();
+    w.client(2).acquire_shared(1, "R").device_ready().ours();
+    w.persists(2, AcquireFlags::ORPHAN_ONLY, LeaseFlags::SHARED);
+    assert_eq!(w.codes(2), [-2]);
+}
+
+#[test]
 fn orphans_are_given_back_by_name_or_all_and_counted() {
     let mut w = World::orphaned();
     w.release_orphans("other").release_orphans("R");

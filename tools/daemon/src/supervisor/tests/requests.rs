@@ -177,3 +177,15 @@ fn what_a_client_said_before_it_acquired_is_how_it_is_asked() {
     w.examined("R", 3, Some(Force::Kill));
     assert_eq!(w.signals(2), [Signal::SIGTERM], "an adopter is asked in its own way, and not in that of the dead");
 }
+
+/// Of two leases that somebody asks for in one call one is an orphan with a killpath, and the other takes its time.
+#[test]
+fn who_adopts_an_orphan_is_asked_in_its_own_way_before_all_of_its_call_is_granted() {
+    let mut w = World::joined();
+    w.client(2).with_killpath().persists(1, AcquireFlags::NONE, LeaseFlags::NONE).device_ready().ours();
+    w.exited(1).closed(1).examined("R", 3, Some(Force::Kill));
+    w.log.clear();
+    w.acquire(2, &["R", "S"], AcquireFlags::ORPHAN).examined("R", 3, Some(Force::Kill));
+    assert_eq!(w.signals(2), [Signal::SIGKILL], "what was asked of nobody is asked anew");
+    assert_eq!(w.count(|e| matches!(e, Effect::RunProgram { .. })), 0, "and nothing of the dead client's is run");
+}

@@ -63,3 +63,14 @@ fn a_place_is_the_same_whoever_names_it() {
     let join = Request::AddLockspace { flags: AddLockspaceFlags::NONE, io_timeout: 1, lockspace: wire_space("LS", 1) };
     assert_eq!(w.ask(2, join).codes(2).last(), Some(&ResultCode::EEXIST.number()));
 }
+
+#[test]
+fn a_killpath_is_run_by_the_rights_of_whoever_named_it() {
+    let mut w = World::joined();
+    w.client_with(7, of_user(7)).killpath(7, "/bin/kp").hold(7, "R").pass(9);
+    let run = w.log.iter().find_map(|e| match e {
+        Effect::RunProgram { program, .. } => Some(program.by.clone()),
+        _ => None,
+    });
+    assert_eq!(run, Some(of_user(7)));
+}
