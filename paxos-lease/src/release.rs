@@ -9,7 +9,8 @@
 //! A lease held in shared mode has a free leader record. What is given back is the claim in our mode block.
 //!
 //! I/O of a release: W dblock, R leader, W leader (without the last where another host published); of a shared one: R own
-//! sector, W it. Of a retract: R own sector, W it, R leader, and W leader where it is ours.
+//! sector, W it. Of a retract: R own sector, W it, R leader, and W leader where it is ours. A rename on several disks: R leader, W leader,
+//! and a release.
 
 use std::fmt;
 
@@ -146,11 +147,13 @@ pub async fn release<D: Disk, C: Clock>(disk: &D, clock: &C, held: Held, me: &Me
     release_as(disk, clock, held, me, None).await
 }
 
-/// Gives back a lease that is held exclusively, and gives it another name by the same write of the leader record (spec D 4.8).
-/// Where another host has published the record, it is that host's, and keeps its name.
+/// Gives back a lease that is held exclusively, and gives it another name: on one disk by the same write of the leader record (spec D
+/// 4.8), on several by one before the release. Where another host has published the record on the one disk, it is that host's, and
+/// keeps its name.
 ///
 /// # Errors
-/// [`ReleaseFailed`], as [`release`]; with [`ReleaseError::NotRenamed`] the lease is given back, under its old name.
+/// [`ReleaseFailed`], as [`release`]; with [`ReleaseError::NotRenamed`] the lease is given back, under its old name. After an I/O that failed
+/// it has either.
 pub async fn rename<D: Disk, C: Clock>(
     disk: &D,
     clock: &C,
@@ -159,7 +162,41 @@ pub async fn rename<D: Disk, C: Clock>(
     name: ResourceName,
 ) -> Result<(), ReleaseFailed> {
     assert_eq!(held.mode, Mode::Exclusive, "a shared lease is others' as well");
-    release_as(disk, clock, held, me, Some(name)).await
+    if disk.copies() == 1 {
+        return release_as(disk, clock, held, me, Some(name)).await;
+    }
+    let named = name_anew(&held.area(disk, clock, me), &held, name).await;
+    match named {
+        Ok(held) => release(disk, clock, held, me).await,
+        Err(error) => {
+            let undo = release(disk, clock, held, me).await.err().and_then(|failed| failed.undo);
+            Err(ReleaseFailed { error, undo })
+        }
+    }
+}
+
+/// On several disks others go on from our RELEASED alone: whoever does so must find the new name, on each majority, or he holds the lease
+/// under the old one while everybody else knows it by the new. So the record by which it is ours has it before.
+///
+/// Safe: it is our own record of the lver that we hold, and says the same of the lease (I5). A crash after it leaves a lease that is ours until
+/// we are dead, as before. Landing late it finds our next write of the record waiting (I6); later than D2 it is refused, and over a newer
+/// one it is one more outdated record (entry.rs).
+async fn name_anew<D: Disk, C: Clock>(
+    area: &Area<'_, D, C>,
+    held: &Held,
+    name: ResourceName,
+) -> Result<Held, ReleaseError> {
+    let found = area.read_leader().await?;
+    if found.lver != held.lver() {
+        let (path, offset) = (area.disk.path().clone(), area.lease.at.0);
+        return Err(ReleaseError::NotRenamed { path, offset, name, by: found.write_id });
+    }
+    same_record(area, &held.leader, &found)?;
+    // Of two records of one lver the later counts (merge.rs): a disk that misses this one must not bring the old name back.
+    let write_timestamp = area.clock.now().disk_seconds().max(found.write_timestamp.saturating_add(1));
+    let leader = LeaderRecord { resource_name: name, write_timestamp, ..found };
+    area.write_leader(&leader).await?;
+    Ok(Held { lease: LeaseAt { resource: name, ..held.lease }, leader, ..held.clone() })
 }
 
 async fn release_as<D: Disk, C: Clock>(

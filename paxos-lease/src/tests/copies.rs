@@ -44,7 +44,7 @@ pub(super) fn media(copies: u8) -> Vec<Medium> {
     (1..=copies).map(|copy| Medium::formatted_as(3, Some(Place { copy, copies }))).collect()
 }
 
-fn all<D: Disk>(disks: Vec<D>, clock: &ManualClock, who: HostTerm) -> Copies<D, ManualClock> {
+pub(super) fn all<D: Disk>(disks: Vec<D>, clock: &ManualClock, who: HostTerm) -> Copies<D, ManualClock> {
     let list = disks.into_iter().map(|disk| Copy { disk, at: lease().at }).collect();
     Copies::new(list, clock.clone(), Some((who, uuid())))
 }

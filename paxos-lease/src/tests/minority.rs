@@ -1,20 +1,28 @@
 //! Every operation on a lease on three disks, with one of them in trouble at every step (acquire, release and values exclusively:
 //! `copies.rs`).
 
-use holdfast_io::ids::Lver;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use holdfast_io::ids::{Lver, ResourceName};
+use holdfast_io::leader::LeaderError;
 use holdfast_io::stop::Stop;
 
-use super::copies::{acquired, devices, driven, given_back, media, owned};
+use super::copies::{acquired, all, devices, driven, given_back, media, owned};
 use super::{held, refused};
-use crate::acquire::{Options, RefusalKind};
+use crate::acquire::{Acquired, Options, RefusalKind, acquire};
+use crate::area::LeaseAt;
 use crate::ask::{Ask, ask, asked_of};
 use crate::convert::{Sharing, exclude, share};
 use crate::copies::Copies;
-use crate::release::{Held, Mode, retract};
+use crate::error::{AcquireError, AcquireFailed, AreaError, ReleaseError};
+use crate::release::{Held, Mode, rename, retract};
 use crate::request::Force;
 use crate::standing::{Standing, standing};
 use crate::tend::tend;
-use crate::testing::{Fate, ManualClock, Medium, Said, TestDevice, lease, me, term};
+use crate::testing::{Fate, ManualClock, Medium, Paced, Said, TestDevice, device, lease, me, term};
 
 type Disks = Copies<TestDevice, ManualClock>;
 
@@ -184,4 +192,121 @@ fn a_holder_finds_its_lease_its_own_and_keeps_it_with_one_disk_in_trouble_at_any
             is_free(&media, &clock, Lver(1), trouble);
         }
     }
+}
+
+/// The lease, under the name that it is given.
+fn renamed() -> LeaseAt {
+    LeaseAt { resource: ResourceName::new(b"renamed").unwrap(), ..lease() }
+}
+
+/// Host `n` asks for the lease under a name.
+fn acquired_as(disks: &Disks, clock: &ManualClock, n: u64, name: &LeaseAt) -> Result<Acquired, AcquireFailed> {
+    driven(clock, acquire(disks, clock, &Said::nothing(), name, &me(n), &Options::default(), &Stop::new()))
+}
+
+fn is_by_another_name(result: Result<Acquired, AcquireFailed>) -> bool {
+    let Err(AcquireFailed { error: AcquireError::Area(AreaError::Leader { source, .. }), .. }) = result else {
+        return false;
+    };
+    matches!(*source, LeaderError::Resource { .. })
+}
+
+/// Whichever disk is away, the lease is had under this name, and under the other it is not there.
+fn is_named(media: &[Medium], clock: &ManualClock, (name, other): (&LeaseAt, &LeaseAt), what: &str) {
+    for away in 0..3 {
+        let media: Vec<Medium> = media.iter().map(Medium::copy_of).collect();
+        let disks = devices(2, &media, clock);
+        (0..8 * STEPS).for_each(|n| disks.list()[away].disk.engine().fate(n, Fate::Fails));
+        assert!(is_by_another_name(acquired_as(&disks, clock, 2, other)), "{what}, without disk {away}");
+        // A proposal that somebody has left is published for him first.
+        let held = (0..3).find_map(|_| match acquired_as(&disks, clock, 2, name).unwrap() {
+            Acquired::Ours(held) => Some(held),
+            Acquired::Theirs(refusal) => {
+                assert_eq!(refusal.kind, RefusalKind::CommittedOther, "{what}, without disk {away}");
+                None
+            }
+        });
+        assert!(held.is_some_and(|held| held.lver() > Lver(1)), "{what}, without disk {away}");
+    }
+}
+
+#[test]
+fn a_lease_is_given_back_under_another_name_with_one_disk_in_trouble_at_any_step_and_any_away_afterwards() {
+    for trouble in Trouble::all() {
+        let (media, clock, disks, first) = with_an_owner();
+        trouble.begins(&disks);
+        driven(&clock, rename(&disks, &clock, first, &me(1), renamed().resource)).unwrap();
+        let names = (&renamed(), &lease());
+        is_named(&media, &clock, names, &format!("{trouble:?}"));
+        // What was held lands over what the next owner has written; it keeps the lease, and the lease its name.
+        let next = devices(2, &media, &clock);
+        let owner = held(acquired_as(&next, &clock, 2, &renamed()));
+        lands(&disks);
+        let third = devices(3, &media, &clock);
+        let refusal = refused(acquired_as(&third, &clock, 3, &renamed()));
+        assert_eq!(refusal.kind, RefusalKind::Alive, "{trouble:?}");
+        given_back(&next, &clock, 2, owner);
+        is_named(&media, &clock, names, &format!("{trouble:?}, afterwards"));
+    }
+}
+
+/// Polled so many times, or to its end.
+fn polled<F: Future>(future: std::pin::Pin<&mut F>, clock: &ManualClock, times: usize) -> Option<F::Output> {
+    let (mut future, mut context) = (future, Context::from_waker(Waker::noop()));
+    (0..times).find_map(|_| {
+        clock.advance(Duration::from_millis(1));
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(end) => Some(end),
+            Poll::Pending => None,
+        }
+    })
+}
+
+/// On several disks others go on from RELEASED. One that does so while the lease is being renamed gets it under the name that it then
+/// has, or not at all.
+#[test]
+fn a_lease_that_another_host_takes_while_it_is_renamed_has_the_name_that_its_owner_was_told() {
+    const ENOUGH: usize = 10_000;
+    let paced = |n: u64, media: &[Medium], clock: &ManualClock| {
+        all(media.iter().map(|medium| Paced(device(n, medium, clock))).collect(), clock, term(n, 1))
+    };
+    let mut refused_by_name = 0;
+    for (first, second) in (0..24).flat_map(|first| (0..24).map(move |second| (first, second))) {
+        let what = format!("{first} steps, {second} of the other's");
+        let (media, clock, _, held) = with_an_owner();
+        let (ours, theirs) = (paced(1, &media, &clock), paced(2, &media, &clock));
+        let (me, other, said, stop) = (me(1), me(2), Said::nothing(), Stop::new());
+        let (name, options) = (lease(), Options::default());
+        let mut renaming = pin!(rename(&ours, &clock, held, &me, renamed().resource));
+        let mut taking = pin!(acquire(&theirs, &clock, &said, &name, &other, &options, &stop));
+        let mut end = polled(renaming.as_mut(), &clock, first);
+        let mut other_end = polled(taking.as_mut(), &clock, second);
+        let end = end.take().or_else(|| polled(renaming, &clock, ENOUGH)).expect("it ends");
+        let other_end = other_end.take().or_else(|| polled(taking, &clock, ENOUGH)).expect("it ends");
+        let names = match end {
+            Ok(()) => (renamed(), lease()),
+            Err(failed) => {
+                assert!(matches!(failed.error, ReleaseError::NotRenamed { .. }) && failed.undo.is_none(), "{what}");
+                (lease(), renamed())
+            }
+        };
+        let plain = devices(2, &media, &clock);
+        let undo = match other_end {
+            Ok(Acquired::Ours(held)) => {
+                assert_eq!(held.lease, names.0, "{what}");
+                given_back(&plain, &clock, 2, held);
+                None
+            }
+            Ok(Acquired::Theirs(refusal)) => refusal.undo,
+            Err(AcquireFailed { error, undo }) => {
+                refused_by_name += 1;
+                assert!(matches!(error, AcquireError::Area(AreaError::Leader { .. })), "{error}, {what}");
+                undo
+            }
+        };
+        // Of what it cannot undo under its old name nobody needs to know.
+        let _ = undo.map(|duty| driven(&clock, retract(&plain, &clock, duty, &other)));
+        is_named(&media, &clock, (&names.0, &names.1), &what);
+    }
+    assert!(refused_by_name > 0, "the other was never late");
 }
