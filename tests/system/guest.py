@@ -2,7 +2,7 @@
 """A guarded program: takes a lease through libsanlock, then does what must run once.
 
     guest.py --space NAME --resource NAME --path PATH --offset N --events FILE --beats FILE
-             [--keep-trying] [--ignore-term] [--heir] [--close] [--connections N] [--ring DEVICE [--lock]]
+             [--keep-trying] [--ignore-term] [--heir] [--close] [--connections N] [--ring DEVICE [--lock] [--release]]
              [--user UID] [--killpath PROGRAM]
 
 Its work is to write the time into BEATS, at offset 0, over and over: that is what a virtual machine's disk would see.
@@ -16,6 +16,7 @@ The time is CLOCK_BOOTTIME in nanoseconds, the daemon's own clock, here and in E
     closed                --close: its connection is closed, and it goes on
 
     hangs                 --ring: what it writes to the device as well, through io_uring, is in flight for half a second; `word` is what
+    released              --release: after that it has given its lease back, and writes no more through its ring
 
 With more --connections than one the lease is shared, by each of them. With --user it is no more than that user, alone in the group of
 the same number, before it connects.
@@ -64,7 +65,7 @@ def options():
     parser.add_argument("--ring")
     parser.add_argument("--user", type=int)
     parser.add_argument("--killpath")
-    for name in ("--keep-trying", "--ignore-term", "--heir", "--close", "--lock"):
+    for name in ("--keep-trying", "--ignore-term", "--heir", "--close", "--lock", "--release"):
         parser.add_argument(name, action="store_true")
     return parser.parse_args()
 
@@ -120,12 +121,16 @@ def main():
         fcntl.lockf(ring.disk, fcntl.LOCK_EX)
     while True:
         os.pwrite(beats, b"%020d" % now(), 0)
-        if ring and ring.is_idle():
+        if ring and ring.writes and ring.is_idle():
             begun = now()
             ring.begin(b"%020d" % begun)
         elif ring and begun and now() - begun > HANGS:
             told.say("hangs", word="%020d" % begun)
             begun = None
+            if chosen.release:
+                ring.writes = False
+                sanlock.release(chosen.space.encode(), chosen.resource.encode(), [(chosen.path, chosen.offset)], slkfd=fds[0])
+                told.say("released")
         time.sleep(0.003)
 
 

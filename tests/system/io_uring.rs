@@ -14,6 +14,10 @@ use nix::sys::signal::Signal;
 
 const FIRE: u32 = 20;
 const GRACE: u32 = 3;
+/// For so long the daemon waits for the devices of a client that gives back a lease.
+const DRAIN: Duration = Duration::from_secs(10);
+const WAITS: &str = "gives back a lease: what its devices have in flight is waited for";
+const NEVER_IDLE: &str = "it gives back a lease, and is taken at its word";
 /// One step of a watchdog's counter.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -117,6 +121,39 @@ fn s1_where_a_client_has_locked_its_device_the_writes_in_flight_there_are_waited
     frozen.thaw();
     wait_until("it is given back", AT_MOST, || !holds_its_lease(&daemon));
     assert!(!daemon.log().contains("are never idle"), "{}", daemon.log());
+}
+
+/// A heuristic: what the device has in flight.
+#[test]
+fn s1_what_a_living_client_has_in_its_ring_lands_before_its_lease_is_given_back() {
+    let (directory, writes_to) = (tempfile::tempdir().unwrap(), FreezableDisk::new());
+    let area = Area::file(directory.path(), "leases");
+    let (mut machine, daemon) = first_host(&area);
+    let (guest, frozen) = writes_for_long(&mut machine, &area, &writes_to, "--release");
+    daemon.wait_said(WAITS, AT_MOST);
+    stays_so_until("the lease is held", boot_now().after(seconds(3)), || {
+        holds_its_lease(&daemon) && guest.said("released").is_none()
+    });
+    frozen.thaw();
+    guest.wait_said("released", AT_MOST);
+    assert!(!holds_its_lease(&daemon));
+    let landed = fs::read(&writes_to.area.backing).unwrap()[..20].to_vec();
+    assert_eq!(String::from_utf8(landed).unwrap(), guest.last_word(), "its last write landed before that");
+    assert!(!daemon.log().contains(NEVER_IDLE), "{}", daemon.log());
+}
+
+#[test]
+fn a_living_client_whose_device_is_never_idle_gives_its_lease_back_after_a_bounded_time_and_the_log_says_so() {
+    let (directory, writes_to) = (tempfile::tempdir().unwrap(), FreezableDisk::new());
+    let area = Area::file(directory.path(), "leases");
+    let (mut machine, daemon) = first_host(&area);
+    let (guest, frozen) = writes_for_long(&mut machine, &area, &writes_to, "--release");
+    let (asked, answered) = (guest.said("hangs").unwrap(), guest.wait_said("released", AT_MOST));
+    let waited = answered.since(asked);
+    assert!(waited >= DRAIN && waited < DRAIN * 2, "{waited:?}");
+    daemon.wait_said(NEVER_IDLE, AT_MOST);
+    assert!(!holds_its_lease(&daemon));
+    frozen.thaw();
 }
 
 #[test]

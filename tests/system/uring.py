@@ -35,6 +35,7 @@ class Ring:
         self.mask = entries - 1
         self.disk = os.open(path, os.O_RDWR | os.O_DIRECT)
         self.data = mmap.mmap(-1, size)
+        self.writes = True
 
     def begin(self, word):
         """Begins a write that starts with these bytes."""

@@ -308,6 +308,8 @@ impl Front<SimMachine> for Desk {
                 let notes = works.notes().clone();
                 host.sim().call_at(group, until + 1, move || notes.event(Event::WritesOver { client, exited }));
             }
+            // A client here has nothing in flight when it gives back a lease.
+            Effect::DrainWrites { client } => return Some(Event::WritesDrained { client, idle: true }),
             Effect::Answer { to, .. } | Effect::AnswerStatus { to } => {
                 if let Some(connection) = port.connection(to.client) {
                     connection.reply(&to.header.answer(ResultCode::ENOSYS, 0, 0).encode(), None);

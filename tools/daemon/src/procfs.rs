@@ -23,6 +23,7 @@ use holdfast_io::sys::mark::Mark;
 use holdfast_io::sys::process::{ProcessError, pidfd_open};
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::stat::{FileStat, stat};
 use serde::{Deserialize, Serialize};
 
 /// One process, for as long as this boot lasts.
@@ -470,6 +471,12 @@ impl Procfs {
         let path = self.process(pid).join("fdinfo").join(number.to_string());
         let text = if_there(&path, |path| fs::read_to_string(path))?;
         Ok(text.and_then(|text| parse_fdinfo(number, &text)))
+    }
+
+    /// What a descriptor of a process leads to; `None` when it is not there, or not to be seen. Not for what may be on a network.
+    #[must_use]
+    pub fn leads_to(&self, pid: i32, number: i32) -> Option<FileStat> {
+        stat(&self.process(pid).join("fd").join(number.to_string())).ok()
     }
 
     /// The kinds of file system that a process has mounted, by the numbers that [`Descriptor::mount`] names.

@@ -16,8 +16,12 @@
 //! | heirs of a client that has exited | heirs of one that lives, within the last six looks |
 //!
 //! What is written through the page cache is not looked at: with or without a ring it reaches the disk when the kernel likes, and no lease
-//! knows. A client that closes its connection and lives on is taken at its word after a second, as one is that gives back a lease itself.
+//! knows. A client that closes its connection and lives on is taken at its word after a second.
 //! A client that locks all of its device, or gives such a lock back, takes its mark away until the next look.
+//!
+//! One that lives and gives back a lease keeps its descriptors, and their marks: of its writes only its devices tell something, as
+//! above, by a **heuristic**: until none of those that it was seen to write to has a write in flight, its own or another's, its
+//! lease is not given back, for ten seconds at most. What its ring has not handed on to a device yet is not counted there.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,12 +53,16 @@ const THOROUGH: u32 = 6;
 /// For so long a client's writes are waited for that has closed its connection, and lives.
 const ITS_WORD: Duration = Duration::from_secs(1);
 
-/// For so long a device is waited for on which a description could not be marked, to have nothing in flight.
+/// For so long a device is waited for to have nothing in flight: one on which a description could not be marked, or one that a client
+/// may have written to that gives back a lease.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Between two looks at the marks of those that are gone: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two looks at what the devices of one that lives have in flight: others may keep them busy nearly always.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// Between two words about one that is gone, or about a look that hangs.
 const SAY: Duration = Duration::from_secs(30);
@@ -93,6 +101,8 @@ struct Seen {
     looked_at: BTreeSet<Mark>,
     /// Those of whom a description was ever marked, or was about to be: of no other there is a mark.
     marked: BTreeSet<Mark>,
+    /// The devices through which they were seen to write.
+    devices: BTreeMap<Mark, BTreeSet<Device>>,
     /// Devices of those of whom one could not be.
     unmarked: BTreeMap<Mark, BTreeSet<Device>>,
     /// Those of whom it was said that not all can be seen.
@@ -132,6 +142,21 @@ impl Rings {
     #[must_use]
     pub fn knows(&self, process: &Guarded) -> bool {
         self.seen().marked.contains(&mark_of(process))
+    }
+
+    /// A client that lives gives back a lease: what is to be waited for before. `None`: nothing.
+    #[must_use]
+    pub fn drain(&self, of: &Guarded) -> Option<Drain> {
+        let mark = mark_of(of);
+        let mut busy = self.seen().devices.get(&mark).cloned()?;
+        busy.retain(|device| {
+            let count = in_flight(*device);
+            if count.is_none() {
+                self.tell(mark, &format!("device {device:?} does not say what it has in flight"));
+            }
+            count.is_some_and(|writes| writes > 0)
+        });
+        (!busy.is_empty()).then_some(Drain { pid: of.pid, busy })
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -182,6 +207,10 @@ impl Rings {
         for descriptor in procfs.written_through(process.pid)? {
             if descriptor.marks.contains(&mark) {
                 self.seen().marked.insert(mark);
+                // Perhaps by a predecessor of this daemon, which has not told its device.
+                let device =
+                    procfs.leads_to(process.pid, descriptor.number).and_then(|s| disk_of(&s, descriptor.direct));
+                self.seen().devices.entry(mark).or_default().extend(device);
                 continue;
             }
             let kind = mounts.get(&descriptor.mount).map(String::as_str);
@@ -209,6 +238,7 @@ impl Rings {
         let Some(device) = disk_of(&stat, of.direct) else { return };
         // Known before it is there: its process may end at any moment.
         self.seen().marked.insert(mark);
+        self.seen().devices.entry(mark).or_default().insert(device);
         let put = mark.put_on(same);
         // A lock of its own over all of the file swallows the mark.
         let shows = || procfs.descriptor(pid, of.number).ok().flatten().is_none_or(|d| d.marks.contains(&mark));
@@ -236,6 +266,7 @@ impl Rings {
     fn forget(&self, of: &Guarded) {
         let (mut seen, mark) = (self.seen(), mark_of(of));
         seen.marked.remove(&mark);
+        seen.devices.remove(&mark);
         seen.unmarked.remove(&mark);
         seen.told.remove(&mark);
     }
@@ -277,6 +308,34 @@ fn disk_of(stat: &FileStat, direct: bool) -> Option<Device> {
         libc::S_IFBLK => Some(device(stat.st_rdev)),
         libc::S_IFREG if direct => Some(device(stat.st_dev)),
         _ => None,
+    }
+}
+
+/// A wait for the devices of a client that lives.
+///
+/// Crash, hang or pause here: its lease is held meanwhile, and nothing was written to give it back.
+#[derive(Debug)]
+pub struct Drain {
+    pid: i32,
+    /// Those that were not seen idle yet.
+    busy: BTreeSet<Device>,
+}
+
+impl Drain {
+    /// Waits until each of the devices was seen with no write in flight, and says whether that was in time.
+    pub async fn over(mut self, clock: &BootClock) -> bool {
+        let (pid, began) = (self.pid, clock.now());
+        tracing::info!(target: AT_WILL, pid, devices = ?self.busy, "a client with an io_uring gives back a lease: what its devices have in flight is waited for");
+        while !self.busy.is_empty() {
+            if clock.now().since(began) >= DRAIN {
+                tracing::warn!(pid, devices = ?self.busy, "devices that a client writes to through io_uring are never idle: it gives back a lease, and is taken at its word");
+                return false;
+            }
+            clock.sleep(GLANCE).await;
+            // One that is there no more has nothing in flight.
+            self.busy.retain(|device| in_flight(*device).is_some_and(|writes| writes > 0));
+        }
+        true
     }
 }
 

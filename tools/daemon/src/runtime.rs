@@ -409,6 +409,7 @@ impl Front<Linux> for Guests {
                 }
             }
             Effect::WatchWrites { client, exited } => return self.watch_writes(works, client, exited),
+            Effect::DrainWrites { client } => return self.drain_writes(works, client),
             Effect::Answer { to, request } => self.answer(works, to, request),
             Effect::AnswerStatus { to } => self.answer_status(works, to),
             Effect::Kill(kill) => self.kill(works, kill),
@@ -474,6 +475,20 @@ impl Guests {
         let ringed = works.supervisor.guarded_of(client).filter(|of| self.rings.knows(of));
         let Some(of) = ringed.cloned() else { return Some(Event::WritesOver { client, exited }) };
         self.ends.wait(client, of, exited, works.notes(), works.platform().clock());
+        None
+    }
+
+    /// Who has no ring, or nothing in flight, does not wait: that is known without a look at any process.
+    fn drain_writes(&self, works: &Works<Linux>, client: ClientId) -> Option<Event<Held>> {
+        let of = works.supervisor.guarded_of(client);
+        let Some(drain) = of.and_then(|of| self.rings.drain(of)) else {
+            return Some(Event::WritesDrained { client, idle: true });
+        };
+        let (notes, clock) = (works.notes().clone(), works.platform().clock().clone());
+        spawn_local(async move {
+            let idle = drain.over(&clock).await;
+            notes.event(Event::WritesDrained { client, idle });
+        });
         None
     }
 

@@ -327,6 +327,7 @@ impl<P: Platform> Works<P> {
             | Effect::Identify { .. }
             | Effect::WatchGroup { .. }
             | Effect::WatchWrites { .. }
+            | Effect::DrainWrites { .. }
             | Effect::Answer { .. }
             | Effect::AnswerStatus { .. }
             | Effect::RunProgram { .. }

@@ -195,6 +195,13 @@ pub enum Event<L> {
         /// They were waited for after all of these had exited. Otherwise some of them may live, and write on.
         exited: bool,
     },
+    /// A client that lives gives back a lease, and what its rings wrote was waited for.
+    WritesDrained {
+        /// The connection it registered.
+        client: ClientId,
+        /// Nothing of it is in flight, as far as its devices show. Otherwise they were never seen idle.
+        idle: bool,
+    },
     /// The watchdog is armed, or cannot be.
     Armed {
         /// Whether it keeps what is to be sealed, as read back; or why not.
@@ -569,6 +576,12 @@ pub enum Effect<L> {
         client: ClientId,
         /// All of these have exited.
         exited: bool,
+    },
+    /// A client that lives gives back a lease: report [`Event::WritesDrained`] when what it wrote through an io_uring is no longer
+    /// in flight, or after a bounded time. At once where it has no ring.
+    DrainWrites {
+        /// Which connection.
+        client: ClientId,
     },
     /// Answer from the disk or from what was observed of other hosts, without the supervisor.
     Answer {

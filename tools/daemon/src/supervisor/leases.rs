@@ -227,7 +227,12 @@ impl Running {
 #[derive(Debug)]
 pub(super) enum Work {
     Acquire(Acquire),
-    Release { pending: BTreeSet<LeaseKey>, code: ResultCode },
+    /// A release whose client may have writes in flight still.
+    Drain(GivesBack),
+    Release {
+        pending: BTreeSet<LeaseKey>,
+        code: ResultCode,
+    },
     Convert,
 }
 
@@ -242,6 +247,16 @@ pub(super) struct Acquire {
     wait: bool,
     /// Set once refused: what to do when everything got so far is given back.
     refused: Option<Refused>,
+}
+
+/// What a release is to give back.
+#[derive(Debug)]
+pub(super) struct GivesBack {
+    keys: Vec<LeaseKey>,
+    which: Tokens,
+    rename: Option<ResourceName>,
+    /// The answer, if nothing goes wrong.
+    code: ResultCode,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -275,7 +290,7 @@ pub(super) fn not_admitted(code: ResultCode) -> &'static str {
 }
 
 /// Which tokens of a client.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tokens {
     Latest,
     All,

@@ -215,6 +215,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::Exited { client } => self.exited(client),
             Event::GroupGone { client } => self.group_gone(client),
             Event::WritesOver { client, exited } => self.writes_over(client, exited),
+            Event::WritesDrained { client, idle } => self.writes_drained(client, idle),
             Event::Armed { result, device_seconds } => self.armed(result, device_seconds, now),
             Event::Petted { result, until } => self.petted(result, until, now),
             Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences, now),

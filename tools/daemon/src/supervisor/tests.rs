@@ -128,13 +128,14 @@ impl World {
         let effects = self.daemon.apply(event, self.now);
         self.unanswered_pets += effects.iter().filter(|e| matches!(e, Effect::Pet { .. })).count();
         let over = |e: &Effect<u32>| match e {
-            Effect::WatchWrites { client, exited } if !self.writes_in_flight => Some((*client, *exited)),
+            Effect::WatchWrites { client, exited } => Some(Event::WritesOver { client: *client, exited: *exited }),
+            Effect::DrainWrites { client } => Some(Event::WritesDrained { client: *client, idle: true }),
             _ => None,
         };
-        let over: Vec<(ClientId, bool)> = effects.iter().filter_map(over).collect();
+        let over: Vec<_> = effects.iter().filter(|_| !self.writes_in_flight).filter_map(over).collect();
         self.log.extend(effects);
-        for (client, exited) in over {
-            self.apply(Event::WritesOver { client, exited });
+        for event in over {
+            self.apply(event);
         }
         self
     }
@@ -517,6 +518,69 @@ fn s1_what_a_client_has_written_lands_before_its_lease_is_given_back_or_its_lock
     assert_eq!(w.leaves(), [] as [bool; 0]);
     w.apply(Event::WritesOver { client: ClientId(1), exited: true });
     assert_eq!(w.leaves(), [false]);
+}
+
+#[test]
+fn s1_what_a_living_client_has_in_flight_is_waited_for_before_a_release_begins() {
+    let releases = |w: &World| w.count(|e| matches!(e, Effect::StartRelease { .. }));
+    let drained = |idle| Event::WritesDrained { client: ClientId(1), idle };
+    for idle in [true, false] {
+        let mut w = World::joined();
+        w.writes_in_flight = true;
+        w.hold(1, "R");
+        w.log.clear();
+        w.release_all(1);
+        assert_eq!(w.count(|e| matches!(e, Effect::DrainWrites { client: ClientId(1) })), 1);
+        w.renewed(0).pass(1);
+        assert_eq!((releases(&w), w.codes(1)), (0, vec![]));
+        w.acquire(1, &["S"], AcquireFlags::NONE);
+        assert_eq!(w.codes(1), [ResultCode::EBUSY.number()], "it runs a command");
+        // Waited for long enough in a lockspace that is well it is taken at its word.
+        w.apply(drained(idle));
+        assert_eq!(releases(&w), 1);
+        w.released();
+        assert_eq!(w.codes(1)[1..], [0]);
+        w.release_all(1);
+        assert_eq!(w.count(|e| matches!(e, Effect::DrainWrites { .. })), 1, "there is nothing to wait for");
+        assert_eq!(w.codes(1)[2..], [0]);
+    }
+
+    // A client that goes meanwhile is waited for like any other, whatever its devices show.
+    let mut w = World::joined();
+    w.writes_in_flight = true;
+    w.hold(1, "R").release_all(1).closed(1).exited(1).apply(drained(true));
+    assert_eq!(releases(&w), 0);
+    w.apply(Event::WritesOver { client: ClientId(1), exited: true });
+    assert_eq!(releases(&w), 1);
+    w.released();
+    assert_eq!(w.count(|e| matches!(e, Effect::Forget { client: ClientId(1) })), 1);
+}
+
+#[test]
+fn d2_a_lost_lockspace_does_not_wait_for_a_release_that_waits_for_writes() {
+    for idle in [true, false] {
+        let mut w = World::joined();
+        w.writes_in_flight = true;
+        w.hold(1, "R");
+        w.log.clear();
+        w.release_all(1).pass(8 * IO + GRACE + 1);
+        assert_eq!(w.signals(1)[0], Signal::SIGTERM);
+        assert_eq!(*w.signals(1).last().unwrap(), Signal::SIGKILL, "its time is the ladder's");
+        assert_eq!(w.leaves(), [] as [bool; 0]);
+        w.apply(Event::WritesDrained { client: ClientId(1), idle });
+        assert_eq!(w.count(|e| matches!(e, Effect::StartRelease { .. })), 0, "nothing is written (D2)");
+        if idle {
+            assert_eq!(
+                (w.codes(1), w.leaves()),
+                (vec![0], vec![false]),
+                "nothing of it is in flight, and it gave all back"
+            );
+            continue;
+        }
+        assert_eq!((w.codes(1), w.leaves()), (vec![ResultCode::EBUSY.number()], vec![]));
+        w.closed(1).exited(1).apply(Event::WritesOver { client: ClientId(1), exited: true });
+        assert_eq!(w.leaves(), [false]);
+    }
 }
 
 #[test]

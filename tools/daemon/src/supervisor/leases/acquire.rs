@@ -315,7 +315,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     fn acquire_of(&mut self, target: ClientId) -> Option<&mut Acquire> {
         match self.clients.get_mut(&target)?.running.as_mut()?.work {
             Work::Acquire(ref mut acquire) => Some(acquire),
-            Work::Release { .. } | Work::Convert => None,
+            Work::Drain(_) | Work::Release { .. } | Work::Convert => None,
         }
     }
 

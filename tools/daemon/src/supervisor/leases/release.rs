@@ -1,7 +1,5 @@
 //! The release command, and every other way in which a lease is given back or let go.
 
-use std::collections::BTreeSet;
-
 use holdfast_io::clock::LocalInstant;
 use holdfast_io::ids::ResourceName;
 use holdfast_io::stop::Stop;
@@ -11,7 +9,7 @@ use holdfast_protocol::payload::ResourceHead;
 use holdfast_protocol::request::Target;
 use paxos_lease::Mode;
 
-use super::{Phase, Running, Token, Tokens, Work, key_of, not_admitted};
+use super::{GivesBack, Phase, Running, Token, Tokens, Work, key_of, not_admitted};
 use crate::log_ring::AT_WILL;
 use crate::supervisor::event::{ClientId, Effect, LeaseKey, ReplyTo, TaskId};
 use crate::supervisor::spaces::{Life, Space};
@@ -70,13 +68,54 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             tracing::info!(target: AT_WILL, lease, pid = who.pid, name = %who.name, code = code.number(), "not released: {NOT_HELD}");
             self.refused(lease, code, format!("{NOT_HELD}: {who}"), now);
         }
+        let which = if everything { Tokens::All } else { Tokens::Latest };
+        self.drain(to, target, GivesBack { keys, which, rename: None, code });
+    }
+
+    /// What its client wrote before it asked must have landed (S1). Until then it holds what it gives back: a crash or a hang
+    /// here leaves the lease taken, and a lockspace that is lost meanwhile does not wait: whoever holds something in it is ended.
+    fn drain(&mut self, to: ReplyTo, target: ClientId, gives_back: GivesBack) {
+        let Some(client) = self.clients.get_mut(&target) else { return };
+        let nothing = gives_back.keys.is_empty();
+        client.running = Some(Running { stop: Stop::new(), to, work: Work::Drain(gives_back) });
+        if nothing {
+            return self.writes_drained(target, true);
+        }
+        self.effects.push(Effect::DrainWrites { client: target });
+    }
+
+    /// A release goes on. One whose client has closed its connection meanwhile ends: what that takes back waits for more.
+    pub(in crate::supervisor) fn writes_drained(&mut self, target: ClientId, idle: bool) {
+        let Some(client) = self.clients.get_mut(&target) else { return };
+        let Some(Running { to, work: Work::Drain(gives_back), .. }) = &mut client.running else { return };
+        let to = *to;
+        let GivesBack { keys, which, rename, code } = gives_back;
+        let (keys, which, rename, code) = (std::mem::take(keys), *which, rename.take(), *code);
+        if client.closed {
+            client.running = None;
+            if to.client != target {
+                self.reply(to, ResultCode::ENOTTY);
+            }
+            return self.forget_if_over(target);
+        }
+        // Who is being ended is not taken at its word: it is over once it is gone.
+        let stays =
+            |key: &LeaseKey| !idle && self.spaces.get(&key.space).is_some_and(|s| s.guards.contains_key(&target));
+        let (stay, keys): (Vec<_>, Vec<_>) = keys.into_iter().partition(stays);
+        let code = if stay.is_empty() { code } else { ResultCode::EBUSY };
         if let Some(client) = self.clients.get_mut(&target) {
             let work = Work::Release { pending: keys.iter().copied().collect(), code };
             client.running = Some(Running { stop: Stop::new(), to, work });
         }
-        let all = if everything { Tokens::All } else { Tokens::Latest };
+        self.give_back(target, keys, which, rename);
+    }
+
+    fn give_back(&mut self, target: ClientId, keys: Vec<LeaseKey>, which: Tokens, rename: Option<ResourceName>) {
         for key in &keys {
-            self.give_up(*key, target, all);
+            match rename {
+                Some(name) => self.start_release_as(*key, Some(name)),
+                None => self.give_up(*key, target, which),
+            }
         }
         for key in keys {
             if !self.is_releasing(key) {
@@ -102,12 +141,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         let (Ok(name), Mode::Exclusive) = (name, mode) else {
             return Err((ResultCode::EINVAL, "it is shared, or its new name is none"));
         };
-        if let Some(client) = self.clients.get_mut(&target) {
-            let work = Work::Release { pending: BTreeSet::from([key]), code: ResultCode::OK };
-            client.running = Some(Running { stop: Stop::new(), to, work });
-        }
-        self.start_release_as(key, Some(name));
-        self.end_release(target);
+        let gives_back = GivesBack { keys: vec![key], which: Tokens::Latest, rename: Some(name), code: ResultCode::OK };
+        self.drain(to, target, gives_back);
         Ok(())
     }
 
