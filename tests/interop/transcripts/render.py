@@ -13,7 +13,7 @@ import wire
 TIME, NUMBER = "<time>", "<number>"
 # Values of STATUS strings that are times, numbers a daemon has made up, or facts about the daemon itself.
 TIMES = {"kill_last", "acquire_last_attempt", "acquire_last_success", "renewal_last_attempt",
-         "renewal_last_success", "last_check", "last_live", "timestamp", "monotime", "read_ms", "write_ms"}
+         "renewal_last_success", "last_check", "last_live", "last_req", "timestamp", "monotime", "read_ms", "write_ms"}
 NUMBERS = {"ci", "fd", "space_id", "res_id", "token_id", "helper_pid", "helper_kill_fd"}
 COUNTS = {"kill_count"}  # how often, by how much time has passed
 # What each says of itself: sanlock sets the queues of its devices, uses libaio and has a helper process, and our kill

@@ -228,7 +228,7 @@ impl Context {
         let hosts = space.hosts.borrow();
         let mut payload = Vec::new();
         for (id, seen) in hosts.hosts().filter(|(_, seen)| seen.was_used()) {
-            host_record(id, seen).encode(&mut payload);
+            host_record(id, seen, space.called_at(id)).encode(&mut payload);
         }
         Answer::ok(payload)
     }
@@ -656,12 +656,12 @@ fn log_dump(log: &LogRing) -> Answer {
 }
 
 /// What is known of a host, as HOST_STATUS tells it: times of our clock but for the host's own timestamp.
-fn host_record(id: HostId, seen: &Observation) -> StateRecord {
+fn host_record(id: HostId, seen: &Observation, called_at: Option<LocalInstant>) -> StateRecord {
     let timestamp = seen.timestamp().map_or(0, |t| t.0);
     let pairs = [
         ("last_check", seen.last_check.disk_seconds().to_string()),
         ("last_live", seen.last_live().map_or(0, LocalInstant::disk_seconds).to_string()),
-        ("last_req", "0".to_owned()),
+        ("last_req", called_at.map_or(0, LocalInstant::disk_seconds).to_string()),
         ("owner_id", id.to_string()),
         ("owner_generation", seen.generation().map_or(0, |g| g.0).to_string()),
         ("timestamp", timestamp.to_string()),

@@ -44,6 +44,7 @@ use crate::log_ring::AT_WILL;
 use crate::note::Notes;
 use crate::platform::{LeaseFile, Platform, SharedDisk};
 use crate::state_file::FenceRecord;
+use crate::supervisor::CALLED_FOR;
 use crate::supervisor::event::{
     AcquireEnd, AskRequest, Call, ConvertRequest, Converted, Event, LeaseKey, LeaseRequest, Place, Prepared, TaskId,
 };
@@ -79,8 +80,8 @@ pub struct SpaceShared<P: Platform = Linux> {
     pub me: Me,
     /// Everything seen of its hosts.
     pub hosts: RefCell<HostTable>,
-    /// By which renewals others were last heard to call us.
-    heard: RefCell<BTreeMap<HostId, (Generation, RemoteTimestamp)>>,
+    /// Who was heard to call us.
+    heard: RefCell<BTreeMap<HostId, Heard>>,
     /// D2's instant for its leases.
     pub limit: WriteLimit,
     /// Ends waiting tasks when the lockspace is left or lost.
@@ -97,6 +98,14 @@ pub struct SpaceShared<P: Platform = Linux> {
     retired: RefCell<Vec<Retired<P>>>,
     /// Further devices that have their fence. Each stays open for it, whether or not a lease still uses it.
     fenced: RefCell<Vec<Fenced<P::File>>>,
+}
+
+/// A host that was heard to call us.
+struct Heard {
+    /// By which renewal it was, last.
+    by: (Generation, RemoteTimestamp),
+    /// When it was, as HOST_STATUS tells it.
+    at: LocalInstant,
 }
 
 struct Fenced<F> {
@@ -281,16 +290,28 @@ impl<P: Platform> SpaceShared<P> {
     /// Who calls us, by a renewal that we have not heard yet, and what of.
     pub fn calls(&self) -> Vec<Call> {
         let (hosts, me) = (self.hosts.borrow(), self.me.term.host_id);
+        let mut heard = self.heard.borrow_mut();
         let mut calls = Vec::new();
         for (id, seen) in hosts.hosts().filter(|(id, seen)| *id != me && seen.damage.is_none()) {
             let Some(sector) = seen.sector().filter(|s| s.bitmap.contains(me)) else { continue };
-            let at = (sector.generation(), sector.leader.timestamp);
-            if self.heard.borrow_mut().insert(id, at) != Some(at) {
-                let from = HostTerm { host_id: id, generation: sector.generation() };
-                calls.push(Call { from, event: sector.event() });
+            let by = (sector.generation(), sector.leader.timestamp);
+            let before = heard.get(&id);
+            if before.is_some_and(|heard| heard.by == by) {
+                continue;
             }
+            // Renewals that say it within the time for which a call stands are one call.
+            let at = before.map(|heard| heard.at).filter(|at| seen.last_check < at.after(call_stands(&self.me)));
+            heard.insert(id, Heard { by, at: at.unwrap_or(seen.last_check) });
+            calls.push(Call { from: HostTerm { host_id: id, generation: sector.generation() }, event: sector.event() });
         }
         calls
+    }
+
+    /// When a host was last heard to call us, if it was; as sanlock tells it, one that goes on calling counts anew after six of our
+    /// io_timeouts (seen: docs/sanlock-observations.md).
+    #[must_use]
+    pub fn called_at(&self, host: HostId) -> Option<LocalInstant> {
+        self.heard.borrow().get(&host).map(|heard| heard.at)
     }
 
     /// A fresh look at a host, taken into the table.
@@ -322,6 +343,11 @@ impl<P: Platform> HostLiveness for SpaceShared<P> {
         }
         Ok(told(self.hosts.borrow().absence(host, self.clock().now())))
     }
+}
+
+/// For how long a host is called that is called once.
+fn call_stands(me: &Me) -> Duration {
+    Duration::from_secs(u64::from(me.io_timeout.seconds()) * u64::from(CALLED_FOR))
 }
 
 /// What is known of a host, as a lease asks for it.
@@ -857,9 +883,11 @@ fn explain<P: Platform>(shared: &SpaceShared<P>, refusal: &Refusal, now: LocalIn
     let age = seen
         .and_then(|s| s.last_live())
         .map_or_else(String::new, |t| format!(", last seen renewing {:.1} s ago", now.since(t).as_secs_f64()));
-    let until = refusal.earliest.map_or_else(String::new, |t| {
-        format!("; should it fall silent now, the lease could change hands in {:.1} s", t.since(now).as_secs_f64())
-    });
+    let silent = matches!(hosts.verdict(owner, now), OwnerVerdict::Silent { .. });
+    let when = if silent { "if it stays silent, the lease can" } else { "should it fall silent now, the lease could" };
+    let until = refusal
+        .earliest
+        .map_or_else(String::new, |t| format!("; {when} change hands in {:.1} s", t.since(now).as_secs_f64()));
     // Nothing will ever say that such an owner is over, so this waits for people.
     let unheard = seen.and_then(|s| s.generation()).filter(|found| *found < owner.generation).map_or_else(String::new, |found| {
         format!(

@@ -227,4 +227,6 @@ def a_request_for_a_version_that_is_reached_is_for_nobody(stage):
     client.first.ask("examine_lockspace", stage.space())
     time.sleep(2)
     client.first.ask("inquire", data2=wire.SELF)
+    # When it was called is told all the same.
+    client.connect().ask("host_status", wire.lockspace("LS"), length=32)
     puppet.die()

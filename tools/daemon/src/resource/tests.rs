@@ -4,9 +4,11 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use delta_lease::format::plan as plan_lockspace;
+use delta_lease::{DeltaSector, HostBitmap, SectorView};
 use holdfast_io::bytes::array_at;
 use holdfast_io::identity::Machine;
 use holdfast_io::ids::SpaceName;
+use holdfast_io::leader::LeaderKind;
 use holdfast_io::seal::{AreaUuid, SealedFire};
 use holdfast_io::sys::linux::{Access, BlockFile};
 use holdfast_io::sys::rights::Rights;
@@ -205,4 +207,78 @@ fn an_owner_of_whom_nothing_says_that_it_is_over_is_told_with_what_can_be_done()
         explain(&rig.shared, &refusal, rig.shared.clock().now())
     });
     assert!(why.contains("shows generation 0, an older one") && why.contains("format it anew"), "{why}");
+}
+
+/// Host 4 has renewed, and calls host 1 or does not: what a look at that instant shows.
+fn seen_renewing(rig: &Rig, timestamp: u64, calls: bool, at: LocalInstant) {
+    let host_id = HostId::new(4).unwrap();
+    let leader = LeaderRecord {
+        owner_id: 4,
+        owner_generation: Generation(7),
+        resource_name: ResourceName::new(b"the-other-host").unwrap(),
+        timestamp: RemoteTimestamp(timestamp),
+        io_timeout: 10,
+        ..LeaderRecord::formatted(LeaderKind::Delta, geometry(), key().space)
+    };
+    let mut bitmap = HostBitmap::EMPTY;
+    if calls {
+        bitmap.insert(rig.shared.me.term.host_id);
+    }
+    let bytes = DeltaSector { leader, bitmap, seal: None }.encode(SectorSize::B512);
+    rig.shared.hosts.borrow_mut().observe_sector(&SectorView { host_id, bytes, read_started: at, read_ended: at });
+}
+
+fn seconds(n: u64) -> LocalInstant {
+    LocalInstant::from_nanos(n * 1_000_000_000)
+}
+
+#[test]
+fn a_refusal_names_the_owner_and_says_when_its_lease_can_change_hands() {
+    let rig = Rig::new();
+    seen_renewing(&rig, 50, false, seconds(1000));
+    let owner = HostTerm { host_id: HostId::new(4).unwrap(), generation: Generation(7) };
+    let earliest = rig.shared.hosts.borrow().earliest_takeover(owner.host_id).unwrap();
+    let told = |kind, at| {
+        let refusal = Refusal { kind, leader: None, owner: Some(owner), earliest: Some(earliest), undo: None };
+        explain(&rig.shared, &refusal, seconds(at))
+    };
+    let left = |at| format!("{:.1} s", earliest.since(seconds(at)).as_secs_f64());
+    assert_eq!(
+        told(RefusalKind::Alive, 1005),
+        format!(
+            "held by host the-other-host ({owner}), last seen renewing 5.0 s ago; should it fall silent now, the lease could \
+             change hands in {}",
+            left(1005)
+        )
+    );
+    // It has missed a renewal, and is silent already.
+    assert_eq!(
+        told(RefusalKind::Silent, 1040),
+        format!(
+            "held by host the-other-host ({owner}), last seen renewing 40.0 s ago; if it stays silent, the lease can change \
+             hands in {}",
+            left(1040)
+        )
+    );
+    assert!(earliest > seconds(1000 + 140), "8 io_timeouts and the watchdog's 60 s at least: {earliest:?}");
+}
+
+/// As sanlock tells it: the look that has shown the call, and anew after six of our io_timeouts, with a renewal alone.
+#[test]
+fn a_call_is_told_with_the_look_that_showed_it_and_anew_after_six_io_timeouts() {
+    let rig = Rig::new();
+    let other = HostId::new(4).unwrap();
+    for (timestamp, calls, at, told, heard) in [
+        (50, false, 1000, None, 0),
+        (60, true, 1010, Some(1010), 1),
+        (60, true, 1015, Some(1010), 0),
+        (80, true, 1030, Some(1010), 1),
+        (80, true, 1080, Some(1010), 0),
+        (130, true, 1081, Some(1081), 1),
+        (150, false, 1200, Some(1081), 0),
+    ] {
+        seen_renewing(&rig, timestamp, calls, seconds(at));
+        assert_eq!(rig.shared.calls().len(), heard, "at {at}");
+        assert_eq!(rig.shared.called_at(other), told.map(seconds), "at {at}");
+    }
 }

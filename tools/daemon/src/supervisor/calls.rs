@@ -18,7 +18,7 @@ use super::Supervisor;
 use super::event::Effect;
 
 /// How many of our io_timeouts a host is called for (spec A, `set_bitmap_seconds`).
-const CALLED_FOR: u32 = 6;
+pub(crate) const CALLED_FOR: u32 = 6;
 
 /// Whom we call in a lockspace, and what we tell.
 #[derive(Debug, Default)]

@@ -66,6 +66,7 @@ use paxos_lease::Mode;
 use crate::log_ring::AT_WILL;
 use crate::state_file::{SpaceRecord, StateFile};
 use crate::watchdog::Kind;
+pub(crate) use calls::CALLED_FOR;
 pub use care::Care;
 pub use clients::Client;
 use event::{ClientId, Effect, Event, LeaseKey, Reloaded, ReplyTo, TaskId};
