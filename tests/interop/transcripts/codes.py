@@ -23,18 +23,18 @@ OWN = {
     -277: "index: offset", -278: "index: another entry",
 }
 
-RACE = "takes another host's write between two steps of one ballot: no instant that a script could meet"
+RETRIED = "a ballot that was outrun is tried again by both: no client is told (spec D 7)"
 UNPROVOKED = {
     -203: "sanlock without wdmd; ours does not begin to serve without it (with it: tests/interop/real_wdmd.py)",
     -210: "an error of the device is told with its own number (everything_that_a_disk_that_fails_refuses)",
-    -212: RACE,
-    -213: RACE,
+    -212: RETRIED,
+    -213: RETRIED,
     -220: "an error of the device is told with its own number (everything_that_a_disk_that_fails_refuses)",
     -221: "a device that takes the block of a ballot, and then not the leader",
     -222: "leases on several disks, which ours does not serve where sanlock formatted; not seen with sanlock either",
     -241: "an unknown lockspace is ENOSPC: acquire_without_a_lockspace",
     -242: "a lockspace whose disk cannot be opened is ENODEV: add_refused",
-    -244: RACE,
+    -244: "takes a ballot that is outrun, and the leader of whoever won before the next one: writes within one ballot of ours",
     -260: "a renewal's: no reply has it, but STATUS (status_of_a_lockspace_that_is_lost)",
     -261: "as -260",
 }

@@ -26,6 +26,8 @@ DELIBERATE = {
     "a_sharer_that_leaves_its_lease_behind_beside_another": "what was acquired persistently outlives its client",
     "restricted_by_whoever_adopts_an_orphan": "whoever adopts it is asked in its own way; sanlock goes by who left it",
     "releases_of_which_one_is_whole": "of a request that ends early nothing is done",
+    "a_killpath_that_ends_early": "as killpath: sanlock answers neither who sets another client's nor that client",
+    "a_conversion_that_ends_early": "is over with its answer; sanlock's client has a command under way for ever",
     "busy_from_the_header_on": "who sends half a request keeps nobody else out",
     "more_disks_than_a_lease_can_have": "they are thrown away; sanlock takes them for headers, and answers nobody any more",
     "hosts_right_after_a_join": "told as the join has read them",

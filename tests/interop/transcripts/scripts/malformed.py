@@ -62,10 +62,55 @@ def payloads_that_end_early(stage):
                              ("format_rindex", wire.rindex("LS", "x")),
                              ("lookup_rindex", wire.rindex("LS", "x") + wire.rentry()),
                              ("create_resource", wire.rindex("LS", "x") + wire.rentry())):
-        a = client.connect()
-        a.send(wire.header(command, length=32 + len(payload)) + payload[:100], f"{command} and 100 bytes")
-        a.half_close()
-        a.reply(1.0)
+        ends_early(client, command, payload)
+
+
+def ends_early(client, command, payload, **header):
+    """A request of which 100 bytes of the payload come, and then the end."""
+    a = client.connect()
+    a.send(wire.header(command, length=32 + len(payload), **header) + payload[:100], f"{command} and 100 bytes")
+    a.half_close()
+    a.reply(1.0)
+
+
+@malformed
+def more_payloads_that_end_early(stage):
+    client = stage.client()
+    index = wire.rindex("LS", "x") + wire.rentry("r", 1 << 20)
+    for command, payload in (("get_hosts", wire.lockspace("LS")), ("host_status", wire.lockspace("LS")),
+                             ("renewal", wire.lockspace("LS")), ("reg_event", wire.lockspace("LS")),
+                             ("end_event", wire.lockspace("LS")), ("set_config", wire.lockspace("LS")),
+                             ("write_lockspace", stage.space()), ("update_rindex", index),
+                             ("delete_resource", index), ("rebuild_rindex", wire.rindex("LS", "x"))):
+        ends_early(client, command, payload)
+
+
+def ends_early_for_another(stage, command, payload):
+    """The same for a client; what the client is afterwards."""
+    client = stage.client()
+    first = client.known()
+    ends_early(client, command, payload, data2=client.pid)
+    first.ask("inquire", data2=wire.SELF)
+    client.connect().ask("status")
+
+
+@malformed
+def a_conversion_that_ends_early(stage):
+    ends_early_for_another(stage, "convert", stage.lease(stage.fresh()))
+
+
+@malformed
+def a_killpath_that_ends_early(stage):
+    ends_early_for_another(stage, "killpath", wire.field("/bin/true", 128) + wire.field("one", 128))
+
+
+ends_it = set_of("malformed_ends_it")
+
+
+@ends_it
+def a_shutdown_with_a_force_value_that_is_none(stage):
+    a = stage.client().first
+    a.ask("shutdown", data=7, within=10.0)
 
 
 @malformed
