@@ -31,6 +31,7 @@ DELIBERATE = {
     "busy_from_the_header_on": "who sends half a request keeps nobody else out",
     "more_disks_than_a_lease_can_have": "they are thrown away; sanlock takes them for headers, and answers nobody any more",
     "hosts_right_after_a_join": "told as the join has read them",
+    "leases_whose_dblock_is_damaged": "our own sector, which nobody else writes, is written anew",
     "leaders_that_are_sealed_and_mean_nothing": "what is not understood is not used, and sizes of 0 are told as sizes",
     "a_first_sector_that_is_damaged": "a record with a wrong checksum is not believed in anything",
     "a_sector_that_is_sealed_and_means_nothing": "a host_id with flags that are not known is not taken",
