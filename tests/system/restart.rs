@@ -93,6 +93,10 @@ fn an_heir_of_the_connection_is_found_and_ended_too() {
     guest.wait_said("heir", AT_MOST);
     let heir = Process::of(guest.pid_of("heir").unwrap());
     guest.process.wait_over("the client that registered", AT_MOST);
+    wait_until("status names the heir", AT_MOST, || {
+        let client = &daemon.status()["clients"][0];
+        client["inherited"] == true && client["heirs"] == serde_json::json!([heir.pid])
+    });
     let beats = second.path("");
     let rival = Guest::start(&mut second, &area, "one", "--keep-trying", &beats);
     rival.wait_said("refused", AT_MOST);

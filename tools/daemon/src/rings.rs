@@ -105,6 +105,8 @@ struct Seen {
     devices: BTreeMap<Mark, BTreeSet<Device>>,
     /// Devices of those of whom one could not be.
     unmarked: BTreeMap<Mark, BTreeSet<Device>>,
+    /// Who else has the connections of those that were looked at, as of the latest look: their pids by the inodes of these.
+    heirs: BTreeMap<u64, Vec<i32>>,
     /// Those of whom it was said that not all can be seen.
     told: BTreeSet<Mark>,
 }
@@ -142,6 +144,12 @@ impl Rings {
     #[must_use]
     pub fn knows(&self, process: &Guarded) -> bool {
         self.seen().marked.contains(&mark_of(process))
+    }
+
+    /// The processes that had the connection with this inode when its heirs were last looked for, but for its client's own.
+    #[must_use]
+    pub fn heirs_of(&self, inode: u64) -> Vec<i32> {
+        self.seen().heirs.get(&inode).cloned().unwrap_or_default()
     }
 
     /// A client that lives gives back a lease: what is to be waited for before. `None`: nothing.
@@ -182,7 +190,8 @@ impl Rings {
             let _over = Over(|| self.seen().scanning = None);
             everybody(users, thorough, procfs)
         };
-        for (mark, processes, unseen) in found {
+        self.note_heirs(users, &found);
+        for Found { mark, processes, unseen, .. } in found {
             if self.seen().looked_at.insert(mark) {
                 let _over = Over(|| {
                     self.seen().looked_at.remove(&mark);
@@ -195,6 +204,14 @@ impl Rings {
                 }
             }
         }
+    }
+
+    /// Those of whom no heirs were looked for this time have those of the time before.
+    fn note_heirs(&self, users: &[User], found: &[Found]) {
+        let users: BTreeSet<u64> = users.iter().map(|user| user.process.connection_inode).collect();
+        let mut seen = self.seen();
+        seen.heirs.retain(|inode, _| users.contains(inode));
+        seen.heirs.extend(found.iter().filter_map(|found| found.heirs.clone()));
     }
 
     fn mark_process(&self, process: ProcessId, mark: Mark, procfs: &Procfs) -> Result<(), ProcError> {
@@ -281,8 +298,19 @@ impl<F: FnMut()> Drop for Over<F> {
     }
 }
 
-/// Whom to look at for each user: itself, its group, and who has its connection; and what could not be found out.
-fn everybody(users: &[User], thorough: bool, procfs: &Procfs) -> Vec<(Mark, BTreeSet<ProcessId>, Option<String>)> {
+/// Whom a look is at for a user.
+struct Found {
+    mark: Mark,
+    /// Itself, its group, and who has its connection.
+    processes: BTreeSet<ProcessId>,
+    /// What could not be found out.
+    unseen: Option<String>,
+    /// Its connection, and who else has it. `None`: that was not looked for, or not to be seen.
+    heirs: Option<(u64, Vec<i32>)>,
+}
+
+/// For each user, whom to look at. Through all of /proc heirs are looked for of these alone that have exited, unless it is a thorough look.
+fn everybody(users: &[User], thorough: bool, procfs: &Procfs) -> Vec<Found> {
     let leaders = users.iter().filter(|u| u.process.group).map(|u| id_of(&u.process)).collect();
     let groups = procfs.groups_of(&leaders);
     let shared = |u: &&User| thorough || u.inherited;
@@ -292,11 +320,14 @@ fn everybody(users: &[User], thorough: bool, procfs: &Procfs) -> Vec<(Mark, BTre
     let (groups, heirs) = (groups.unwrap_or_default(), heirs.map(|look| look.holders).unwrap_or_default());
     let own = nix::unistd::getpid().as_raw();
     let of = |user: &User| {
-        let id = id_of(&user.process);
+        let (id, inode) = (id_of(&user.process), user.process.connection_inode);
         let members = groups.get(&id).into_iter().flatten();
-        let heirs = heirs.get(&user.process.connection_inode).into_iter().flat_map(|h| &h.found);
-        let all = members.chain(heirs).copied().chain([id]).filter(|process| process.pid != own);
-        (mark_of(&user.process), all.collect(), error.clone())
+        let have_it = heirs.get(&inode).map(|h| h.found.as_slice());
+        let all =
+            members.chain(have_it.into_iter().flatten()).copied().chain([id]).filter(|process| process.pid != own);
+        let others = |all: &[ProcessId]| all.iter().filter(|p| **p != id && p.pid != own).map(|p| p.pid).collect();
+        let heirs = have_it.map(|all| (inode, others(all)));
+        Found { mark: mark_of(&user.process), processes: all.collect(), unseen: error.clone(), heirs }
     };
     users.iter().map(of).collect()
 }

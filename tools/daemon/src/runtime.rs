@@ -1,6 +1,6 @@
 //! The daemon at work on the real machine: connections, processes and signals around its [`Works`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::process::Stdio;
 use std::rc::Rc;
@@ -557,6 +557,7 @@ impl Guests {
             .collect();
         document["hosts"] = serde_json::Value::Object(hosts);
         add_copies(works, &mut document["leases"]);
+        self.add_heirs(works, &mut document["clients"]);
         let payload = document.to_string().into_bytes();
         let mut bytes = to.header.answer(ResultCode::OK, 0, payload.len()).encode().to_vec();
         bytes.extend_from_slice(&payload);
@@ -564,6 +565,16 @@ impl Guests {
             g.connection.send(bytes);
             g.connection.next();
         });
+    }
+
+    /// To each client that uses a lease, who else had its connection at the latest look. Nobody is looked for here.
+    fn add_heirs(&self, works: &Works<Linux>, clients: &mut serde_json::Value) {
+        let looked_for = works.supervisor.users().into_iter().map(|(process, _)| process.connection_inode);
+        let looked_for: BTreeSet<u64> = looked_for.collect();
+        for client in clients.as_array_mut().into_iter().flatten() {
+            let inode = client["connection_inode"].as_u64().filter(|inode| looked_for.contains(inode));
+            client["heirs"] = inode.map(|inode| self.rings.heirs_of(inode)).unwrap_or_default().into();
+        }
     }
 }
 

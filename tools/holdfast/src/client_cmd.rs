@@ -367,6 +367,8 @@ pub struct Client {
     pub name: String,
     /// It has exited and left its connection to others.
     pub inherited: bool,
+    /// Who else has its connection, as far as the daemon's latest look has shown: their pids. Empty where it uses no lease.
+    pub heirs: Vec<i64>,
     /// It is gone, and something that it wrote is in flight still.
     pub writes_in_flight: bool,
     /// Signals it was sent to end it.

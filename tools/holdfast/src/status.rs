@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use crate::client_cmd::{
-    CommandError, Format, HostFacts, Lease, Output, Space, Status, Waiting, Watchdog, finish, plain, row,
+    Client, CommandError, Format, HostFacts, Lease, Output, Space, Status, Waiting, Watchdog, finish, plain, row,
     status_document, table, time,
 };
 
@@ -37,11 +37,11 @@ fn text(status: &Status) -> String {
     if !status.waiting.is_empty() {
         text += &section("waiting", "", status.waiting.iter().map(waiting), WAITING_HEADING);
     }
-    let heirs: Vec<_> = status.clients.iter().filter(|c| c.inherited).collect();
-    if !heirs.is_empty() {
+    let inherited: Vec<_> = status.clients.iter().filter(|c| c.inherited).collect();
+    if !inherited.is_empty() {
         text += "\nconnections that outlived their process (what inherited them keeps the leases)\n";
-        for client in heirs {
-            text += &format!("  of process {} ({})\n", client.pid, plain(&client.name));
+        for client in inherited {
+            text += &format!("  of process {} ({}){}\n", client.pid, plain(&client.name), heirs(client));
         }
     }
     let writing: Vec<_> = status.clients.iter().filter(|c| c.writes_in_flight).collect();
@@ -53,6 +53,16 @@ fn text(status: &Status) -> String {
         }
     }
     text
+}
+
+/// Who had its connection when the daemon last looked, every few seconds.
+fn heirs(client: &Client) -> String {
+    let heirs: Vec<String> = client.heirs.iter().map(ToString::to_string).collect();
+    match heirs.as_slice() {
+        [] => String::new(),
+        [heir] => format!(", which process {heir} has"),
+        several => format!(", which processes {} have", several.join(", ")),
+    }
 }
 
 fn section(title: &str, nothing: &str, rows: impl Iterator<Item = Vec<String>>, heading: &[&str]) -> String {
@@ -153,7 +163,9 @@ mod tests {
                 "name": "qemu", "inherited": false, "held_for_ms": 2000,
             }],
             "waiting": [{ "lockspace": "LS", "resource": "vm2", "pid": 78, "name": "qemu" }],
-            "clients": [{ "pid": 77, "name": "qemu", "inherited": true }, { "pid": 79, "name": "fio", "writes_in_flight": true }],
+            "clients": [{ "pid": 77, "name": "qemu", "inherited": true, "heirs": [91] }, {
+                "pid": 76, "name": "dd", "inherited": true, "heirs": []
+            }, { "pid": 75, "name": "sh", "inherited": true, "heirs": [92, 93] }, { "pid": 79, "name": "fio", "writes_in_flight": true }],
             "hosts": { "LS": [{ "own": true, "fire_timeout_s": 60 }] },
         }))
         .unwrap();
@@ -166,7 +178,12 @@ mod tests {
         assert!(shown.contains("  LS         vm1       4     held, inherited  77   qemu  1 min 1 s\n"), "{shown}");
         assert!(shown.contains("  LS         iso       9     shared           77   qemu  2.0 s\n"), "{shown}");
         assert!(shown.contains("  LS         vm2       78   qemu\n"), "{shown}");
-        assert!(shown.contains("  of process 77 (qemu)\n\nprocesses that are gone"), "{shown}");
+        assert!(
+            shown.contains(
+                "  of process 77 (qemu), which process 91 has\n  of process 76 (dd)\n  of process 75 (sh), which processes 92, 93 have\n\nprocesses that are gone"
+            ),
+            "{shown}"
+        );
         assert!(shown.ends_with("  process 79 (fio)\n"), "{shown}");
     }
 }

@@ -315,6 +315,7 @@ fn client_snapshot(client: &Client) -> serde_json::Value {
         "exited": client.exited,
         "inherited": client.is_inherited(),
         "writes_in_flight": client.waits_for_its_writes(),
+        "connection_inode": client.process.as_ref().map(|process| process.connection_inode),
         "signals_sent": client.signals_sent,
     })
 }
