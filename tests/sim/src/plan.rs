@@ -285,12 +285,12 @@ impl Plan {
             // What real sanlock holds can be taken after a minute at the earliest.
             + if wishes.peers.is_some() { longest } else { Duration::ZERO };
         let mut mishaps = mishaps(&mut dice, daemons.len(), calm..safety, longest, kind);
+        if kind == Kind::Brief {
+            safety += falls_silent(seed, &mut mishaps, calm, longest);
+        }
         if wishes.peers.is_some_and(|faults| !faults.damage) {
             rates.damaged = 0;
             mishaps.retain(|m| !matches!(m.what, Trouble::Damage { .. }));
-        }
-        if kind == Kind::Brief {
-            safety += falls_silent(seed, &mut mishaps, calm, longest);
         }
         let copies = if wishes.disks.is_some_and(|n| n > 2) { 3 } else { 1 };
         let (mut two_disks, mut lost, mut sharers_stay) = (two_disks, None, false);
