@@ -77,7 +77,7 @@ pub enum Bug {
     SharersOverlooked,
     /// I1: the claim of an older generation of a living host is cleared.
     LivingClaimCleared,
-    /// I1: the damaged sector of a living host is passed over, and made anew.
+    /// D1: the damaged sector of a living host is passed over, and made anew.
     LivingDamagePassedOver,
     /// S1: nobody looks whether a lease that is held is still ours on disk.
     LossOverlooked,

@@ -51,7 +51,8 @@ const fn wanted(bug: Bug) -> Wanted {
         Bug::I6Off => by("I6"),
         Bug::DeadForGood => by("D1"),
         Bug::LimitLeftOpen | Bug::SuccessorOverlooked => by("P1"),
-        Bug::LivingClaimCleared | Bug::LivingDamagePassedOver => by("I1"),
+        Bug::LivingClaimCleared => by("I1"),
+        Bug::LivingDamagePassedOver => by("D1"),
         Bug::ExpiryOneTickEarly | Bug::SilenceEndToEnd | Bug::LifeFromDamage | Bug::CloneBelieved => by("D1"),
         Bug::BrokenSealAccepted => by("D1"),
         Bug::RenewalCountsFromTheEnd => Wanted { rule: "D2", says: "", without: &["W1", "D3"] },
@@ -64,7 +65,7 @@ const fn wanted(bug: Bug) -> Wanted {
         Bug::FreedWithWritesInFlight | Bug::UnconfirmedJoinBelieved => by("P1"),
         // The successor begins its generation beside the write, before it writes over it.
         Bug::I6NotAcrossRestart | Bug::FenceOnLockspaceOnly => by("P1"),
-        Bug::SettlingSkipped => by("I2"),
+        Bug::SettlingSkipped => beside_spec("I2"),
         Bug::RetractForgets | Bug::BallotFromEmptyBlock => beside_spec("I2"),
         Bug::Phase2ReadSkipped | Bug::OwnValueFirst => beside_spec("I5"),
         Bug::StaleLeaderAccepted => asserted("I2"),
