@@ -176,22 +176,28 @@ fn a_thousand_logs_that_clients_ask_for_and_do_not_read_fill_no_memory() {
             stream
         })
         .collect();
-    let mut last = [0; HEADER_SIZE];
-    let newest = unread.last_mut().unwrap();
-    newest.set_read_timeout(Some(AT_MOST)).unwrap();
-    newest.read_exact(&mut last).unwrap();
-    assert_eq!(Header::decode(&last).data.cast_signed(), ResultCode::ENOMEM.number());
+    // What fits the sockets and 16 MiB is served, to whomever comes first: in which order that is, nothing promises.
+    let answers: Vec<Header> = unread
+        .iter_mut()
+        .map(|stream| {
+            let mut header = [0; HEADER_SIZE];
+            stream.set_read_timeout(Some(AT_MOST)).unwrap();
+            stream.read_exact(&mut header).unwrap();
+            Header::decode(&header)
+        })
+        .collect();
+    let refused = |answer: &Header| answer.data.cast_signed() == ResultCode::ENOMEM.number();
+    let refusals = answers.iter().filter(|answer| refused(answer)).count();
+    assert!((500..1000).contains(&refusals), "{refusals} of 1000 are refused");
     let after = resident(&daemon);
     assert!(after < before + 50, "{before} MiB before, {after} after");
     daemon.take_and_give_back(&mut client, &area, "one");
     renews(&daemon);
 
-    // The first of them, once it reads, has all of it.
-    let (mut header, first) = ([0; HEADER_SIZE], &mut unread[0]);
-    first.set_read_timeout(Some(AT_MOST)).unwrap();
-    first.read_exact(&mut header).unwrap();
-    let mut log = vec![0; usize::try_from(Header::decode(&header).data).unwrap()];
-    first.read_exact(&mut log).unwrap();
+    // One that was not refused, once it reads on, has all of it.
+    let served = answers.iter().position(|answer| !refused(answer)).unwrap();
+    let mut log = vec![0; usize::try_from(answers[served].data).unwrap()];
+    unread[served].read_exact(&mut log).unwrap();
     assert!(log.len() > 100_000, "{}", log.len());
 }
 
