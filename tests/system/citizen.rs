@@ -8,7 +8,10 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use harness::{AT_MOST, Area, Daemon, Guest, Machine, Process, SPACE, run, wait_until};
+use harness::{AT_MOST, Area, Daemon, Guest, Machine, Process, SPACE, run, wait_until, wire_lease};
+use holdfast_client::protocol::Options;
+use holdfast_client::protocol::codes::ResultCode;
+use holdfast_client::protocol::command::AcquireFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, User, getsid};
 
@@ -204,6 +207,46 @@ fn where_nothing_may_be_locked_or_raised_the_daemon_says_so_and_serves() {
     let guest = Guest::holding(&mut machine, &area, "one", "");
     daemon.wait_renewal();
     assert!(!guest.process.is_over());
+}
+
+#[test]
+fn where_no_thread_is_to_be_had_what_needs_one_is_refused_and_renewals_go_on() {
+    harness::must_be_root();
+    let (disk, user) = (tempfile::tempdir().unwrap(), "54321");
+    let (area, another) = (Area::file(disk.path(), "leases"), Area::file(disk.path(), "more"));
+    let mut machine = Machine::boot();
+    // A limit on threads is for users that are not root; in a cgroup pids.max would be the same to the kernel's clone(2).
+    let (program, run) = (machine.path("program"), machine.path("run"));
+    fs::copy(env!("CARGO_BIN_EXE_holdfast"), &program).unwrap();
+    fs::create_dir_all(&run).unwrap();
+    let as_user = format!("setpriv --reuid {user} --regid {user} --clear-groups");
+    let theirs = format!("chown -R {user}:{user} {} {}", run.display(), disk.path().display());
+    let shown = format!("chmod 711 {}", machine.path("").display());
+    let built = env!("CARGO_BIN_EXE_holdfast");
+    let by = |command: String| {
+        let command = command.replace(built, &program.display().to_string());
+        format!("sh -c '{shown} && {theirs} && exec {as_user} {command}'")
+    };
+    let daemon = machine.start_daemon_by("first", "--watchdog none", by);
+    daemon.wait_said("ready", AT_MOST);
+    [&area, &another].into_iter().for_each(|area| daemon.format(area));
+    daemon.join(&area, 1);
+    let mut client = daemon.connection().register().unwrap();
+    daemon.take_and_give_back(&mut client, &area, "one");
+
+    let pid = daemon.process.pid.to_string();
+    let most = |threads: &str| {
+        let limit = format!("exec {as_user} prlimit --pid {pid} --nproc={threads}:");
+        assert!(Command::new("sh").args(["-c", &limit]).status().unwrap().success());
+    };
+    most("1");
+    let lease = vec![wire_lease(&another, "two")];
+    let refused = client.acquire(AcquireFlags::NONE, lease, Options::default()).unwrap_err();
+    assert_eq!(refused.refusal(), Some(ResultCode::EAGAIN), "{refused}");
+    daemon.wait_said("no thread to open it", AT_MOST);
+    daemon.wait_renewal();
+    most("4096");
+    daemon.take_and_give_back(&mut client, &another, "two");
 }
 
 #[test]

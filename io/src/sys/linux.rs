@@ -175,12 +175,15 @@ impl BlockFile {
         let flags = OFlag::O_DIRECT | OFlag::O_SYNC | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let mut options = OpenOptions::new();
         options.read(true).write(access == Access::ReadWrite).custom_flags(flags.bits());
-        // Looked at first: to open what is no disk is to use it, and a watchdog device counts from then on.
-        let kind = std::fs::metadata(path).map_err(open)?.file_type();
+        // Looked at first: to open what is no disk is to use it, and a watchdog device counts from then on. What was looked at is what
+        // is opened, whatever the path names by then.
+        let look = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let seen = OpenOptions::new().read(true).custom_flags(look.bits()).open(path).map_err(open)?;
+        let kind = seen.metadata().map_err(open)?.file_type();
         if kind.is_char_device() || kind.is_fifo() {
             return Err(OpenError::NotADevice { path: name });
         }
-        let file = options.open(path).map_err(open)?;
+        let file = options.open(format!("/proc/self/fd/{}", seen.as_raw_fd())).map_err(open)?;
         let examine = |source| OpenError::Examine { path: name.clone(), source };
         let meta = file.metadata().map_err(examine)?;
         let device = meta.file_type().is_block_device().then(|| meta.rdev());

@@ -250,6 +250,12 @@ pub fn lease_on(areas: &[&Area], resource: &str) -> Resource {
     Resource::new(head, areas.iter().map(|area| wire_disk(area, Area::offset_of(resource))).collect())
 }
 
+/// A lease of an area, to ask for.
+pub fn wire_lease(area: &Area, resource: &str) -> Resource {
+    let head = ResourceHead::named(Name48::new(SPACE).unwrap(), Name48::new(resource).unwrap());
+    Resource::new(head, vec![wire_disk(area, Area::offset_of(resource))])
+}
+
 fn wire_disk(area: &Area, offset: u64) -> protocol::Disk {
     protocol::Disk::new(DiskPath::new(area.path.to_str().unwrap()).unwrap(), offset)
 }
@@ -311,8 +317,8 @@ impl Daemon {
 
     /// A client acquires a lease exclusively, and gives it back.
     pub fn take_and_give_back(&self, client: &mut Registered, area: &Area, resource: &str) {
-        let head = ResourceHead::named(Name48::new(SPACE).unwrap(), Name48::new(resource).unwrap());
-        let lease = Resource::new(head.clone(), vec![wire_disk(area, Area::offset_of(resource))]);
+        let lease = wire_lease(area, resource);
+        let head = lease.head.clone();
         client.acquire(AcquireFlags::NONE, vec![lease], Options::default()).unwrap();
         client.release(ReleaseFlags::NONE, vec![head]).unwrap();
     }

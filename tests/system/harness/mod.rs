@@ -23,7 +23,7 @@ pub use crowd::{Crowd, Inquirers};
 pub use disk::{Area, FreezableDisk, Frozen, LoopDevice, RESOURCES, SPACE, Sector};
 pub use guest::Guest;
 pub use holdfast_io::clock::{LocalInstant, boot_now};
-pub use host::{Daemon, Fired, Machine, Process, lease_on};
+pub use host::{Daemon, Fired, Machine, Process, lease_on, wire_lease};
 use nix::poll::{PollTimeout, poll};
 
 /// Longer than anything here takes, shorter than patience.

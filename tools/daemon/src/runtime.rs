@@ -578,14 +578,24 @@ impl Guests {
     }
 }
 
+/// Has a program replace a shell. Whoever forks has all that we have open, the watchdog device and the fences among them, until
+/// its exec is through; that of a client's program may hang, on a dead server's file system. That of the shell is ours, and local.
+const REPLACE_SHELL: [&str; 2] = ["-c", r#"exec "$0" "$@""#];
+
 /// Runs a program beside the daemon, by the rights of the client that named it, and says how it ended. It has nothing of ours but
 /// standard error, and its thread is its own: nothing that hangs elsewhere keeps it from being run.
 fn run_program(program: Program, of: i32) {
     let Program { path, arguments, by, .. } = program;
     let name = path.display().to_string();
     let run = move || {
-        let mut command = std::process::Command::new(&path);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env_remove("NOTIFY_SOCKET");
+        let mut command = std::process::Command::new("/bin/sh");
+        command
+            .args(REPLACE_SHELL)
+            .arg(&path)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .env_remove("NOTIFY_SOCKET");
         if by != Rights::Ours {
             // Our standard error may be a log of root's, or his terminal.
             command.stderr(Stdio::null()).current_dir("/");
@@ -596,6 +606,10 @@ fn run_program(program: Program, of: i32) {
             child.wait()
         });
         match ended {
+            // What a shell says of what it cannot run, or not find.
+            Ok(status) if matches!(status.code(), Some(126 | 127)) => {
+                tracing::error!(program = %path.display(), of, %by, %status, "killpath cannot be run");
+            }
             Ok(status) => tracing::info!(program = %path.display(), of, %by, %status, "killpath ended"),
             Err(error) => tracing::error!(program = %path.display(), of, %by, %error, "killpath cannot be run"),
         }

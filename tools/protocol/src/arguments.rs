@@ -132,7 +132,8 @@ pub fn parse_lockspace(input: &str) -> Result<Lockspace, ArgumentError> {
         }
     };
     let id = decimal(host_id).filter(|id| *id <= MAX_HOST_ID);
-    let id = id.ok_or_else(|| argument.wrong("host_id", host_id, "a number from 1 to 2000, or 0 for none"))?;
+    let id =
+        id.ok_or_else(|| argument.wrong("host_id", host_id, "a number from 1 to 2000 (0 where none is needed)"))?;
     let offset = offset.map_or(Ok(0), |text| argument.offset(text))?;
     Ok(Lockspace::new(argument.name("lockspace name", name)?, id, Disk::new(argument.path(path)?, offset)))
 }

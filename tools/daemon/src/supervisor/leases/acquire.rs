@@ -389,6 +389,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 if active {
                     lease.phase = Phase::Releasing;
                     lease.tokens.clear();
+                    lease.given_back_by = Some(who.pid).filter(|pid| *pid > 0);
                     self.effects.push(Effect::StartRelease { task, key, held, rename: None, value: None });
                 } else {
                     self.forget_lease(task, key);
@@ -406,6 +407,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 if undoing {
                     lease.phase = Phase::Releasing;
                     lease.tokens.clear();
+                    lease.given_back_by = Some(who.pid).filter(|pid| *pid > 0);
                 } else {
                     self.forget_lease(task, key);
                 }

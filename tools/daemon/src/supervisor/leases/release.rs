@@ -183,8 +183,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if lease.is_orphan() {
             tracing::info!(lease = %key, lver = %lease.lver, left_by = ?lease.left_by, "an orphan");
         } else {
-            let holds = lease.tokens.len();
-            tracing::info!(lease = %key, pid = who.pid, name = %who.name, lver = %lease.lver, holds, "given back: others on this host have it still");
+            let (holds, left_by) = (lease.tokens.len(), &lease.left_by);
+            tracing::info!(lease = %key, pid = who.pid, name = %who.name, lver = %lease.lver, holds, ?left_by, "no longer its client's: others on this host have it still");
         }
     }
 
