@@ -1,0 +1,166 @@
+"""A few hosts on one lease disk and one disk of a virtual machine, and what scenarios want to know of them."""
+
+import os
+import subprocess
+import time
+
+from blocks import Disk, Path
+from observer import Observer, Renewals
+from qemu import Failed, Host
+from timeline import NotSeen, Timeline
+
+IO_TIMEOUT = 2
+FIRE_TIMEOUT = 10
+RENEWAL_FAIL = 8 * IO_TIMEOUT  # id_renewal_fail: D2
+HOST_DEAD = RENEWAL_FAIL + FIRE_TIMEOUT
+MIB = 1 << 20
+SPACE = "LS"
+LEASES, GUESTS = "/dev/vda", "/dev/vdb"
+RESOURCES = ("one", "two")
+
+
+class Unexpected(Exception):
+    """Something did not happen as it should."""
+
+
+class Node(Host):
+    """A host that runs the product."""
+
+    def __init__(self, lab, number, disks, **more):
+        self.lab = lab
+        directory = os.path.join(lab.directory, f"h{number}")
+        paths = [Path(disk, f"h{number}", os.path.join(lab.directory, f"h{number}.{disk.name}")) for disk in disks]
+        super().__init__(f"h{number}", number, lab.tools, lab.image, directory, lab.timeline, paths, **more)
+
+    def leases(self):
+        """Its way to the lease disk."""
+        return self.paths[0]
+
+    def guests(self):
+        """Its way to the disk of the virtual machine."""
+        return self.paths[1]
+
+    def start_daemon(self, options=""):
+        """Starts the daemon, joins the lockspace, and says when it has."""
+        watchdog = "" if "--watchdog" in options else "--watchdog /dev/watchdog0"
+        begun = time.monotonic()
+        self.run("mkdir -p /run/sanlock")
+        pid = self.serve("daemon", f"holdfast daemon -e {self.name} -o {IO_TIMEOUT} --fire-timeout {FIRE_TIMEOUT} {watchdog} {options}")
+        said = self.timeline.wait(self.name, "daemon", "ready|^ended", 60, begun)
+        if "ready" not in said.text:
+            raise Unexpected(f"{self.name}: the daemon {said.text}")
+        return pid
+
+    def join(self, within=120):
+        self.run(f"holdfast lockspace add {SPACE}:{self.number}:{LEASES}:0", within)
+        self.say("lockspace", "joined")
+
+    def guest(self, resource="one", options="", before=""):
+        """Starts a guarded program, which waits for its lease; its pid."""
+        place = RESOURCES.index(resource) + 1
+        program = (f"vm-guest guarded --lease {SPACE}:{resource}:{LEASES}:{place * MIB} --disk {GUESTS} "
+                   f"--block {place - 1} --host {self.number} {options}")
+        return self.serve("guest", f"sh -c '{before}exec {program}'")
+
+    def wait_guest(self, within, since=0.0):
+        return self.timeline.wait(self.name, "guest", "^acquired", within, since)
+
+    def wait_reset(self, within, since=0.0):
+        """The event of its watchdog."""
+        return self.timeline.wait(self.name, "monitor", "^WATCHDOG", within, since)
+
+    def was_reset(self, since=0.0):
+        return self.timeline.find(self.name, "monitor", "^(WATCHDOG|RESET)", since)
+
+
+class Lab:
+    """`with Lab(...) as lab:` - all that was started ends with it."""
+
+    def __init__(self, name, tools, image, holdfast, directory, sector=512):
+        self.name, self.tools, self.image, self.holdfast = name, tools, image, holdfast
+        self.directory = directory
+        self.timeline = Timeline()
+        self.nodes, self.results, self.spans = [], [], []
+        self.sector = sector
+        self.lease_disk = Disk("leases", os.path.join(directory, "leases.raw"), 8 * MIB, sector)
+        self.guest_disk = Disk("guests", os.path.join(directory, "guests.raw"), 1 * MIB, sector)
+        self.format(self.lease_disk)
+        self.renewals = Renewals(self.lease_disk)
+        self.observer = Observer(self.guest_disk)
+
+    def format(self, disk):
+        self.here("init", "-Z", str(self.sector), "-A", "1M", "-o", str(IO_TIMEOUT), "-s", f"{SPACE}:0:{disk.file}:0")
+        for at, resource in enumerate(RESOURCES, 1):
+            self.here("init", "-Z", str(self.sector), "-A", "1M", "-r", f"{SPACE}:{resource}:{disk.file}:{at * MIB}")
+
+    def here(self, *words):
+        """The product, on this machine; what it says."""
+        done = subprocess.run([self.holdfast, *words], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Failed(f"holdfast {' '.join(words)}: status {done.returncode}: {done.stderr}")
+        return done.stdout
+
+    def boot(self, count, **more):
+        """So many hosts, switched on at once."""
+        nodes = [Node(self, len(self.nodes) + n, [self.lease_disk, self.guest_disk], **more) for n in range(1, count + 1)]
+        self.nodes += nodes
+        for node in nodes:
+            node.start()
+        for node in nodes:
+            node.wait_up()
+        return nodes
+
+    def cluster(self, count, options=""):
+        """So many hosts that have joined."""
+        nodes = self.boot(count)
+        for node in nodes:
+            node.start_daemon(options)
+        joins = [(node, node.begin(f"holdfast lockspace add {SPACE}:{node.number}:{LEASES}:0")) for node in nodes]
+        for node, begun in joins:
+            status, output = node.finish(begun, 120)
+            if status != 0:
+                raise Failed(f"{node.name} did not join: {output}")
+            node.say("lockspace", "joined")
+        return nodes
+
+    # What is expected.
+
+    def expect(self, holds, what):
+        self.timeline.add("harness", "check", f"{'holds' if holds else 'FAILS'}: {what}")
+        if not holds:
+            raise Unexpected(what)
+
+    def margin(self, what, seconds):
+        """Something to be listed, that may not be negative."""
+        self.results.append((what, seconds))
+        self.expect(seconds >= 0, f"{what}: {seconds:.3f} s")
+
+    def measured(self, what, seconds):
+        """Something to be listed."""
+        self.results.append((what, seconds))
+
+    def expect_one_owner_at_a_time(self, late=0):
+        """S1, and no more late writes than the scenario makes."""
+        owners = self.observer.two_owners()
+        self.expect(not owners, f"no two owners at once {[str(o) for o in owners[:3]]}")
+        found = self.observer.late()
+        self.expect(len(found) == late, f"{late} late writes, found {[str(o) for o in found[:3]]}")
+
+    def guarded(self, node, begin, until, what, colour="#8fbc8f"):
+        """Something to be drawn into a host's lane."""
+        self.spans.append((node.name, begin, until, colour, what))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for node in self.nodes:
+            node.end()
+        for node in self.nodes:
+            for path in node.paths:
+                path.close()
+        for disk in (self.lease_disk, self.guest_disk):
+            disk.close()
+
+
+__all__ = ["FIRE_TIMEOUT", "HOST_DEAD", "IO_TIMEOUT", "Lab", "NotSeen", "RENEWAL_FAIL", "Unexpected"]
