@@ -234,6 +234,11 @@ impl<'a> Block<'a> {
         Some(Block { bytes, content, stamp, rank: stamp.rank(now) })
     }
 
+    /// Whether it was written, and has no seal. Of ours none is written without: so it is damaged, there.
+    fn has_lost_its_seal(&self) -> bool {
+        self.content.seal.is_none() && self.content != HostSector::default()
+    }
+
     /// Whether it says, with RELEASED, that its host has set the value of the lease under this lver.
     fn sets_value(&self) -> bool {
         let dblock = &self.content.dblock;
@@ -244,18 +249,23 @@ impl<'a> Block<'a> {
 
 /// Our own sector: nobody else writes there, so what was written last is what holds. What an earlier generation of ours has left
 /// on a few disks, and was not seen at first, is none of it: it had its phase 1 on a majority if it proposed anything, and that
-/// was seen. Where nothing that counted is found any more, somebody else has written there: that is what stands.
+/// was seen. Where nothing that counted is found any more, somebody else has written there: that is what stands. But a copy that has
+/// lost its seal is no word of anybody else's: it may be the very one that counted.
 fn latest<'a>(mut blocks: Vec<Block<'a>>, own: Own<'a>, at: SectorIndex, shape: &Shape) -> Vec<u8> {
     if let Some(written) = own.written.and_then(|bytes| Block::read(bytes, at, shape, own.lockspace)) {
-        let stands = blocks.iter().any(|block| block.rank >= written.rank);
+        let stands = blocks.iter().any(|block| block.rank >= written.rank || block.has_lost_its_seal());
         let ours = |block: &Block<'_>| own.me.is_some_and(|me| block.rank >= (true, me.generation, 0));
         if stands || !own.counts {
             blocks.retain(ours);
             blocks.push(written);
         }
     }
-    let last = |b: &Block<'_>| (b.rank, b.content.dblock.lver, b.content.dblock.mbal, b.content.dblock.bal);
-    blocks.iter().max_by_key(|b| last(b)).map_or_else(Vec::new, |b| b.bytes.to_vec())
+    let numbers = |b: &Block<'_>| (b.content.dblock.lver, b.content.dblock.mbal, b.content.dblock.bal);
+    let last = blocks.iter().max_by_key(|b| (b.rank, numbers(b)));
+    // When it was written it does not say any more. Its numbers have a checksum of their own, and never fall (I2).
+    let lost = blocks.iter().filter(|b| b.has_lost_its_seal()).max_by_key(|b| numbers(b));
+    let later = |lost: &&Block<'_>| last.is_none_or(|last| numbers(lost) > numbers(last));
+    lost.filter(later).or(last).map_or_else(Vec::new, |b| b.bytes.to_vec())
 }
 
 /// Another host's.

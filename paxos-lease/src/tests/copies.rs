@@ -34,8 +34,8 @@ use crate::request::Force;
 use crate::standing::{Loss, Standing, standing};
 use crate::tend::tend;
 use crate::testing::{
-    ALIVE, Fate, Kind, ManualClock, Medium, SMALL, Said, TestDevice, device, host, leader_at, lease, let_others_run,
-    me, term, uuid,
+    ALIVE, Fate, Kind, ManualClock, Medium, SMALL, Said, TestDevice, TestEngine, device, host, leader_at, lease,
+    let_others_run, me, term, uuid,
 };
 use crate::value::{read_value, write_value};
 
@@ -241,6 +241,54 @@ fn a_damaged_sector_on_one_disk_of_three_is_made_up_for_and_on_two_it_is_an_erro
         media[2].damage(sector, if sector == uuid_sector(SMALL) { 230 } else { 9 });
         assert!(acquired(&devices(3, &media, &clock), &clock, 3, Mode::Exclusive).is_err() || sector == LEADER);
     }
+}
+
+/// Two of three disks in trouble at once, for which nothing is promised but that our own sector never says less than it did: one has
+/// missed a version, one is gone, and the copy on the third is damaged in its seal, so that it could be sanlock's. Found by the
+/// simulator (`--disks 3`, seed 30375).
+#[test]
+fn i2_a_copy_of_our_own_sector_that_has_lost_its_seal_is_not_overruled_by_an_older_one() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    given_back(&disks, &clock, 1, owned(&disks, &clock, 1));
+    let [_, stale, gone] = disks.list() else { panic!("three disks") };
+    let [stale, gone] = [stale, gone].map(|copy| copy.disk.engine());
+    fails(stale, stale.steps().len());
+    let shared = held(acquired(&disks, &clock, 1, Mode::Shared));
+    assert_eq!((media[1].dblock(1).lver, media[0].dblock(1).lver), (Lver(1), Lver(2)));
+    media[0].damage(dblock_of(host(1)), 229);
+    fails(gone, gone.steps().len());
+    (0..100).for_each(|step| stale.fate(step, Fate::Done));
+    // The one that has failed is not read before it was looked at again.
+    let failed = driven(&clock, release(&disks, &clock, shared, &me(1))).unwrap_err();
+    driven(&clock, retract(&disks, &clock, failed.undo.unwrap(), &me(1))).unwrap();
+    assert!(media[..2].iter().all(|medium| medium.dblock(1).lver == Lver(2) && !medium.host(1).mode.is_shared()));
+}
+
+/// The same where it is opened anew, in the middle of a version that nobody has published: no number is used twice.
+#[test]
+fn i4_a_number_of_a_ballot_whose_sector_has_lost_its_seal_is_not_used_again() {
+    let (media, clock) = (media(3), ManualClock::waiting());
+    let disks = devices(1, &media, &clock);
+    given_back(&disks, &clock, 1, owned(&disks, &clock, 1));
+    let second = devices(1, &media, &clock);
+    let engines: Vec<_> = second.list().iter().map(|copy| copy.disk.engine()).collect();
+    fails(engines[1], 0);
+    // The area, and phase 1: then everything fails.
+    [0, 2].into_iter().for_each(|disk| fails(engines[disk], 2));
+    assert!(acquired(&second, &clock, 1, Mode::Exclusive).is_err());
+    let begun = media[0].dblock(1);
+    assert_eq!((begun.lver, media[1].dblock(1).lver), (Lver(2), Lver(1)));
+    media[0].damage(dblock_of(host(1)), 229);
+    let third = devices(1, &media, &clock);
+    fails(third.list()[2].disk.engine(), 0);
+    assert_eq!(owned(&third, &clock, 1).lver(), Lver(2));
+    assert!(media[0].dblock(1).mbal > begun.mbal, "{:?} after {begun:?}", media[0].dblock(1));
+}
+
+/// From an I/O on.
+fn fails(engine: &TestEngine, step: usize) {
+    (step..step + 50).for_each(|step| engine.fate(step, Fate::Fails));
 }
 
 #[test]

@@ -199,7 +199,10 @@ impl Checkers {
         let new = Leader::read(new);
         let host = io.writer.host;
         let held = if new.is_free() { "free" } else { "held" };
-        self.note(Some(host), || format!("leader lver {} owner {}/{} {held}", new.lver, new.owner[0], new.owner[1]));
+        let on = self.copy_named(io.disk);
+        self.note(Some(host), || {
+            format!("leader lver {} owner {}/{} {held}{on}", new.lver, new.owner[0], new.owner[1])
+        });
         if new.magic != PAXOS || !new.valid {
             return self.violate("format", Some(host), format!("leader with magic {:08x}", new.magic));
         }
@@ -219,13 +222,19 @@ impl Checkers {
         self.state.borrow_mut().disk.leaders.insert((area, 0), new);
     }
 
+    /// Which of several copies, to be said.
+    fn copy_named(&self, disk: usize) -> String {
+        if self.state.borrow().copy_of.is_empty() { String::new() } else { format!(" on disk {disk}") }
+    }
+
     fn landed_dblock(&self, io: &Facts, area: Area, p: u64, old: &[u8], new: &[u8]) {
         let host = io.writer.host;
         let (was, is) = (Dblock::read(old), Dblock::read(new));
         let Dblock { mbal, bal, inp, lver, .. } = is;
         let released = if is.released { " RELEASED" } else { "" };
+        let on = self.copy_named(io.disk);
         self.note(Some(host), || {
-            format!("dblock {p} lver {lver} mbal {mbal} bal {bal} inp {}/{}{released}", inp[0], inp[1])
+            format!("dblock {p} lver {lver} mbal {mbal} bal {bal} inp {}/{}{released}{on}", inp[0], inp[1])
         });
         if io.writer.host_id.get() != p {
             if self.is_made_anew(io, area, p, &is) {
