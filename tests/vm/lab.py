@@ -6,7 +6,7 @@ import time
 
 from blocks import Disk, Path
 from observer import Observer, Renewals
-from qemu import Failed, Host
+from qemu import Failed, Host, HostError
 from timeline import NotSeen, Timeline
 
 IO_TIMEOUT = 2
@@ -51,6 +51,14 @@ class Node(Host):
             raise Unexpected(f"{self.name}: the daemon {said.text}")
         return pid
 
+    def signal_daemon(self, name):
+        """STOP, CONT or KILL."""
+        sent = self.say("fault", f"its daemon gets SIG{name}")
+        self.run(f"kill -{name} $(pidof holdfast)")
+        if name == "KILL":
+            self.timeline.wait(self.name, "daemon", "^ended", 60, sent.at)
+        return sent
+
     def join(self, within=120):
         self.run(f"holdfast lockspace add {SPACE}:{self.number}:{LEASES}:0", within)
         self.say("lockspace", "joined")
@@ -70,7 +78,12 @@ class Node(Host):
         return self.timeline.wait(self.name, "monitor", "^WATCHDOG", within, since)
 
     def was_reset(self, since=0.0):
+        """The event, or None."""
         return self.timeline.find(self.name, "monitor", "^(WATCHDOG|RESET)", since)
+
+    def guest_ended(self, since=0.0):
+        """The event, or None."""
+        return self.timeline.find(self.name, "guest", "^ended", since)
 
 
 class Lab:
@@ -110,6 +123,15 @@ class Lab:
             node.wait_up()
         return nodes
 
+    def expect_true_clocks(self):
+        """What is expected of hosts is in seconds, so theirs must be ours; none of them has stood still."""
+        for node in self.nodes:
+            up = self.timeline.wait(node.name, "agent", "^up", 0)
+            said, real = float(node.run("cat /proc/uptime").split()[0]), time.monotonic() - up.at
+            theirs = said - float(up.text.split()[-2])
+            if abs(theirs - real) > 0.5 + real / 50:
+                raise HostError(f"{node.name}: its clock counts {theirs:.2f} s in {real:.2f} s")
+
     def cluster(self, count, options=""):
         """So many hosts that have joined."""
         nodes = self.boot(count)
@@ -121,7 +143,25 @@ class Lab:
             if status != 0:
                 raise Failed(f"{node.name} did not join: {output}")
             node.say("lockspace", "joined")
+        self.expect_true_clocks()
         return nodes
+
+    def owner_and_heir(self, guest="", daemon=""):
+        """Two hosts: on one runs the guest, on the other one waits for its lease."""
+        owner, heir = self.cluster(2, daemon)
+        owner.guest(options=guest)
+        owner.wait_guest(60)
+        heir.guest()
+        return owner, heir
+
+    def wait_for(self, condition, within, what):
+        """Its first value that is true."""
+        until = time.monotonic() + within
+        while not (value := condition()):
+            if time.monotonic() > until:
+                raise NotSeen(f"not within {within:g} s: {what}")
+            time.sleep(0.02)
+        return value
 
     # What is expected.
 
