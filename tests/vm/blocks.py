@@ -5,6 +5,7 @@ NetworkBlockDevice project), where QEMU finds it. What goes wrong goes wrong on 
 
     path.fail(kinds)      requests of these kinds are answered with EIO
     path.hold(kinds)      requests are taken, and nothing is done: in flight, as long as it pleases us
+    path.hold_next(kinds) the same, of the next one alone
     path.release()        all is well again, and what is held is done now and answered: late
     path.drop()           all is well again, and what is held is answered with EIO, undone
     path.sever()          the host is gone: what is held stays in flight, but nobody waits for an answer
@@ -104,6 +105,9 @@ class Path:
     def hold(self, kinds=ALL):
         self._set("hold", kinds)
 
+    def hold_next(self, kinds):
+        self._set("hold", kinds, 1)
+
     def lose_writes(self):
         self._set("lose_writes", ("write",))
 
@@ -154,6 +158,8 @@ class Path:
             fault = self.fault if hit else None
             if fault == "hold":
                 self.held.append((request, answer))
+                if argument == 1:
+                    self._set(None)
             elif fault == "lose_answers":
                 self.disk.write(self, request.offset, request.data, request.asked)
                 self.held.append((Request(FLUSH, request.cookie, 0, 0, b""), answer))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from dataclasses import dataclass
 
 from blocks import Disk, Path
 from observer import Observer, Renewals
@@ -11,6 +12,7 @@ from timeline import NotSeen, Timeline
 
 IO_TIMEOUT = 2
 FIRE_TIMEOUT = 10
+WDMD_FIRE_TIMEOUT = 60  # it has no other
 RENEWAL_FAIL = 8 * IO_TIMEOUT  # id_renewal_fail: D2
 HOST_DEAD = RENEWAL_FAIL + FIRE_TIMEOUT
 MIB = 1 << 20
@@ -42,14 +44,26 @@ class Node(Host):
 
     def start_daemon(self, options=""):
         """Starts the daemon, joins the lockspace, and says when it has."""
-        watchdog = "" if "--watchdog" in options else "--watchdog /dev/watchdog0"
         begun = time.monotonic()
         self.run("mkdir -p /run/sanlock")
-        pid = self.serve("daemon", f"holdfast daemon -e {self.name} -o {IO_TIMEOUT} --fire-timeout {FIRE_TIMEOUT} {watchdog} {options}")
+        if self.lab.fire_timeout == WDMD_FIRE_TIMEOUT:
+            self.serve("wdmd", "wdmd -D -H 0 -G root")
+            self.run("until [ -S /run/wdmd/wdmd.sock ]; do sleep 0.1; done")
+        pid = self.serve("daemon", self.daemon_command(options))
         said = self.timeline.wait(self.name, "daemon", "ready|^ended", 60, begun)
         if "ready" not in said.text:
             raise Unexpected(f"{self.name}: the daemon {said.text}")
         return pid
+
+    def daemon_command(self, options=""):
+        """With whatever defence this run is without."""
+        sabotage = self.lab.sabotage
+        options = f"{options} {sabotage.options if sabotage else ''}"
+        ours = f"--watchdog /dev/watchdog0 --fire-timeout {FIRE_TIMEOUT}"
+        watchdog = ours if self.lab.fire_timeout == FIRE_TIMEOUT else "--watchdog wdmd"
+        watchdog = "" if "--watchdog" in options else watchdog
+        bug = f"env HOLDFAST_PLANTED={sabotage.bug} " if sabotage and sabotage.bug else ""
+        return f"{bug}holdfast daemon -e {self.name} -o {IO_TIMEOUT} {watchdog} {options}"
 
     def signal_daemon(self, name):
         """STOP, CONT or KILL."""
@@ -86,15 +100,26 @@ class Node(Host):
         return self.timeline.find(self.name, "guest", "^ended", since)
 
 
+@dataclass(frozen=True)
+class Sabotage:
+    """A defence that is off: by a bug of io/src/planted.rs, or by options of the daemon; and how a scenario must then fail."""
+
+    what: str
+    fails: str
+    bug: str = ""
+    options: str = ""
+
+
 class Lab:
     """`with Lab(...) as lab:` - all that was started ends with it."""
 
-    def __init__(self, name, tools, image, holdfast, directory, sector=512):
+    def __init__(self, name, tools, image, holdfast, directory, sector=512, sabotage=None):
         self.name, self.tools, self.image, self.holdfast = name, tools, image, holdfast
         self.directory = directory
         self.timeline = Timeline()
         self.nodes, self.results, self.spans = [], [], []
-        self.sector = sector
+        self.sector, self.sabotage = sector, sabotage
+        self.fire_timeout = FIRE_TIMEOUT
         self.lease_disk = Disk("leases", os.path.join(directory, "leases.raw"), 8 * MIB, sector)
         self.guest_disk = Disk("guests", os.path.join(directory, "guests.raw"), 1 * MIB, sector)
         self.format(self.lease_disk)
@@ -151,6 +176,7 @@ class Lab:
         owner, heir = self.cluster(2, daemon)
         owner.guest(options=guest)
         owner.wait_guest(60)
+        self.wait_for(lambda: self.observer.first_by(owner.name), 60, "the owner writes")
         heir.guest()
         return owner, heir
 
@@ -162,6 +188,14 @@ class Lab:
                 raise NotSeen(f"not within {within:g} s: {what}")
             time.sleep(0.02)
         return value
+
+    def host_dead(self):
+        """What the hosts promise: seconds from a host's last renewal to its end."""
+        return RENEWAL_FAIL + self.fire_timeout
+
+    def computed(self):
+        """D1's silence: with a tick of the watchdog's, and twice the drift bound."""
+        return (self.host_dead() + 1) * 1.001
 
     # What is expected.
 
@@ -201,6 +235,3 @@ class Lab:
                 path.close()
         for disk in (self.lease_disk, self.guest_disk):
             disk.close()
-
-
-__all__ = ["FIRE_TIMEOUT", "HOST_DEAD", "IO_TIMEOUT", "Lab", "NotSeen", "RENEWAL_FAIL", "Unexpected"]

@@ -9,9 +9,11 @@ it must not, but without fencing in the storage nothing can keep what is in flig
 """
 
 import json
+import struct
 from dataclasses import dataclass
 
 BLOCK = 4096
+GENERATION = 40  # where a delta sector has its owner's: docs/on-disk-format.md
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,18 @@ class Observer:
 
 
 class Renewals:
-    """When the delta sector of each host_id was last written, on a lease disk."""
+    """When the delta sector of each host_id was last written, on a lease disk, and under which generation."""
 
     def __init__(self, disk):
-        self.times, self.sector = {}, disk.sector
+        self.times, self.generations, self.sector = {}, {}, disk.sector
         disk.watchers.append(self.landed)
 
     def landed(self, _path, offset, data, _asked, landed):
         if len(data) == self.sector and offset < 2000 * self.sector:
-            self.times.setdefault(offset // self.sector + 1, []).append(landed)
+            host_id = offset // self.sector + 1
+            self.times.setdefault(host_id, []).append(landed)
+            generation, = struct.unpack_from("<Q", data, GENERATION)
+            self.generations.setdefault(host_id, []).append(generation)
 
     def last(self, host_id, before=float("inf")):
         """When the last one before then landed."""

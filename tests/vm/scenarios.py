@@ -1,16 +1,17 @@
 """What happens to hosts, and what must come of it: one function each, named as a sentence.
 
 What is expected is an order and margins, in the harness's clock, never a time of day. The computed instant is D1's:
-HOST_DEAD after the last renewal of the host that is gone.
+`lab.computed()` after the last renewal of the host that is gone.
 """
 
 import time
 
-from lab import FIRE_TIMEOUT, HOST_DEAD, IO_TIMEOUT, RENEWAL_FAIL
+from lab import FIRE_TIMEOUT, HOST_DEAD, IO_TIMEOUT, RENEWAL_FAIL, WDMD_FIRE_TIMEOUT, Sabotage
 
 SOON = 60
 RENEWAL = 2 * IO_TIMEOUT
 DEVICE_TIMEOUT = (FIRE_TIMEOUT - 2) / 2  # what the daemon asks of the device: half of what is sealed, less two ticks
+NO_WATCHDOG = "--watchdog none"
 EDGE = 0.3  # of an io_timeout: a write that is to be on the medium is three requests here, two of them flushes
 
 
@@ -77,6 +78,27 @@ def a_host_whose_guest_hangs_on_its_disk_is_reset_by_its_watchdog_before_the_tak
     owner.join()
 
 
+def a_host_under_wdmd_whose_guest_hangs_is_reset_before_the_takeover(lab):
+    """(4) The same where wdmd keeps the watchdog, with its 60 seconds."""
+    lab.fire_timeout = WDMD_FIRE_TIMEOUT
+    owner, heir = lab.owner_and_heir()
+    begun = hang(owner, owner.paths)
+    reset_before_takeover(lab, owner, heir, begun)
+
+
+def a_write_through_io_uring_keeps_its_host_under_the_watchdog_after_its_guest_has_ended(lab):
+    """(4) The lease disk fails, and the guest's disk hangs. The guest ends when asked; its write does not: the host is reset."""
+    owner, heir = lab.owner_and_heir(guest="--ring")
+    begun = hang(owner, [owner.guests()])
+    lab.wait_for(lambda: owner.guests().held, SOON, "a write is in flight")
+    owner.leases().fail()
+    owner.say("fault", "every request to the lease disk fails")
+    reset = reset_before_takeover(lab, owner, heir, begun)
+    ended = owner.guest_ended(begun)
+    lab.expect(ended, "its guest is ended")
+    lab.margin("the guest ended before the reset", reset - ended.at)
+
+
 def a_host_whose_daemon_is_killed_is_reset_by_its_watchdog(lab):
     """(5) Nobody starts the daemon again: its guest writes on until the watchdog fires."""
     owner, heir = lab.owner_and_heir()
@@ -96,15 +118,38 @@ def a_daemon_started_again_in_time_ends_what_its_predecessor_guarded_and_joins_a
     owner, heir = lab.owner_and_heir()
     killed = owner.signal_daemon("KILL")
     owner.start_daemon()
-    ended = lab.timeline.wait(owner.name, "guest", "^ended", HOST_DEAD, killed.at)
     owner.join()
     joined = time.monotonic()
     lab.timeline.wait(heir.name, "guest", "^acquired", HOST_DEAD, killed.at)
     taken = lab.wait_for(lambda: lab.observer.first_by(heir.name, killed.at), SOON, "the heir writes")
+    lab.wait_for(lambda: lab.observer.last_by(heir.name).landed > taken.landed + 1, SOON, "and writes on")
+    lab.expect_one_owner_at_a_time()
+    ended = owner.guest_ended(killed.at)
+    lab.expect(ended, "the guest was ended")
     lab.margin("the guest ended before the takeover", taken.landed - ended.at)
     lab.measured("joined again so long after the daemon was killed", joined - killed.at)
     lab.expect(not owner.was_reset(killed.at), "the host is not reset")
-    lab.expect_one_owner_at_a_time()
+
+
+def a_daemon_started_again_waits_for_the_write_of_its_predecessor_that_is_in_flight(lab):
+    """(5) A renewal hangs in the device as its daemon is killed; the next daemon begins its generation only once that has landed. Without a
+    watchdog, which would not wait for so long: what is killed has it open until its write is over."""
+    node, = lab.cluster(1, NO_WATCHDOG)
+    node.leases().hold_next(("write",))
+    lab.wait_for(lambda: node.leases().held, SOON, "a renewal is in flight")
+    killed = node.say("fault", "its daemon gets SIGKILL, while a renewal is in flight")
+    node.run("kill -KILL $(pidof holdfast)")
+    node.serve("daemon", node.daemon_command(NO_WATCHDOG))
+    # Whoever comes too early is heard by nobody: the socket is that of the dead one, as long as that has it open.
+    add, joined = "holdfast lockspace add LS:1:/dev/vda:0", "holdfast lockspace list | grep -q LS"
+    joining = node.begin(f"until timeout 1 sh -c '{joined}'; do timeout 1 {add}; done")
+    lab.wait_for(lambda: time.monotonic() > killed.at + 3 * RENEWAL, SOON, "long enough to have joined, if it did not wait")
+    node.leases().release()
+    landed = node.say("fault", "the renewal lands").at
+    node.finish(joining, SOON)
+    lab.measured("joined so long after that", time.monotonic() - landed)
+    generations = lab.renewals.generations[1]
+    lab.expect(generations == sorted(generations), f"the generation in its sector never falls: {generations}")
 
 
 def a_daemon_started_again_does_not_pet_for_a_guest_that_cannot_be_ended(lab):
@@ -112,7 +157,7 @@ def a_daemon_started_again_does_not_pet_for_a_guest_that_cannot_be_ended(lab):
     owner, heir = lab.owner_and_heir()
     begun = hang(owner, [owner.guests()])
     owner.signal_daemon("KILL")
-    owner.begin(f"exec holdfast daemon -e {owner.name} -o {IO_TIMEOUT} --fire-timeout {FIRE_TIMEOUT} --watchdog /dev/watchdog0")
+    owner.begin(f"exec {owner.daemon_command()}")
     owner.begin("until holdfast lockspace add LS:1:/dev/vda:0; do sleep 0.2; done")
     reset_before_takeover(lab, owner, heir, begun)
 
@@ -295,7 +340,7 @@ def all_hosts_lose_the_storage_at_once_and_get_it_back(lab):
 def hang(node, paths):
     """Nothing is answered any more there, and what is asked is in flight."""
     for path in paths:
-        path.hold()
+        path.hold(("read", "write"))
     return node.say("fault", f"no answer from {', '.join(path.disk.name for path in paths)}").at
 
 
@@ -318,13 +363,13 @@ def reset_before_takeover(lab, owner, heir, begun):
 
 def taken_over(lab, owner, heir, since):
     """When the heir's guest wrote first; not before the computed instant of its owner's last renewal, and soon after."""
-    lab.timeline.wait(heir.name, "guest", "^acquired", 2 * HOST_DEAD + SOON, since)
+    lab.timeline.wait(heir.name, "guest", "^acquired", 2 * lab.host_dead() + SOON, since)
     taken = lab.wait_for(lambda: lab.observer.first_by(heir.name, since), SOON, "the heir writes")
     renewed = lab.renewals.last(owner.number, before=taken.landed)
     last = lab.observer.last_by(owner.name, before=taken.landed)
     lab.guarded(owner, lab.observer.first_by(owner.name).landed, last.landed, f"{owner.name} writes")
     lab.guarded(heir, taken.landed, time.monotonic(), f"{heir.name} writes")
-    lab.margin("taken over after the computed instant", taken.landed - (renewed + HOST_DEAD))
+    lab.margin("taken over after the computed instant", taken.landed - (renewed + lab.computed()))
     lab.margin("between the last write of one and the first of the other", taken.landed - last.landed)
     return taken.landed
 
@@ -337,9 +382,12 @@ SHORT = [
 ]
 
 ALL = SHORT + [
+    a_host_under_wdmd_whose_guest_hangs_is_reset_before_the_takeover,
+    a_write_through_io_uring_keeps_its_host_under_the_watchdog_after_its_guest_has_ended,
     a_host_whose_daemon_is_killed_is_reset_by_its_watchdog,
     a_host_whose_daemon_is_frozen_is_reset_by_its_watchdog,
     a_daemon_started_again_in_time_ends_what_its_predecessor_guarded_and_joins_at_once,
+    a_daemon_started_again_waits_for_the_write_of_its_predecessor_that_is_in_flight,
     a_daemon_started_again_does_not_pet_for_a_guest_that_cannot_be_ended,
     a_daemon_started_again_too_late_finds_its_host_reset,
     a_host_that_freezes_as_hardware_does_is_reset_before_the_takeover,
@@ -351,4 +399,20 @@ ALL = SHORT + [
     a_lease_disk_that_is_pulled_out_and_pushed_back_costs_its_guests_but_no_reset,
     storage_at_the_edge_of_io_timeout_ends_nothing,
     all_hosts_lose_the_storage_at_once_and_get_it_back,
+]
+
+# A defence off, the scenario that claims it must fail, and by what it sees.
+SABOTAGED = [
+    (a_host_whose_daemon_is_killed_is_reset_by_its_watchdog,
+     Sabotage("the watchdog is not armed", "no two owners at once", options=NO_WATCHDOG)),
+    (a_guest_whose_host_gets_only_errors_is_ended_without_a_reset,
+     Sabotage("nobody is ended", "the host is not reset", bug="NobodyIsEnded")),
+    (the_lease_of_a_host_that_lost_its_power_is_taken_over,
+     Sabotage("takeover a tick of the watchdog's early", "after the computed instant", bug="ExpiryOneTickEarly")),
+    (a_daemon_started_again_in_time_ends_what_its_predecessor_guarded_and_joins_at_once,
+     Sabotage("restart without P1", "no two owners at once", bug="GenerationOverLiveClients")),
+    (a_daemon_started_again_does_not_pet_for_a_guest_that_cannot_be_ended,
+     Sabotage("a successor pets for the dead", "late writes|the host was reset", bug="PetsForTheDead")),
+    (a_daemon_started_again_waits_for_the_write_of_its_predecessor_that_is_in_flight,
+     Sabotage("no fence", "the generation in its sector never falls", bug="I6NotAcrossRestart")),
 ]

@@ -2,11 +2,11 @@
 //! programs whose work must be done by one host at a time.
 //!
 //! Everything is said in lines: the agent's and the harness's are JSON, those of the programs are for whoever reads the timeline.
-#![forbid(unsafe_code)]
 // A guest sleeps, and goes by its host's clock: nothing here is simulated.
 #![allow(clippy::disallowed_methods)]
 
 mod agent;
+mod ring;
 mod work;
 
 use std::path::PathBuf;
@@ -35,6 +35,9 @@ enum What {
         /// Milliseconds between two writes.
         #[arg(long, default_value_t = 20)]
         every: u64,
+        /// Write through io_uring.
+        #[arg(long)]
+        ring: bool,
     },
     /// Take a lease, raise a counter on a disk by one, give the lease back, and so on.
     Count {
@@ -49,7 +52,7 @@ enum What {
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
         What::Agent { port } => agent::serve(&port),
-        What::Guarded { under, every } => work::guarded(&under, Duration::from_millis(every)),
+        What::Guarded { under, every, ring } => work::guarded(&under, Duration::from_millis(every), ring),
         What::Count { under, seconds } => work::count(&under, Duration::from_secs(seconds)),
     };
     match done {

@@ -22,6 +22,8 @@ use holdfast_io::sys::aligned::AlignedBuf;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
+use crate::ring::Ring;
+
 /// The size of a block, which every disk here can write whole.
 const BLOCK: usize = 4096;
 /// Between two attempts to get a lease.
@@ -124,16 +126,22 @@ impl Client {
     }
 }
 
-/// Takes the lease, and writes until killed. A write that fails is said once, and tried again: a guest does not end at that.
-pub fn guarded(under: &Under, every: Duration) -> Result<(), Box<dyn Error>> {
+/// Takes the lease, and writes until killed, through a ring if that is wanted. A write that fails is said once, and tried again: a guest
+/// does not end at that.
+pub fn guarded(under: &Under, every: Duration, through_ring: bool) -> Result<(), Box<dyn Error>> {
     let disk = Disk::open(under)?;
+    let mut ring = through_ring.then(|| Ring::new(disk.file.try_clone()?, BLOCK)).transpose()?;
     let mut client = Client::come(under)?;
     let lver = client.acquire()?;
     println!("acquired lver={lver}");
     let (mut seq, mut failing) = (0, false);
     loop {
         seq += 1;
-        let done = disk.write(&Written { host: under.host, lver, seq, count: 0 });
+        let written = Written { host: under.host, lver, seq, count: 0 };
+        let done = match &mut ring {
+            Some(ring) => ring.write(&serde_json::to_vec(&written)?, disk.at).map_err(Into::into),
+            None => disk.write(&written),
+        };
         match &done {
             Err(error) if !failing => println!("write failed: {error}"),
             Ok(()) if failing => println!("writes again"),

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_io::clock::Clock;
+use holdfast_io::planted::{Bug, planted};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -112,7 +113,12 @@ impl RunDir {
                     self.write_pid()?;
                     self.successor = None;
                 }
-                Some(holder) if is_dead_but_not_gone(holder) => clock.sleep(POLL).await,
+                Some(holder) if is_dead_but_not_gone(holder) => {
+                    if planted(Bug::I6NotAcrossRestart) {
+                        return Ok(());
+                    }
+                    clock.sleep(POLL).await;
+                }
                 Some(holder) => return Err(RunDirError::Busy { path: self.path.clone(), pid: holder.to_string() }),
             }
         }
