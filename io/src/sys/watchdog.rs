@@ -8,7 +8,7 @@
 //! | `WDIOC_KEEPALIVE`, any `write(2)` | pets |
 //! | `WDIOC_SETTIMEOUT` | sets a timeout, which the driver may round or clamp, and pets |
 //! | `close(2)` without `V` written before | pets once more and goes on counting |
-//! | `close(2)` after `V` was written | stops the timer, unless the driver was loaded with `nowayout` |
+//! | `close(2)` after `V` was written | stops the timer; with `nowayout`: pets once more, and it goes on counting |
 //!
 //! So a process that dies is no disarm: the device counts on from the moment its last descriptor was closed. That
 //! last, unasked pet is why a device's own timeout may be at most half of the fire timeout promised on disk (D3).
@@ -103,6 +103,10 @@ const _: () = assert!(size_of::<WatchdogInfo>() == 40);
 
 /// `WDIOF_MAGICCLOSE`: the device goes on counting when it is closed without `V`.
 const MAGIC_CLOSE: u32 = 0x0100;
+/// `WDIOF_PRETIMEOUT`: the device can raise an alarm some seconds before it fires.
+const PRETIMEOUT: u32 = 0x0200;
+/// `WDIOF_CARDRESET`, of [`WatchdogDevice::boot_status`]: this device has reset the machine.
+pub const CARD_RESET: u32 = 0x0020;
 
 mod ioctl {
     use super::WatchdogInfo;
@@ -113,6 +117,7 @@ mod ioctl {
     nix::ioctl_read!(keepalive, b'W', 5, c_int);
     nix::ioctl_readwrite!(set_timeout, b'W', 6, c_int);
     nix::ioctl_read!(get_timeout, b'W', 7, c_int);
+    nix::ioctl_read!(get_pretimeout, b'W', 9, c_int);
 }
 
 /// An open, and therefore counting, watchdog device.
@@ -124,6 +129,7 @@ pub struct WatchdogDevice {
     file: File,
     path: PathBuf,
     identity: String,
+    options: u32,
 }
 
 impl WatchdogDevice {
@@ -152,7 +158,7 @@ impl WatchdogDevice {
         if info.options & MAGIC_CLOSE == 0 {
             return Err(WatchdogError::NoMagicClose { path: path.to_owned(), identity, options: info.options });
         }
-        Ok(WatchdogDevice { file, path: path.to_owned(), identity })
+        Ok(WatchdogDevice { file, path: path.to_owned(), identity, options: info.options })
     }
 
     /// The driver's name for the device, such as `i6300ESB timer`.
@@ -206,20 +212,35 @@ impl WatchdogDevice {
         self.checked("WDIOC_KEEPALIVE", petted)
     }
 
-    /// Flags (`WDIOF_*`) of why the machine last started: `0x20`, `WDIOF_CARDRESET`, when this device reset it.
+    /// Flags (`WDIOF_*`) of why the machine last started: [`CARD_RESET`] when this device reset it.
     ///
     /// # Errors
     /// The driver's refusal.
-    pub fn boot_status(&self) -> Result<i32, WatchdogError> {
+    pub fn boot_status(&self) -> Result<u32, WatchdogError> {
         let mut value: libc::c_int = 0;
         // SAFETY: the descriptor is open, and `value` is a live, writable int, which is what the request names.
         let asked = unsafe { ioctl::get_boot_status(self.file.as_raw_fd(), &raw mut value) };
         self.checked("WDIOC_GETBOOTSTATUS", asked)?;
-        Ok(value)
+        Ok(value.cast_unsigned())
     }
 
-    /// Writes `V` and closes the device, which stops it - unless its driver was loaded with `nowayout`, which cannot
-    /// be told from here: then it counts on, and the host is reset.
+    /// How long before it fires the device raises its alarm; `None` where it has none, or has it turned off.
+    ///
+    /// # Errors
+    /// The driver's refusal.
+    pub fn pretimeout(&self) -> Result<Option<Seconds>, WatchdogError> {
+        if self.options & PRETIMEOUT == 0 {
+            return Ok(None);
+        }
+        let mut value: libc::c_int = 0;
+        // SAFETY: the descriptor is open, and `value` is a live, writable int, which is what the request names.
+        let asked = unsafe { ioctl::get_pretimeout(self.file.as_raw_fd(), &raw mut value) };
+        self.checked("WDIOC_GETPRETIMEOUT", asked)?;
+        Ok(u32::try_from(value).ok().filter(|seconds| *seconds > 0).map(Seconds))
+    }
+
+    /// Writes `V` and closes the device, which stops it - unless its driver was loaded with `nowayout`, which no ioctl
+    /// tells: then the close pets it, it counts on, and the host is reset.
     ///
     /// # Errors
     /// The write's failure. The device is closed all the same, and counts on.
@@ -271,6 +292,7 @@ mod tests {
         assert_eq!(nix::request_code_read!(b'W', 5, size_of::<libc::c_int>()), 0x8004_5705);
         assert_eq!(nix::request_code_readwrite!(b'W', 6, size_of::<libc::c_int>()), 0xc004_5706);
         assert_eq!(nix::request_code_read!(b'W', 7, size_of::<libc::c_int>()), 0x8004_5707);
+        assert_eq!(nix::request_code_read!(b'W', 9, size_of::<libc::c_int>()), 0x8004_5709);
     }
 
     #[test]

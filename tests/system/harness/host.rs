@@ -124,10 +124,15 @@ impl Process {
 impl Machine {
     /// Switches a host on. Nothing runs on it but a shell.
     pub fn boot() -> Machine {
-        let directory = tempfile::tempdir().unwrap();
+        Machine::boot_with(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// The same with files that are there already, and options of its watchdog.
+    pub fn boot_with(directory: TempDir, options: &[&str]) -> Machine {
         let mut fake = Command::new(env!("CARGO_BIN_EXE_holdfast"))
             .args(["fake-watchdog", "--die-with-parent", "--socket"])
             .arg(directory.path().join("watchdog"))
+            .args(options)
             .args(["--", "sh", "-s"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

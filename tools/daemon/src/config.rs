@@ -21,6 +21,8 @@ pub struct ConfigFile {
     pub host_name: Option<String>,
     /// A device, `wdmd`, the socket of a fake-watchdog, or `none`.
     pub watchdog: Option<String>,
+    /// The administrator knows what it means that there is none.
+    pub unsafe_no_watchdog: Option<bool>,
     /// Seconds, 4 to 60: sealed on disk; the device gets not quite half.
     pub watchdog_fire_timeout: Option<u64>,
     /// Seconds, 1 to 255, for lockspaces added without one.
@@ -49,6 +51,8 @@ pub struct Config {
     pub host_name: HostName,
     /// Which watchdog, as written.
     pub watchdog: String,
+    /// Block devices may be used without one.
+    pub unsafe_no_watchdog: bool,
     /// What is sealed.
     pub fire_timeout: FireTimeout,
     /// For lockspaces added without one.
@@ -73,8 +77,9 @@ impl Config {
     /// What is in force once `new` was read: what cannot change while the daemon runs stays.
     #[must_use]
     pub fn taking(&self, new: &Config) -> Config {
-        let Config { host_name, watchdog, fire_timeout, lock_memory, user, group, .. } = self.clone();
-        Config { host_name, watchdog, fire_timeout, lock_memory, user, group, ..new.clone() }
+        let Config { host_name, watchdog, unsafe_no_watchdog, fire_timeout, lock_memory, user, group, .. } =
+            self.clone();
+        Config { host_name, watchdog, unsafe_no_watchdog, fire_timeout, lock_memory, user, group, ..new.clone() }
     }
 
     /// Of what cannot change while the daemon runs: what reads otherwise in `new` than it last did, `before`, and whether that waits for
@@ -85,10 +90,11 @@ impl Config {
         differs.filter(|((_, changed), _)| *changed).map(|(_, waits)| waits).collect()
     }
 
-    fn fixed(&self, new: &Config) -> [(&'static str, bool); 6] {
+    fn fixed(&self, new: &Config) -> [(&'static str, bool); 7] {
         [
             ("host_name", self.host_name != new.host_name),
             ("watchdog", self.watchdog != new.watchdog),
+            ("unsafe_no_watchdog", self.unsafe_no_watchdog != new.unsafe_no_watchdog),
             ("watchdog_fire_timeout", self.fire_timeout != new.fire_timeout),
             ("lock_memory", self.lock_memory != new.lock_memory),
             ("user", self.user != new.user),
@@ -195,6 +201,7 @@ impl ConfigFile {
         Ok(Config {
             host_name,
             watchdog,
+            unsafe_no_watchdog: self.unsafe_no_watchdog.unwrap_or(false),
             fire_timeout,
             io_timeout,
             kill_grace: asked.min(longest),

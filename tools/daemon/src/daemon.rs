@@ -28,8 +28,11 @@ use crate::restart::{Inheritance, Succession};
 use crate::rundir::{RunDir, RunDirError};
 use crate::runtime::{Desk, Outside, serve};
 use crate::shares::Shares;
+use crate::sock_diag;
 use crate::state_file::{self, SpaceRecord, StateFileError};
 use crate::supervisor::{Report, Settings, Supervisor};
+use crate::sysfs::Sysfs;
+use crate::watchdog::facts::Facts;
 use crate::watchdog::{Choice, Kind, WatchdogError};
 use crate::works::{Works, WorksError};
 
@@ -130,6 +133,7 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
     oom::spare_us();
     let seats = Shares::new(most_guests(descriptors()));
     let linux = Linux::new(watchdog.clone(), options.run_dir.clone())?;
+    let linux = linux.without_watchdog(options.config.unsafe_no_watchdog);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
@@ -149,15 +153,16 @@ pub fn run(options: &Options, again: &dyn Fn() -> Result<Config, ConfigError>) -
         };
         // Until a dead predecessor is gone it also has the watchdog open.
         let proven = succeed(&linux, &settings, run_dir.settle(linux.clock())).await?;
+        let counts_on = linux.has_left_it_counting(&settings.boot_id);
         watchdog.look()?;
-        let settings = Settings { report: locked_report(options, &watchdog), ..settings };
+        let settings = Settings { report: report(options, &watchdog), ..settings };
         let listener = UnixListener::from_std(run_dir.listen(options.owner)?)?;
         tracing::info!(run_dir = %run_dir.path().display(), host = %options.config.host_name, "ready");
         let works = Works::new(Supervisor::new(settings, proven), linux.clone(), machine, options.config.host_name);
         let (unread, log) = (Shares::new(MOST_UNREAD), options.log.clone());
         let desk = Desk { seats, unread, log };
         let (config, ready) = (options.config.clone(), options.ready);
-        let outside = Outside { listener, signals: signals()?, config, again, ready };
+        let outside = Outside { listener, signals: signals()?, config, again, ready, counts_on };
         serve(works, desk, outside, at_start).await.map_err(DaemonError::from)
     })
 }
@@ -250,6 +255,24 @@ fn announce(options: &Options, watchdog: &Choice) {
     }
 }
 
+/// Whether the watchdog has reset this host, as far as it tells without being opened.
+fn reset_by(watchdog: &Choice) -> Option<bool> {
+    let facts = Facts::of(watchdog, &Sysfs::default())?;
+    let reset = facts.has_reset_us()?;
+    if reset {
+        let up_since = Procfs::default().up_since().map(|t| t.strftime("%Y-%m-%d %H:%M:%S %z").to_string());
+        tracing::error!(%watchdog, up_since, "THIS HOST WAS RESET BY ITS WATCHDOG before it came up");
+    }
+    Some(reset)
+}
+
+/// Whether clients can be guarded here; if not, why.
+fn asks_for_peers() -> Option<String> {
+    let why = sock_diag::answers().err()?;
+    tracing::error!(why, "NO LEASE CAN BE GIVEN: the kernel does not tell which processes share a client's connection");
+    Some(why)
+}
+
 /// Everything that the predecessor guarded is gone and none of its writes is in flight: its watchdog may be stopped.
 fn stop_predecessors_watchdog<P: Platform>(platform: &P, fire: FireTimeout) {
     match platform.open_watchdog(fire).and_then(|mut device| device.disarm()) {
@@ -260,7 +283,7 @@ fn stop_predecessors_watchdog<P: Platform>(platform: &P, fire: FireTimeout) {
     }
 }
 
-fn locked_report(options: &Options, watchdog: &Choice) -> Report {
+fn report(options: &Options, watchdog: &Choice) -> Report {
     let mlock_level = match options.config.lock_memory.then(memory::lock_memory) {
         Some(Ok(())) => 1,
         Some(Err(error)) => {
@@ -275,6 +298,8 @@ fn locked_report(options: &Options, watchdog: &Choice) -> Report {
         use_watchdog: !matches!(watchdog, Choice::None),
         high_priority: false,
         mlock_level,
+        reset_by_watchdog: reset_by(watchdog),
+        no_peers: asks_for_peers(),
     }
 }
 

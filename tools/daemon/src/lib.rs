@@ -29,6 +29,7 @@ pub mod shares;
 pub mod sock_diag;
 pub mod state_file;
 pub mod supervisor;
+pub mod sysfs;
 pub mod watchdog;
 pub mod wdmd;
 pub mod works;

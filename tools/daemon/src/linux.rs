@@ -14,6 +14,7 @@ use holdfast_io::sys::memory;
 use holdfast_io::sys::rights::Rights;
 use holdfast_io::timing::FireTimeout;
 use holdfast_io::units::SectorSize;
+use nix::libc;
 use nix::sys::signal::Signal;
 use paxos_lease::Held;
 
@@ -26,14 +27,24 @@ use crate::procfs::Procfs;
 use crate::rings::Rings;
 use crate::state_file::{Guarded, StateFile, StateFileError};
 use crate::supervisor::event::Effect;
+use crate::sysfs::Sysfs;
+use crate::watchdog::facts::Facts;
 use crate::watchdog::{Choice, Watchdog, WatchdogError};
 use crate::wdmd;
 
 /// Descriptors kept back so that the state file can be written when no other is to be had.
 const RESERVE: usize = 2;
 
+/// The major number of loop devices.
+const LOOP: u32 = 7;
+
 /// The missing priority is said once, not for every lockspace.
 static SAID: Once = Once::new();
+
+/// A block device is what hosts share. A file, and a loop device over one, is mostly this host's own.
+fn is_shared(node: NodeId) -> bool {
+    node.device.is_some_and(|device| libc::major(device) != LOOP)
+}
 
 impl LeaseFile for BlockFile {
     fn path(&self) -> &Arc<str> {
@@ -60,6 +71,8 @@ pub struct Linux {
     nodes: Arc<Nodes>,
     engines: Arc<Engines>,
     watchdog: Choice,
+    /// Block devices may be used without one.
+    unsafe_no_watchdog: bool,
     run_dir: PathBuf,
     reserve: Arc<Mutex<Vec<File>>>,
     /// What a predecessor's clients write through was looked at.
@@ -73,9 +86,25 @@ impl Linux {
     /// No timer or no thread for it.
     pub fn new(watchdog: Choice, run_dir: PathBuf) -> io::Result<Self> {
         let (clock, engines, reserve, looked) = (BootClock::new()?, Arc::default(), Arc::default(), Arc::default());
-        let linux = Linux { clock, nodes: Arc::default(), engines, watchdog, run_dir, reserve, looked };
+        let (nodes, unsafe_no_watchdog) = (Arc::default(), false);
+        let linux = Linux { clock, nodes, engines, watchdog, unsafe_no_watchdog, run_dir, reserve, looked };
         linux.keep_reserve();
         Ok(linux)
+    }
+
+    /// The administrator has said that block devices may be used without a watchdog, or has not.
+    #[must_use]
+    pub fn without_watchdog(self, unsafe_no_watchdog: bool) -> Self {
+        Linux { unsafe_no_watchdog, ..self }
+    }
+
+    /// Whether a device that cannot be stopped counts, with nobody left to pet it: a daemon of this boot has ended in this run directory,
+    /// and has left it so. What a state file does not tell of may have something behind it that it is to end.
+    #[must_use]
+    pub fn has_left_it_counting(&self, boot_id: &str) -> bool {
+        let known = matches!(self.read_state(), Ok(Some(state)) if state.boot_id == boot_id);
+        let facts = Facts::of(&self.watchdog, &Sysfs::default());
+        known && facts.is_some_and(|facts| facts.nowayout == Some(true) && facts.counts == Some(true))
     }
 
     /// The devices, to be shared with tasks that answer clients.
@@ -145,6 +174,17 @@ impl Platform for Linux {
         Ok(())
     }
 
+    fn needs_watchdog(&self, file: &BlockFile) -> Option<String> {
+        let unguarded = self.watchdog == Choice::None && !self.unsafe_no_watchdog && is_shared(file.node());
+        unguarded.then(|| {
+            format!(
+                "{} is a block device, and there is no watchdog: nothing would reset this host if it hangs, and two hosts would write to one \
+                 disk. Choose a watchdog, or say that you know with --unsafe-no-watchdog (unsafe_no_watchdog = true)",
+                file.path()
+            )
+        })
+    }
+
     fn open_watchdog(&self, sealed: FireTimeout) -> Result<Box<dyn Watchdog>, WatchdogError> {
         self.watchdog.open(sealed, &wdmd::entry_name(&self.run_dir))
     }
@@ -184,4 +224,16 @@ impl Platform for Linux {
     }
 
     async fn before(&self, _effect: &Effect<Held>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_device_is_shared_and_files_and_loop_devices_are_not() {
+        let of = |major, minor| NodeId { dev: 5, ino: 7, device: Some(libc::makedev(major, minor)) };
+        assert!(is_shared(of(8, 1)) && is_shared(of(253, 7)) && is_shared(of(259, 0)));
+        assert!(!is_shared(of(LOOP, 3)) && !is_shared(NodeId::file(5, 7)));
+    }
 }

@@ -139,6 +139,9 @@ impl<P: Platform> Lockspace<P> {
     ) -> Result<(Box<Held>, Arc<LeaseDisk<P>>), Refused> {
         let JoinRequest { space, host_id, place, io_timeout, .. } = &self.request;
         let file = self.platform.open(&place.path, &place.by).map_err(|e| (ResultCode::ENODEV, codes::chain(&e)))?;
+        if let Some(why) = self.platform.needs_watchdog(&file) {
+            return Err((ResultCode::WATCHDOG_ERROR, why));
+        }
         let engine = self.platform.engine(&file, AT_ONCE, "renewal-io");
         let disk = Arc::new(Device::new(engine, clock.clone(), WriteLimit::none()));
         *device = Some(Arc::clone(&disk));

@@ -84,6 +84,11 @@ pub trait Platform: Clone + 'static {
     /// No thread, no clock.
     fn start_lockspace(&self, lockspace: Lockspace<Self>) -> io::Result<()>;
 
+    /// Why a lockspace in this file may not be joined without a watchdog; `None`: it may, or there is one.
+    fn needs_watchdog(&self, _file: &Self::File) -> Option<String> {
+        None
+    }
+
     /// Opens the watchdog, **which arms and pets it**.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use holdfast_io::sys::mark::Mark;
@@ -237,6 +238,14 @@ impl Procfs {
             return Err(content(path, "a UUID of 36 characters", id));
         }
         Ok(id.to_owned())
+    }
+
+    /// When this kernel came up, by the host's own calendar.
+    #[must_use]
+    pub fn up_since(&self) -> Option<jiff::Zoned> {
+        let text = fs::read_to_string(self.root.join("stat")).ok()?;
+        let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+        Some(jiff::Timestamp::from_second(seconds).ok()?.to_zoned(jiff::tz::TimeZone::system()))
     }
 
     /// Every process there is, by number.
@@ -477,6 +486,22 @@ impl Procfs {
     #[must_use]
     pub fn leads_to(&self, pid: i32, number: i32) -> Option<FileStat> {
         stat(&self.process(pid).join("fd").join(number.to_string())).ok()
+    }
+
+    /// The processes that have a device open, by its number, with their names: those that may be looked into. Only links below `/dev` are
+    /// followed, since others may lead to a server that does not answer.
+    #[must_use]
+    pub fn holders_of_device(&self, is_wanted: impl Fn(u64) -> bool) -> Vec<(i32, String)> {
+        let has_it = |pid: &i32| {
+            let descriptors = self.process(*pid).join("fd");
+            let numbers = numbers_in(&descriptors).ok().flatten().unwrap_or_default();
+            numbers.into_iter().map(|number| descriptors.join(number.to_string())).any(|link| {
+                fs::read_link(&link).is_ok_and(|target| target.starts_with("/dev"))
+                    && fs::metadata(&link).is_ok_and(|m| m.file_type().is_char_device() && is_wanted(m.rdev()))
+            })
+        };
+        let holders = self.pids().unwrap_or_default().into_iter().filter(has_it);
+        holders.map(|pid| (pid, self.comm(pid).ok().flatten().unwrap_or_default())).collect()
     }
 
     /// The kinds of file system that a process has mounted, by the numbers that [`Descriptor::mount`] names.

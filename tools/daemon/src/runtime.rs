@@ -94,6 +94,8 @@ pub struct Outside<'a> {
     pub again: &'a dyn Fn() -> Result<Config, ConfigError>,
     /// To be called once, when the daemon has done what it does at its start.
     pub ready: fn(),
+    /// A watchdog that cannot be stopped counts, and nothing that it guarded is left.
+    pub counts_on: bool,
 }
 
 /// Serves until the supervisor says that the work is done.
@@ -106,7 +108,7 @@ pub async fn serve(
     outside: Outside<'_>,
     at_start: Vec<(SpaceName, Request)>,
 ) -> Result<(), WorksError> {
-    let Outside { listener, mut signals, config, again, ready } = outside;
+    let Outside { listener, mut signals, config, again, ready, counts_on } = outside;
     let heirs = Heirs::new(|of| guard::signal_heirs(of, &Procfs::default()));
     let (leaving, procfs) = (Vec::new(), Procfs::default());
     let (guests, rings) = (BTreeMap::new(), Rings::default());
@@ -125,6 +127,9 @@ pub async fn serve(
         joins,
         between_joins: FIRST_BETWEEN_JOINS,
     };
+    if counts_on {
+        shell.handle(Event::CountsOn).await?;
+    }
     shell.want(at_start).await?;
     let mut starting = Some(clock.now().after(LONGEST_START));
     while !shell.guests.exit {

@@ -64,8 +64,9 @@ fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
         match key {
             "our_host_name" => file.host_name = Some(value.to_owned()),
             "use_watchdog" => match count()? {
-                0 => file.watchdog = Some("none".to_owned()),
-                1 => file.watchdog = Some("wdmd".to_owned()),
+                // Whoever wrote this for sanlock has said it in so many words.
+                0 => (file.watchdog, file.unsafe_no_watchdog) = (Some("none".to_owned()), Some(true)),
+                1 => (file.watchdog, file.unsafe_no_watchdog) = (Some("wdmd".to_owned()), None),
                 _ => return Err(bad("0 or 1")),
             },
             "mlock_level" => file.lock_memory = Some(count()? > 0),
@@ -99,6 +100,7 @@ mod tests {
         let wanted = ConfigFile {
             host_name: Some("alpha".into()),
             watchdog: Some("none".into()),
+            unsafe_no_watchdog: Some(true),
             io_timeout: Some(5),
             lock_memory: Some(false),
             user: Some("sanlock".into()),

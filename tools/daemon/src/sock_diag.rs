@@ -37,7 +37,7 @@ pub enum SockDiagError {
         /// The inode found.
         found: u64,
     },
-    /// A call on the netlink socket failed; a kernel without `CONFIG_UNIX_DIAG` answers `ENOENT` to it.
+    /// A call on the netlink socket failed; a kernel without the module unix_diag answers `ENOENT`, to it or in its answer.
     #[error("sock_diag: {operation} failed: {source}")]
     Os {
         /// The call.
@@ -94,6 +94,28 @@ pub fn peer_inode<Socket: AsFd>(connection: &Socket) -> Result<Option<u64>, Sock
     let mut answer = [0; 512];
     let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty()).map_err(failed("recv"))?;
     peer_in_answer(answer.get(..length).unwrap_or(&answer), own)
+}
+
+/// Asks about two sockets of our own, to find out whether the kernel answers such questions at all.
+///
+/// # Errors
+/// It does not, and what to do about it: no client can be guarded on this host.
+pub fn answers() -> Result<(), String> {
+    let told = std::os::unix::net::UnixStream::pair().map_err(|e| e.to_string()).and_then(|(one, other)| {
+        let peer = peer_inode(&one).map_err(|error| match error {
+            SockDiagError::Refused { source: Errno::ENOENT, .. } | SockDiagError::Os { source: Errno::ENOENT, .. } => {
+                format!("{error}. The kernel's module unix_diag is not loaded: `modprobe unix_diag`, at every boot")
+            }
+            _ => error.to_string(),
+        })?;
+        Ok((peer, socket_inode(&other).map_err(|e| e.to_string())?))
+    })?;
+    match told {
+        (Some(peer), other) if peer == other => Ok(()),
+        (peer, other) => {
+            Err(format!("sock_diag: expected socket inode {other} as the other end of a pair, found {peer:?}"))
+        }
+    }
 }
 
 /// The question: one socket, looked up by its inode, with its peer.
@@ -198,6 +220,11 @@ mod tests {
         assert_ne!(daemon_inode, client_inode);
         assert_eq!(peer_inode(&daemon_end).unwrap(), Some(client_inode));
         assert_eq!(peer_inode(&client_end).unwrap(), Some(daemon_inode));
+    }
+
+    #[test]
+    fn a_kernel_that_tells_about_a_pair_of_our_own_answers() {
+        assert_eq!(answers(), Ok(()));
     }
 
     #[test]

@@ -10,10 +10,17 @@
 //! - Dropping the value, or dying, leaves the device counting, petted once more by the closing. That is why
 //!   [`plan`] allows it at most half of what the fire timeout sealed on disk leaves beside two ticks: one device timeout may go by before the
 //!   last close, and one after it.
-//! - [`Watchdog::disarm`] is called when no lockspace is under D3 any more.
+//! - [`Watchdog::disarm`] is called when no lockspace is under D3 any more; of a device that cannot be stopped (`nowayout`,
+//!   [`Watchdog::stays_on`]) only when the daemon ends as well. Until then it is petted with nothing to guard, and at the end it is left with
+//!   a long timeout, so that whoever comes next has time to pet it: the next daemon, or systemd at a shutdown.
+//!
+//! What a device tells without being opened: `watchdog/facts.rs`. It may be late by a second ([`FireTimeout::device_limit`]); those that
+//! were measured are in docs/safety.md, step 5.
 //!
 //! Units: whole seconds. Errors: [`WatchdogError`]. A pet that failed is one whose effect is not known: the daemon
 //! goes on as if it had not happened. Sources: architecture D3 and W1; `holdfast_io::sys::watchdog` for the device.
+
+pub mod facts;
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
@@ -30,7 +37,10 @@ use nix::errno::Errno;
 use nix::libc;
 use serde::{Deserialize, Serialize};
 
+use crate::procfs::Procfs;
+use crate::sysfs::Sysfs;
 use crate::wdmd::{self, WdmdWatchdog};
+use facts::Facts;
 
 /// Why there is no watchdog to rely on.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +59,7 @@ pub enum WatchdogError {
     },
     /// `--watchdog` names a path that is neither.
     #[error(
-        "{}: expected a watchdog device, the socket of a fake-watchdog, or one of the words wdmd and none; found {found}",
+        "{}: expected a watchdog device, the socket of a fake-watchdog, or one of the words wdmd and none; found {found}{advice}",
         path.display()
     )]
     NoWatchdogThere {
@@ -57,6 +67,36 @@ pub enum WatchdogError {
         path: PathBuf,
         /// What is there.
         found: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// The device has one opener at a time, and has one.
+    #[error("{}: the watchdog is held by {by}", path.display())]
+    HeldBy {
+        /// The device.
+        path: PathBuf,
+        /// Who has it open, and what to do about that.
+        by: String,
+    },
+    /// It says before it is opened that it cannot count as short as D3 asks.
+    #[error("{}: counts {shortest} at least, and the fire timeout {sealed} allows {limit}: not opened", path.display())]
+    TooLongAtBest {
+        /// The device.
+        path: PathBuf,
+        /// The shortest timeout it takes.
+        shortest: Seconds,
+        /// The most it may count.
+        limit: Seconds,
+        /// The fire timeout that is to be sealed.
+        sealed: FireTimeout,
+    },
+    /// It was told to stop, and counts on.
+    #[error("{device}: told to stop, it counts on: THIS HOST WILL BE RESET within {left} unless something pets it")]
+    CountsOn {
+        /// The device.
+        device: String,
+        /// What it counts.
+        left: Seconds,
     },
     /// The device cannot count as short as D3 asks.
     #[error(
@@ -206,10 +246,15 @@ pub trait Watchdog {
     /// Refused, or outcome unknown.
     fn pet(&mut self, until: LocalInstant) -> Result<(), WatchdogError>;
 
-    /// Stops it and closes it.
+    /// Whether it cannot be stopped, as far as it is known.
+    fn stays_on(&self) -> bool {
+        false
+    }
+
+    /// Stops it and closes it. One that cannot be stopped is left with a long timeout.
     ///
     /// # Errors
-    /// It could not be told to stop; it is closed all the same, and counts on.
+    /// It could not be told to stop, or did not; it is closed all the same, and counts on.
     fn disarm(&mut self) -> Result<(), WatchdogError>;
 
     /// Sets the shortest timeout the device takes, returns it as read back, and never pets or stops the device again.
@@ -256,14 +301,20 @@ impl Choice {
             _ => {}
         }
         let path = PathBuf::from(value);
+        let mut advice = "";
         let found = match std::fs::metadata(&path) {
             Ok(metadata) if metadata.file_type().is_char_device() => return Ok(Choice::Device(path)),
             Ok(metadata) if metadata.file_type().is_socket() => return Ok(Choice::Fake(path)),
             Ok(metadata) if metadata.is_dir() => "a directory".to_owned(),
             Ok(_) => "something else".to_owned(),
-            Err(error) => error.to_string(),
+            Err(error) => {
+                if path.starts_with("/dev") {
+                    advice = NO_DEVICE;
+                }
+                error.to_string()
+            }
         };
-        Err(WatchdogError::NoWatchdogThere { path, found })
+        Err(WatchdogError::NoWatchdogThere { path, found, advice })
     }
 
     /// Which kind it is.
@@ -294,12 +345,87 @@ impl Choice {
     /// Not to be opened, or not able to count short enough: then it was disarmed again.
     pub fn open(&self, sealed: FireTimeout, name: &str) -> Result<Box<dyn Watchdog>, WatchdogError> {
         Ok(match self {
-            Choice::Device(path) => Box::new(DeviceWatchdog::arm(WatchdogDevice::open(path)?, sealed)?),
+            Choice::Device(path) => {
+                let armed = DeviceWatchdog::arm(open_device(path, sealed)?, sealed)?;
+                armed.timer.iter().for_each(|device| describe(device, armed.timeout));
+                Box::new(armed)
+            }
             Choice::Wdmd(path) => Box::new(WdmdWatchdog::arm(path, name, sealed)?),
             Choice::Fake(path) => Box::new(FakeWatchdogClient::arm(FakeDevice::open(path)?, sealed)?),
             Choice::None => Box::new(NoWatchdog),
         })
     }
+}
+
+/// What to do where there is no device.
+pub const NO_DEVICE: &str = ". Load the driver of this machine's watchdog (iTCO_wdt, sp5100_tco, ipmi_watchdog, i6300esb and others). Where \
+    there is none: `modprobe softdog`, which resets a host whose programs hang, but not one whose kernel does";
+
+/// Opens a device that can keep D3, as far as it says so itself.
+fn open_device(path: &Path, sealed: FireTimeout) -> Result<WatchdogDevice, WatchdogError> {
+    let limit = most_seconds(sealed);
+    let shortest = Facts::of_device(path, &Sysfs::default()).and_then(|facts| facts.shortest);
+    if let Some(shortest) = shortest.filter(|shortest| *shortest > limit) {
+        return Err(WatchdogError::TooLongAtBest { path: path.to_owned(), shortest, limit, sealed });
+    }
+    WatchdogDevice::open(path).map_err(|error| match &error {
+        DeviceError::Os { source, .. } if source.raw_os_error() == Some(libc::EBUSY) => {
+            let by = facts::held_by(path, &Sysfs::default(), &Procfs::default());
+            WatchdogError::HeldBy { path: path.to_owned(), by }
+        }
+        _ => error.into(),
+    })
+}
+
+/// What an administrator ought to know of a device that was armed.
+fn describe(device: &WatchdogDevice, timeout: Seconds) {
+    let (name, facts) = (Timer::name(device), told_by(device));
+    match facts.as_ref().and_then(|facts| facts.nowayout) {
+        Some(true) => tracing::warn!(
+            watchdog = %name,
+            "its driver was loaded with nowayout: it cannot be stopped. It is petted also while nothing is guarded, and at the daemon's end \
+             left with a longer timeout"
+        ),
+        Some(false) => {}
+        None => tracing::info!(watchdog = %name, "its driver does not tell whether it can be stopped (nowayout)"),
+    }
+    if device.identity() == SOFTDOG {
+        tracing::warn!(watchdog = %name, "softdog is a timer of the kernel: it does not reset a host whose kernel hangs");
+    }
+    let pretimeout = device.pretimeout().unwrap_or_else(|error| {
+        tracing::warn!(watchdog = %name, %error, "its pretimeout is not known");
+        None
+    });
+    let Some(before) = pretimeout else { return };
+    let governor = facts.and_then(|facts| facts.governor).unwrap_or_else(|| "unknown".to_owned());
+    tracing::info!(watchdog = %name, pretimeout_s = before.0, governor, "raises an alarm before it fires, which changes nothing of when it does");
+    // Petted four times in one timeout: one late pet must not be an alarm.
+    if before.0 * 2 > timeout.0 {
+        tracing::warn!(
+            watchdog = %name, pretimeout_s = before.0, timeout_s = timeout.0,
+            "its alarm comes so early that a healthy host under load may raise it"
+        );
+    }
+}
+
+/// What softdog calls itself.
+pub const SOFTDOG: &str = "Software Watchdog";
+
+/// What the kernel tells of a device that is open. An old driver may stand in the place of the oldest one: it is known by its name.
+fn told_by(device: &WatchdogDevice) -> Option<Facts> {
+    Facts::of_device(device.path(), &Sysfs::default())
+        .filter(|facts| facts.identity.as_deref().is_none_or(|name| name == device.identity()))
+}
+
+/// The most that a device may count under this fire timeout.
+#[must_use]
+pub fn most_seconds(sealed: FireTimeout) -> Seconds {
+    let most = if planted(Bug::DeviceGetsSealedTimeout) {
+        u64::from(sealed.seconds())
+    } else {
+        sealed.device_limit().as_secs()
+    };
+    Seconds(u32::try_from(most).unwrap_or(u32::MAX))
 }
 
 /// D3: settles the device's own timeout under the sealed fire timeout, at most [`FireTimeout::device_limit`] *as read back*.
@@ -314,12 +440,7 @@ pub fn plan(
     device: &str,
     mut ask: impl FnMut(Seconds) -> Result<Seconds, WatchdogError>,
 ) -> Result<Seconds, WatchdogError> {
-    let most = if planted(Bug::DeviceGetsSealedTimeout) {
-        u64::from(sealed.seconds())
-    } else {
-        sealed.device_limit().as_secs()
-    };
-    let limit = Seconds(u32::try_from(most).unwrap_or(u32::MAX));
+    let limit = most_seconds(sealed);
     assert!(limit >= Seconds(1), "a fire timeout leaves the device at least a second");
     let mut asked = limit;
     loop {
@@ -349,10 +470,14 @@ pub trait Timer {
     /// # Errors
     /// Refused, or outcome unknown.
     fn pet(&mut self) -> Result<(), WatchdogError>;
+    /// Whether it cannot be stopped, as far as it is known.
+    fn stays_on(&self) -> bool {
+        false
+    }
     /// Stops and closes it.
     ///
     /// # Errors
-    /// It could not be told; it counts on.
+    /// It could not be told, or did not stop; it counts on.
     fn disarm(self) -> Result<(), WatchdogError>;
 }
 
@@ -368,9 +493,15 @@ pub struct Counting<T: Timer> {
     timer: Option<T>,
     name: String,
     timeout: Seconds,
+    /// It cannot be stopped.
+    stays_on: bool,
     /// It is to fire: nothing may prolong it any more.
     condemned: bool,
 }
+
+/// The timeout that a device which cannot be stopped is left with at most: long enough for a shutdown, or for the next daemon to
+/// start, and what systemd takes for a reboot.
+const PARTING: u32 = 600;
 
 impl<T: Timer> Counting<T> {
     /// Takes over a device just opened and settles its timeout. One that cannot keep D3 is disarmed and refused.
@@ -378,12 +509,15 @@ impl<T: Timer> Counting<T> {
     /// # Errors
     /// As [`plan`].
     pub fn arm(mut timer: T, sealed: FireTimeout) -> Result<Self, WatchdogError> {
-        let name = timer.name();
+        let (name, stays_on) = (timer.name(), timer.stays_on());
         match plan(sealed, &name, |asked| timer.set_timeout(asked)) {
-            Ok(timeout) => Ok(Counting { timer: Some(timer), name, timeout, condemned: false }),
+            Ok(timeout) => Ok(Counting { timer: Some(timer), name, timeout, stays_on, condemned: false }),
             Err(refusal) => {
                 // Nothing has been promised on disk yet, so stopping it is safe; left counting it would reset a host
                 // whose daemon is about to exit with this error.
+                if stays_on {
+                    take_leave(&mut timer, &name, Seconds(1));
+                }
                 if let Err(error) = timer.disarm() {
                     tracing::error!(watchdog = %name, %error, "a refused watchdog could not be stopped: it will fire");
                 }
@@ -420,12 +554,17 @@ impl<T: Timer> Watchdog for Counting<T> {
         self.alive("a pet")?.pet()
     }
 
+    fn stays_on(&self) -> bool {
+        self.stays_on
+    }
+
     fn disarm(&mut self) -> Result<(), WatchdogError> {
         self.alive("disarming")?;
-        match self.timer.take() {
-            Some(timer) => timer.disarm(),
-            None => Ok(()),
+        let Some(mut timer) = self.timer.take() else { return Ok(()) };
+        if self.stays_on {
+            take_leave(&mut timer, &self.name, self.timeout);
         }
+        timer.disarm()
     }
 
     fn fire_at_once(&mut self) -> Result<Seconds, WatchdogError> {
@@ -436,6 +575,18 @@ impl<T: Timer> Watchdog for Counting<T> {
         self.timeout = shortest?;
         Ok(self.timeout)
     }
+}
+
+/// Nothing is guarded, and the device cannot be stopped: it gets the longest timeout it takes, and somebody else has to pet it in that time.
+fn take_leave<T: Timer>(timer: &mut T, name: &str, present: Seconds) {
+    let longer = std::iter::successors(Some(PARTING), |asked| Some(asked / 2)).take_while(|asked| *asked > present.0);
+    let left = longer.filter_map(|asked| timer.set_timeout(Seconds(asked)).ok()).next().unwrap_or(present);
+    tracing::error!(
+        watchdog = name,
+        left_s = left.0,
+        "the watchdog cannot be stopped (nowayout): THIS HOST WILL BE RESET after this time, unless something opens the device and pets it: the \
+         next daemon does when it starts, and systemd at a shutdown (RebootWatchdogSec)"
+    );
 }
 
 /// The first timeout the device takes, counted up from 1 s to the present one. A refusal leaves its count as it is; the
@@ -451,13 +602,19 @@ fn shortest_timeout<T: Timer>(timer: &mut T, present: Seconds) -> Result<Seconds
     latest
 }
 
+/// Rounded down; a single second stays one.
+const fn even(seconds: Seconds) -> Seconds {
+    Seconds(if seconds.0 > 1 { seconds.0 & !1 } else { seconds.0 })
+}
+
 impl Timer for WatchdogDevice {
     fn name(&self) -> String {
         format!("{} ({})", self.path().display(), self.identity())
     }
 
+    /// Asked for an even number, which ib700 counts in: it takes an odd one, and reads it back, and counts one more.
     fn set_timeout(&mut self, asked: Seconds) -> Result<Seconds, WatchdogError> {
-        match WatchdogDevice::set_timeout(self, asked) {
+        match WatchdogDevice::set_timeout(self, even(asked)) {
             // A device with one fixed timeout: what it counts is what matters.
             Err(DeviceError::Os { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 Ok(self.timeout()?)
@@ -470,8 +627,20 @@ impl Timer for WatchdogDevice {
         Ok(WatchdogDevice::pet(self)?)
     }
 
+    fn stays_on(&self) -> bool {
+        told_by(self).and_then(|facts| facts.nowayout) == Some(true)
+    }
+
     fn disarm(self) -> Result<(), WatchdogError> {
-        Ok(WatchdogDevice::disarm(self)?)
+        let (name, left, path) = (Timer::name(&self), self.timeout(), self.path().to_owned());
+        let (stays_on, told) = (Timer::stays_on(&self), told_by(&self).is_some());
+        WatchdogDevice::disarm(self)?;
+        let counts = Facts::of_device(&path, &Sysfs::default()).and_then(|facts| facts.counts) == Some(true);
+        match left {
+            // What could not be known before, or was not true.
+            Ok(left) if counts && told && !stays_on => Err(WatchdogError::CountsOn { device: name, left }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -597,6 +766,10 @@ impl Timer for FakeDevice {
         self.call("WDIOC_KEEPALIVE", wire::encode(wire::KEEPALIVE, 0)).map(|_timeout| ())
     }
 
+    fn stays_on(&self) -> bool {
+        Facts::of_fake(&self.path).and_then(|facts| facts.nowayout) == Some(true)
+    }
+
     fn disarm(mut self) -> Result<(), WatchdogError> {
         self.call("write of V", wire::encode(wire::MAGIC_CLOSE, 0)).map(|_timeout| ())
     }
@@ -644,12 +817,13 @@ mod tests {
         shortest: u32,
         longest: u32,
         step: u32,
+        stays_on: bool,
         done: Arc<Mutex<Vec<String>>>,
     }
 
     impl Scripted {
         fn new(shortest: u32, longest: u32, step: u32) -> Self {
-            Scripted { shortest, longest, step, done: Arc::default() }
+            Scripted { shortest, longest, step, stays_on: false, done: Arc::default() }
         }
 
         fn note(&self, what: String) {
@@ -678,6 +852,10 @@ mod tests {
         fn pet(&mut self) -> Result<(), WatchdogError> {
             self.note("pet".to_owned());
             Ok(())
+        }
+
+        fn stays_on(&self) -> bool {
+            self.stays_on
         }
 
         fn disarm(self) -> Result<(), WatchdogError> {
@@ -753,6 +931,35 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_cannot_be_stopped_is_left_with_the_longest_timeout_it_takes() {
+        for (longest, parting) in
+            [(2046, "set 600"), (255, "set 600, set 300, set 150"), (30, "set 600, set 300, set 150, set 75, set 37")]
+        {
+            let device = Scripted { stays_on: true, ..Scripted::new(1, longest, 1) };
+            let mut armed = Counting::arm(device.clone(), sealed(60)).unwrap();
+            assert!(armed.stays_on());
+            armed.disarm().unwrap();
+            assert_eq!(device.done().join(", "), format!("set 29, {parting}, disarm"), "longest {longest}");
+        }
+    }
+
+    #[test]
+    fn lateness_as_it_was_measured_leaves_room_under_every_fire_timeout() {
+        for fire in 4..=60 {
+            let found = plan(sealed(fire), "d", |asked| Ok(even(asked))).unwrap();
+            // i6300esb is late by 0.65 %; ib700 counts in steps of two seconds, whatever it was told.
+            let late = [f64::from(found.0) * 1.0065, f64::from(found.0.next_multiple_of(2))];
+            for counted in late {
+                assert!(
+                    counted <= f64::from(found.0) + 1.0,
+                    "A6 under fire timeout {fire}: {found} became {counted} s"
+                );
+                assert!(counted * 2.0 <= fire as f64, "two counts under fire timeout {fire}");
+            }
+        }
+    }
+
+    #[test]
     fn a_disarmed_device_takes_no_pet() {
         let mut armed = Counting::arm(Scripted::new(1, 600, 1), sealed(60)).unwrap();
         armed.disarm().unwrap();
@@ -783,6 +990,11 @@ mod tests {
         assert!(error.ends_with("or one of the words wdmd and none; found a directory"), "{error}");
         let error = Choice::parse("/dev/no-such").unwrap_err().to_string();
         assert!(error.starts_with("/dev/no-such: expected") && error.contains("No such file"), "{error}");
+        assert!(
+            error
+                .contains("`modprobe softdog`, which resets a host whose programs hang, but not one whose kernel does"),
+            "{error}"
+        );
         let device = Choice::parse("/dev/null").unwrap();
         assert_eq!(device, Choice::Device("/dev/null".into()));
         let Err(error) = device.open(sealed(60), "test") else { panic!("/dev/null is no watchdog") };

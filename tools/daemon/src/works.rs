@@ -378,12 +378,12 @@ impl<P: Platform> Works<P> {
     fn arm(&mut self, fire: FireTimeout) -> Event<Held> {
         match self.platform.open_watchdog(fire) {
             Ok(device) => {
-                let device_seconds = device.timeout().map(|s| s.0);
+                let (device_seconds, stays_on) = (device.timeout().map(|s| s.0), device.stays_on());
                 tracing::info!(watchdog = device.describe(), "armed");
                 self.device = Some(device);
-                Event::Armed { result: Ok(()), device_seconds }
+                Event::Armed { result: Ok(()), device_seconds, stays_on }
             }
-            Err(e) => Event::Armed { result: Err(codes::chain(&e)), device_seconds: None },
+            Err(e) => Event::Armed { result: Err(codes::chain(&e)), device_seconds: None, stays_on: false },
         }
     }
 

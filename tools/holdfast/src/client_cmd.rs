@@ -136,7 +136,7 @@ fn hint_for(code: ResultCode) -> Option<&'static str> {
             "Give every host a host_id of its own. If it was this host's before a crash, the join has to wait until it \
              is certain that nothing of it still runs."
         }
-        ResultCode::WATCHDOG_ERROR => "See the daemon's log; `holdfast daemon --watchdog none` runs without one.",
+        ResultCode::WATCHDOG_ERROR => "See the daemon's log, and `holdfast preflight`.",
         ResultCode::EINPROGRESS => "Wait for it: `holdfast status` shows how far it is.",
         ResultCode::EPERM => "`holdfast inquire PID` lists what a process holds.",
         _ => return None,
@@ -289,6 +289,10 @@ pub struct Watchdog {
     pub device_timeout_s: Option<u64>,
     /// When it was last petted.
     pub last_pet_ms_ago: Option<u64>,
+    /// It cannot be stopped.
+    pub stays_on: bool,
+    /// It has reset this host before it came up; unknown to some.
+    pub reset_this_host: Option<bool>,
 }
 
 /// A lockspace.

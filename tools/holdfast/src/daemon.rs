@@ -32,6 +32,9 @@ pub struct Args {
     /// fake-watchdog`, or none.
     #[arg(long, value_name = "DEVICE|wdmd|none")]
     watchdog: Option<String>,
+    /// With --watchdog none: use block devices all the same. Nothing resets this host if it hangs, while others take its leases.
+    #[arg(long)]
+    unsafe_no_watchdog: bool,
     /// Seconds within which a failed host is reset, as sealed on disk (4 to 60; 60 with wdmd); the device gets not quite half.
     #[arg(long, value_name = "SECONDS")]
     fire_timeout: Option<u64>,
@@ -41,7 +44,7 @@ pub struct Args {
     /// Log more; HOLDFAST_LOG chooses what, as in `holdfast_daemon=debug`.
     #[arg(short = 'D', long)]
     debug: bool,
-    /// 0: no watchdog; 1: wdmd, where no other is named, as in sanlock.
+    /// 0: no watchdog, as --watchdog none --unsafe-no-watchdog; 1: wdmd, where no other is named, as in sanlock.
     #[arg(short = 'w', value_name = "0|1")]
     use_watchdog: Option<u32>,
     /// Seconds from SIGTERM to SIGKILL, at most what the fire timeout leaves; 40 if none, or a negative number, is given.
@@ -156,6 +159,9 @@ fn configured(args: &Args) -> Result<Config, ConfigError> {
     let mut file = ConfigFile::read(args.config.as_deref())?;
     file.host_name = args.host_name.clone().or(file.host_name);
     file.watchdog = args.watchdog.clone().or_else(|| use_watchdog(args.use_watchdog, file.watchdog));
+    if args.unsafe_no_watchdog || args.use_watchdog == Some(0) {
+        file.unsafe_no_watchdog = Some(true);
+    }
     if args.as_sanlock {
         file.watchdog = file.watchdog.or_else(|| Some("wdmd".to_owned()));
     }

@@ -11,12 +11,16 @@
 //! | sends KEEPALIVE | petted |
 //! | sends SETTIMEOUT n | timeout n, rounded up to the granularity, petted; `EINVAL` for 0 or above 65535 |
 //! | sends MAGIC_CLOSE (`V`) | petted; the close that follows disarms it |
-//! | closes, or dies, without `V` | petted once more, and it counts on |
+//! | closes, or dies, without `V`, or at all with `--nowayout` | petted once more, and it counts on |
 //! | lets the timeout pass on `CLOCK_BOOTTIME` | it *fires*; a pet that comes later is late |
 //!
 //! Firing stops every process of the host, then kills them all, and reaps until none is left. Stopping comes first
 //! because a process that forks while its siblings are killed could stay ahead of the killing for ever; once every
 //! known process has been sent SIGSTOP, a fork either is in /proc already or does not happen.
+//!
+//! What a real device tells in sysfs without being opened (`holdfast_daemon::watchdog::facts`) is in files beside the socket, in
+//! `SOCKET.attributes`. They outlast this program, as a real one's reason for the last reset outlasts the reset: the next one on the same
+//! socket says there that the one before has fired.
 //!
 //! Exit status: 64 after firing (also with nothing left to kill); 65 after SIGTERM, SIGINT or SIGHUP, which are the
 //! power switch: the host is killed in the same way; otherwise, once the whole tree has ended and the device is
@@ -36,9 +40,10 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use holdfast_daemon::procfs::{ProcError, ProcessId, Procfs, descendants_of};
-use holdfast_daemon::watchdog::wire;
+use holdfast_daemon::watchdog::{facts, wire};
 use holdfast_io::clock::{LocalInstant, boot_now};
 use holdfast_io::sys::process::{ProcessError, become_subreaper, send_signal, spawn_in_own_session};
+use holdfast_io::sys::watchdog::CARD_RESET;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -68,6 +73,9 @@ pub struct Args {
     /// Timeout the device counts with until it is set
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=65535))]
     timeout: u32,
+    /// Cannot be stopped once it counts, as a driver that was loaded with nowayout
+    #[arg(long)]
+    nowayout: bool,
     /// Turn the power off when the process that started this one dies
     #[arg(long)]
     die_with_parent: bool,
@@ -131,7 +139,37 @@ struct Device {
     open: bool,
     armed: bool,
     may_release: bool,
+    nowayout: bool,
     last_pet: LocalInstant,
+    /// Where it is told what it does, unless nobody is to know.
+    attributes: Option<Attributes>,
+}
+
+/// What stands in `state` once it has fired: so the next one knows.
+const FIRED_STATE: &str = "fired";
+
+/// The directory beside the socket. What cannot be written is not told: nothing relies on it.
+#[derive(Debug)]
+struct Attributes(PathBuf);
+
+impl Attributes {
+    fn beside(socket: &Path, nowayout: bool) -> Self {
+        let attributes = Attributes(facts::beside(socket));
+        let _there_already = std::fs::create_dir_all(&attributes.0);
+        let fired = std::fs::read_to_string(attributes.0.join("state")).is_ok_and(|state| state.trim() == FIRED_STATE);
+        attributes.write("bootstatus", if fired { CARD_RESET } else { 0 });
+        attributes.write("identity", "fake-watchdog");
+        attributes.write("nowayout", u32::from(nowayout));
+        attributes.write("min_timeout", 1);
+        attributes.write("max_timeout", Device::LONGEST);
+        attributes
+    }
+
+    /// Replaced as a whole: whoever reads it meanwhile reads one or the other.
+    fn write(&self, name: &str, value: impl std::fmt::Display) {
+        let (path, new) = (self.0.join(name), self.0.join(format!(".{name}")));
+        let _told = std::fs::write(&new, format!("{value}\n")).and_then(|()| std::fs::rename(new, path));
+    }
 }
 
 impl Device {
@@ -144,7 +182,9 @@ impl Device {
             open: false,
             armed: false,
             may_release: false,
+            nowayout: false,
             last_pet: LocalInstant::EARLIEST,
+            attributes: None,
         }
     }
 
@@ -154,6 +194,7 @@ impl Device {
             return Err(wire::encode(status_of(Errno::EBUSY), 0));
         }
         (self.open, self.armed, self.may_release, self.last_pet) = (true, true, false, now);
+        self.show();
         Ok(wire::encode(0, self.timeout))
     }
 
@@ -166,6 +207,7 @@ impl Device {
             wire::MAGIC_CLOSE => self.may_release = true,
             wire::SETTIMEOUT if (1..=Self::LONGEST).contains(&argument) => {
                 self.timeout = argument.next_multiple_of(self.granularity);
+                self.show();
             }
             _ => return wire::encode(status_of(Errno::EINVAL), self.timeout),
         }
@@ -176,9 +218,23 @@ impl Device {
     /// The connection ended.
     fn close(&mut self, now: LocalInstant) {
         self.open = false;
-        self.armed = !self.may_release;
+        self.armed = self.nowayout || !self.may_release;
         if self.armed {
             self.last_pet = now;
+        }
+        self.show();
+    }
+
+    fn show(&self) {
+        if let Some(attributes) = &self.attributes {
+            attributes.write("timeout", self.timeout);
+        }
+        self.shows(if self.armed { "active" } else { "inactive" });
+    }
+
+    fn shows(&self, state: &str) {
+        if let Some(attributes) = &self.attributes {
+            attributes.write("state", state);
         }
     }
 
@@ -230,6 +286,9 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let socket = Listening::at(&args.socket)?;
     let mut host = Host::start(&args.command)?;
     let mut device = Device::new(args.timeout, args.granularity);
+    device.nowayout = args.nowayout;
+    device.attributes = Some(Attributes::beside(&args.socket, args.nowayout));
+    device.show();
     let outcome = serve(&socket.listener, &mut device, &mut host).and_then(|end| host.settle(end));
     if outcome.is_err() {
         // The first error is the one to report; what the last attempt at the tree meets would only repeat it.
@@ -256,6 +315,7 @@ fn serve(listener: &UnixListener, device: &mut Device, host: &mut Host) -> Resul
         // Nothing is served in a turn of the loop before the clock was read: a pet that came too late is not seen.
         let now = boot_now();
         if device.is_due(now) {
+            device.shows(FIRED_STATE);
             return Ok(End::Fired { at: now, last_pet: device.last_pet });
         }
         if let Some(by) = host.power_switch()? {
@@ -619,6 +679,24 @@ mod tests {
         device.open(at(300)).unwrap();
         device.close(at(301));
         assert_eq!(device.fires_at(), Some(at(361)), "a V counts for one close");
+    }
+
+    #[test]
+    fn with_nowayout_it_counts_on_after_v_and_says_so_beside_the_socket_and_whether_it_has_fired() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("wd");
+        let mut device = Device { nowayout: true, ..Device::new(60, 1) };
+        device.attributes = Some(Attributes::beside(&socket, true));
+        device.open(at(100)).unwrap();
+        ask(&mut device, wire::MAGIC_CLOSE, 0, at(101));
+        device.close(at(102));
+        assert_eq!(device.fires_at(), Some(at(162)));
+        let told = facts::Facts::of_fake(&socket).unwrap();
+        assert_eq!((told.nowayout, told.counts, told.has_reset_us()), (Some(true), Some(true), Some(false)));
+        device.shows(FIRED_STATE);
+        let _next = Attributes::beside(&socket, false);
+        let told = facts::Facts::of_fake(&socket).unwrap();
+        assert_eq!((told.nowayout, told.has_reset_us()), (Some(false), Some(true)));
     }
 
     #[test]

@@ -32,6 +32,9 @@ fn output() -> Result<Output, CommandError> {
 fn text(status: &Status) -> String {
     let mut text = format!("host {}\n", plain(&status.host_name));
     text += &format!("watchdog {}\n", watchdog(status));
+    if status.watchdog.reset_this_host == Some(true) {
+        text += "the watchdog has reset this host before it came up\n";
+    }
     text += &section("lockspaces", "none joined", status.lockspaces.iter().map(space), SPACE_HEADING);
     text += &section("leases", "none", status.leases.iter().map(lease), LEASE_HEADING);
     if !status.waiting.is_empty() {
@@ -74,13 +77,14 @@ fn section(title: &str, nothing: &str, rows: impl Iterator<Item = Vec<String>>, 
 }
 
 fn watchdog(status: &Status) -> String {
-    let Watchdog { kind, armed, device_timeout_s, last_pet_ms_ago } = &status.watchdog;
+    let Watchdog { kind, armed, device_timeout_s, last_pet_ms_ago, stays_on, .. } = &status.watchdog;
     let through = if kind == "wdmd" { " through wdmd" } else { "" };
     let own = status.hosts.values().flatten().find(|h| h.own);
     match (armed, device_timeout_s) {
         (true, Some(seconds)) => {
             let petted = last_pet_ms_ago.map_or(String::new(), |ms| format!(", petted {} ago", time(ms)));
-            format!("armed{through}, {seconds} s{petted}{}", sealed(own))
+            let stays = if *stays_on { ", cannot be stopped" } else { "" };
+            format!("armed{through}, {seconds} s{petted}{stays}{}", sealed(own))
         }
         (true, None) => "none: a host that fails is not reset".to_owned(),
         (false, _) => "not armed: no lockspace is joined".to_owned(),
@@ -154,7 +158,9 @@ mod tests {
         );
         let full: Status = serde_json::from_value(json!({
             "host_name": "hostA",
-            "watchdog": { "armed": true, "device_timeout_s": 30, "last_pet_ms_ago": 1200 },
+            "watchdog": {
+                "armed": true, "device_timeout_s": 30, "last_pet_ms_ago": 1200, "stays_on": true, "reset_this_host": true,
+            },
             "leases": [{
                 "lockspace": "LS", "resource": "vm1", "lver": 4, "state": "held", "pid": 77, "name": "qemu",
                 "inherited": true, "held_for_ms": 61000,
@@ -171,7 +177,10 @@ mod tests {
         .unwrap();
         let shown = text(&full);
         assert!(
-            shown.contains("watchdog armed, 30 s, petted 1.2 s ago; a failed host is reset within 60 s\n"),
+            shown.contains(
+                "watchdog armed, 30 s, petted 1.2 s ago, cannot be stopped; a failed host is reset within 60 s\n\
+                 the watchdog has reset this host before it came up\n"
+            ),
             "{shown}"
         );
         assert!(shown.contains("  lockspace  resource  lver  state            pid  name  held for\n"), "{shown}");

@@ -253,6 +253,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
                 "armed": self.care.armed,
                 "device_timeout_s": self.care.device_seconds,
                 "last_pet_ms_ago": self.care.last_pet.map(ago),
+                "stays_on": self.care.stays_on,
+                "reset_this_host": self.settings.report.reset_by_watchdog,
             },
             "lockspaces": spaces,
             "leases": leases,

@@ -5,6 +5,9 @@
 //! - **W1** after every pet the clock is read again; if a deadline had passed by then, the shortest timeout is set and
 //!   the host resets at once: the process was frozen between the check and the pet, and the pet came too late.
 //!
+//! A device that cannot be stopped (`nowayout`) is petted on when the last lockspace is left: nothing is guarded then, so there is nothing
+//! that a pet could keep alive for too long, and the alternative is a host that is reset for nothing. It is given up when the daemon ends.
+//!
 //! A pet that the device did not take counts as not made: the device goes on counting, which is the safe side.
 //!
 //! wdmd is not petted but told an instant (`wdmd.rs`), so three things are otherwise under it:
@@ -36,6 +39,10 @@ pub struct Care {
     pub last_pet: Option<LocalInstant>,
     /// It was set to fire and must never be petted again.
     pub fired: bool,
+    /// It cannot be stopped.
+    pub stays_on: bool,
+    /// It is petted with nothing to guard, and that was said.
+    idle: bool,
     /// Petting has stopped and that was said.
     silent: bool,
     /// Until when the last pet was to keep this host alive, whether it was taken or not.
@@ -57,6 +64,8 @@ impl Default for Care {
             next_pet: LocalInstant::NEVER,
             last_pet: None,
             fired: false,
+            stays_on: false,
+            idle: false,
             silent: false,
             asked: None,
         }
@@ -103,11 +112,17 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         self.settings.watchdog == Kind::Wdmd
     }
 
-    pub(super) fn armed(&mut self, result: Result<(), String>, device_seconds: Option<u32>, now: LocalInstant) {
+    pub(super) fn armed(
+        &mut self,
+        result: Result<(), String>,
+        device_seconds: Option<u32>,
+        stays_on: bool,
+        now: LocalInstant,
+    ) {
         self.care.arming = false;
         match result {
             Ok(()) => {
-                self.care = Care { armed: true, device_seconds, last_pet: Some(now), ..Care::default() };
+                self.care = Care { armed: true, device_seconds, stays_on, last_pet: Some(now), ..Care::default() };
                 self.care.next_pet = now.after(self.care.interval(self.settings.watchdog));
                 self.allow_all_joins(now);
             }
@@ -123,12 +138,17 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if !self.care.armed || self.care.fired {
             return;
         }
-        if !self.spaces.values().any(|s| s.is_under_d3() || s.waits_for_watchdog()) {
-            self.care = Care::default();
-            self.effects.push(Effect::Disarm);
-            self.save();
+        let needed = self.spaces.values().any(|s| s.is_under_d3() || s.waits_for_watchdog());
+        if !needed && (self.shutdown.is_some() || !self.care.stays_on) {
+            self.put_down();
             return;
         }
+        if !needed && !self.care.idle {
+            tracing::warn!(
+                "nothing is guarded, but the watchdog cannot be stopped (nowayout): it is petted until the daemon ends"
+            );
+        }
+        self.care.idle = !needed;
         let until = self.vouched_until(now);
         if now < self.care.next_pet && !self.is_worth_telling(until, now) {
             return;
@@ -147,6 +167,15 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         } else if !self.care.silent {
             self.care.silent = true;
             tracing::error!(lockspaces = stale.join(", "), "the watchdog is no longer petted");
+        }
+    }
+
+    /// Nothing is under D3, and nothing will be before it is armed again. A device that was set to fire is left to it.
+    pub(super) fn put_down(&mut self) {
+        if self.care.armed && !self.care.fired {
+            self.care = Care::default();
+            self.effects.push(Effect::Disarm);
+            self.save();
         }
     }
 

@@ -208,7 +208,11 @@ pub enum Event<L> {
         result: Result<(), String>,
         /// The device's own timeout as read back, if there is a device.
         device_seconds: Option<u32>,
+        /// It cannot be stopped.
+        stays_on: bool,
     },
+    /// At the start of the daemon: a watchdog that cannot be stopped counts, and nothing that it guarded is left.
+    CountsOn,
     /// The watchdog was petted; the clock was read again after it (W1).
     Petted {
         /// Whether the device took it.

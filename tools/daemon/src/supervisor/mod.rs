@@ -111,6 +111,10 @@ pub struct Report {
     pub high_priority: bool,
     /// 0: memory is not locked; 1: it is.
     pub mlock_level: u32,
+    /// Whether the watchdog chosen had reset this host before it started as it runs now; `None`: it does not tell.
+    pub reset_by_watchdog: Option<bool>,
+    /// Why the kernel does not tell who shares a connection, so that no client can be guarded; `None`: it does.
+    pub no_peers: Option<String>,
 }
 
 /// The daemon's state. `L` is what a lease task needs to release a lease; the supervisor only keeps it.
@@ -217,7 +221,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             Event::GroupGone { client } => self.group_gone(client),
             Event::WritesOver { client, exited } => self.writes_over(client, exited),
             Event::WritesDrained { client, idle } => self.writes_drained(client, idle),
-            Event::Armed { result, device_seconds } => self.armed(result, device_seconds, now),
+            Event::Armed { result, device_seconds, stays_on } => self.armed(result, device_seconds, stays_on, now),
+            Event::CountsOn => self.want_armed(now),
             Event::Petted { result, until } => self.petted(result, until, now),
             Event::JoinFenced { space, generation, fences } => self.join_fenced(space, generation, fences, now),
             Event::Joined { space, result } => self.joined(space, result, now),

@@ -139,6 +139,8 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         if self.shutdown.is_none() || !self.spaces.is_empty() {
             return;
         }
+        // One that cannot be stopped was petted until now.
+        self.put_down();
         let waiting = self.shutdown.as_mut().map(|s| std::mem::take(&mut s.waiting)).unwrap_or_default();
         for to in waiting {
             self.reply(to, ResultCode::OK);

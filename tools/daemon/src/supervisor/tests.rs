@@ -184,7 +184,7 @@ impl World {
     }
 
     fn armed(&mut self) -> &mut Self {
-        self.apply(Event::Armed { result: Ok(()), device_seconds: Some(29) })
+        self.apply(Event::Armed { result: Ok(()), device_seconds: Some(29), stays_on: false })
     }
 
     fn join(&mut self, space: &str) -> &mut Self {
@@ -345,7 +345,11 @@ fn d3_no_join_writes_before_the_watchdog_is_armed_and_none_arms_it_before_it_is_
 #[test]
 fn a_watchdog_that_cannot_be_armed_refuses_the_join_without_a_write() {
     let mut w = World::new();
-    w.add(1, "LS").fenced("LS", 1).apply(Event::Armed { result: Err("busy".into()), device_seconds: None });
+    w.add(1, "LS").fenced("LS", 1).apply(Event::Armed {
+        result: Err("busy".into()),
+        device_seconds: None,
+        stays_on: false,
+    });
     assert!(w.daemon.spaces[&name("LS")].stop.is_set(), "the join finds that out before it writes");
     w.apply(Event::Joined { space: name("LS"), result: Err((ResultCode::GENERAL_ERROR, "stopped".into())) });
     assert_eq!(w.codes(1), [ResultCode::WATCHDOG_ERROR.number()]);
@@ -409,6 +413,42 @@ fn a_client_whose_process_is_unknown_gets_no_lease() {
     w.apply(Event::Registered { client: ClientId(2), process: None });
     w.acquire(2, &["R"], AcquireFlags::NONE);
     assert_eq!(w.codes(2), [ResultCode::ESTALE.number()]);
+}
+
+#[test]
+fn a_device_that_cannot_be_stopped_is_petted_with_nothing_to_guard_until_the_daemon_ends() {
+    let mut w = World::new();
+    w.apply(Event::CountsOn);
+    assert_eq!(w.count(|e| matches!(e, Effect::Arm(_))), 1);
+    w.apply(Event::Armed { result: Ok(()), device_seconds: Some(28), stays_on: true });
+    let pets = w.count(|e| matches!(e, Effect::Pet { .. }));
+    w.pass(8);
+    assert_eq!(w.count(|e| matches!(e, Effect::Pet { .. })), pets + 1);
+    assert_eq!(w.count(|e| matches!(e, Effect::Disarm)), 0);
+    w.apply(Event::ShutdownSignal);
+    let disarmed = w.index(|e| matches!(e, Effect::Disarm));
+    assert!(disarmed < w.index(|e| matches!(e, Effect::Exit)));
+}
+
+#[test]
+fn a_device_that_counts_at_the_start_and_can_be_stopped_is() {
+    let mut w = World::new();
+    w.apply(Event::CountsOn).apply(Event::Armed { result: Ok(()), device_seconds: Some(28), stays_on: false });
+    assert_eq!(w.count(|e| matches!(e, Effect::Disarm)), 1);
+}
+
+#[test]
+fn a_refusal_says_that_the_kernel_tells_of_no_process() {
+    let why = "sock_diag: ENOENT. The kernel's module unix_diag is not loaded".to_owned();
+    let report = Report { no_peers: Some(why), ..Report::default() };
+    let mut w = World { daemon: Supervisor::new(Settings { report, ..settings() }, Vec::new()), ..World::new() };
+    w.join("LS");
+    w.apply(Event::Connected { client: ClientId(2), pid: 5, rights: Rights::Ours }).ask(2, Request::Register);
+    w.apply(Event::Registered { client: ClientId(2), process: None });
+    w.acquire(2, &["R"], AcquireFlags::NONE);
+    assert_eq!(w.codes(2), [ResultCode::ESTALE.number()]);
+    let status = w.daemon.snapshot(w.now).to_string();
+    assert!(status.contains("no process can be identified on this host: sock_diag: ENOENT"), "{status}");
 }
 
 #[test]

@@ -115,12 +115,19 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
         }
         if client.process.is_none() && !wanted.is_empty() {
             // P1: what cannot be named in the state file cannot be guarded.
-            return Err(refused(
-                ResultCode::ESTALE,
-                "its process could not be identified when it registered: it had ended, or is not to be seen in /proc",
-            ));
+            return Err((ResultCode::ESTALE, self.why_unidentified()));
         }
         Ok((target, wanted))
+    }
+
+    fn why_unidentified(&self) -> String {
+        match &self.settings.report.no_peers {
+            Some(why) => format!("no process can be identified on this host: {why}"),
+            None => {
+                "its process could not be identified when it registered: it had ended, or is not to be seen in /proc"
+                    .to_owned()
+            }
+        }
     }
 
     /// It gets nothing more.

@@ -14,7 +14,7 @@ impl World {
     }
 
     fn armed_by_wdmd(&mut self) -> &mut Self {
-        self.apply(Event::Armed { result: Ok(()), device_seconds: Some(60) })
+        self.apply(Event::Armed { result: Ok(()), device_seconds: Some(60), stays_on: false })
     }
 
     /// Until when wdmd was last told that this host is well, seconds from now.
