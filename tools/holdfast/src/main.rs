@@ -13,6 +13,7 @@ mod hosts;
 mod inquire;
 mod lockspace;
 mod log;
+mod preflight;
 mod refusal;
 mod release;
 mod sanlock;
@@ -47,6 +48,7 @@ enum Command {
     Status(status::Args),
     Hosts(hosts::Args),
     ConfirmDead(confirm_dead::Args),
+    Preflight(preflight::Args),
     Lockspace(lockspace::Args),
     Inquire(inquire::Args),
     Acquire(acquire::Args),
@@ -84,6 +86,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Status(args) => status::run(args),
         Command::Hosts(args) => hosts::run(&args),
         Command::ConfirmDead(args) => confirm_dead::run(&args),
+        Command::Preflight(args) => preflight::run(&args),
         Command::Lockspace(args) => lockspace::run(&args),
         Command::Inquire(args) => inquire::run(args),
         Command::Acquire(args) => acquire::run(&args),
