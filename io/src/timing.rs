@@ -88,7 +88,7 @@ impl fmt::Display for FireTimeout {
 const DRIFT_PPM: u32 = 500;
 
 /// The longest that a watchdog's own count of seconds may lag behind (one step of its counter).
-const WATCHDOG_TICK: Duration = Duration::from_secs(1);
+pub const WATCHDOG_TICK: Duration = Duration::from_secs(1);
 
 /// What wdmd does with an entry that expires at second E of its clock (spec B 9.5, and seen in wdmd of sanlock 3.8.5).
 ///

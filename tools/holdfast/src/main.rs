@@ -7,6 +7,7 @@ mod completions;
 mod confirm_dead;
 mod daemon;
 mod demo;
+mod drill;
 mod exec;
 mod fake_watchdog;
 mod hosts;
@@ -49,6 +50,7 @@ enum Command {
     Hosts(hosts::Args),
     ConfirmDead(confirm_dead::Args),
     Preflight(preflight::Args),
+    Drill(drill::Args),
     Lockspace(lockspace::Args),
     Inquire(inquire::Args),
     Acquire(acquire::Args),
@@ -87,6 +89,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Hosts(args) => hosts::run(&args),
         Command::ConfirmDead(args) => confirm_dead::run(&args),
         Command::Preflight(args) => preflight::run(&args),
+        Command::Drill(args) => drill::run(&args),
         Command::Lockspace(args) => lockspace::run(&args),
         Command::Inquire(args) => inquire::run(args),
         Command::Acquire(args) => acquire::run(&args),
