@@ -19,6 +19,11 @@
 //! knows. A client that closes its connection and lives on is taken at its word after a second.
 //! A client that locks all of its device, or gives such a lock back, takes its mark away until the next look.
 //!
+//! **NFS.** There a process ends in the middle of a write, with or without a ring: the kernel goes on without it, and sends the write again until the
+//! server answers. Who was seen to have a file open there with `O_DIRECT`, for writing, and ends when its lockspace is lost, is therefore never
+//! gone ([`Rings::outlived`]): the watchdog ends its host, and with it what the kernel would send. While its lockspace lives, and the storage
+//! with it, the end of such a process is taken for the end of its writes, as everywhere.
+//!
 //! One that lives and gives back a lease keeps its descriptors, and their marks: of its writes only its devices tell something, as
 //! above, by a **heuristic**: until none of those that it was seen to write to has a write in flight, its own or another's, its
 //! lease is not given back, for ten seconds at most. What its ring has not handed on to a device yet is not counted there.
@@ -75,6 +80,9 @@ const AGREE: u32 = 3;
 const LOCAL: [&str; 13] =
     ["devtmpfs", "tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "overlay", "jfs"];
 
+/// File systems on which a process ends though a write of it is under way.
+const OUTLIVING: [&str; 2] = ["nfs", "nfs4"];
+
 /// Somebody whose writes matter.
 #[derive(Clone, Debug)]
 pub struct User {
@@ -105,6 +113,8 @@ struct Seen {
     devices: BTreeMap<Mark, BTreeSet<Device>>,
     /// Devices of those of whom one could not be.
     unmarked: BTreeMap<Mark, BTreeSet<Device>>,
+    /// Through what those write whose writes go on without them, as somebody reads it.
+    outliving: BTreeMap<Mark, String>,
     /// Who else has the connections of those that were looked at, as of the latest look: their pids by the inodes of these.
     heirs: BTreeMap<u64, Vec<i32>>,
     /// Those of whom it was said that not all can be seen.
@@ -144,6 +154,12 @@ impl Rings {
     #[must_use]
     pub fn knows(&self, process: &Guarded) -> bool {
         self.seen().marked.contains(&mark_of(process))
+    }
+
+    /// Through what a write of this one may be under way when it has ended.
+    #[must_use]
+    pub fn outlived(&self, process: &Guarded) -> Option<String> {
+        self.seen().outliving.get(&mark_of(process)).cloned()
     }
 
     /// The processes that had the connection with this inode when its heirs were last looked for, but for its client's own.
@@ -215,6 +231,9 @@ impl Rings {
     }
 
     fn mark_process(&self, process: ProcessId, mark: Mark, procfs: &Procfs) -> Result<(), ProcError> {
+        if let Some(through) = outliving(process.pid, procfs)? {
+            self.seen().outliving.insert(mark, through);
+        }
         if !procfs.has_io_uring(process.pid)? {
             return Ok(());
         }
@@ -280,8 +299,10 @@ impl Rings {
         self.seen().unmarked.get(&mark_of(of)).cloned().unwrap_or_default()
     }
 
-    fn forget(&self, of: &Guarded) {
+    /// It is over, with all of its writes.
+    pub fn forget(&self, of: &Guarded) {
         let (mut seen, mark) = (self.seen(), mark_of(of));
+        seen.outliving.remove(&mark);
         seen.marked.remove(&mark);
         seen.devices.remove(&mark);
         seen.unmarked.remove(&mark);
@@ -330,6 +351,20 @@ fn everybody(users: &[User], thorough: bool, procfs: &Procfs) -> Vec<Found> {
         Found { mark: mark_of(&user.process), processes: all.collect(), unseen: error.clone(), heirs }
     };
     users.iter().map(of).collect()
+}
+
+/// What a process has open, with `O_DIRECT`, where its end is not the end of its writes.
+fn outliving(pid: i32, procfs: &Procfs) -> Result<Option<String>, ProcError> {
+    let mounts = procfs.mounts_of(pid)?;
+    let is_such = |kind: &&String| OUTLIVING.contains(&kind.as_str());
+    if !mounts.values().any(|kind| is_such(&kind)) {
+        return Ok(None);
+    }
+    let mut open = procfs.written_through(pid)?.into_iter().filter(|descriptor| descriptor.direct);
+    Ok(open.find_map(|it| {
+        let kind = mounts.get(&it.mount).filter(is_such)?;
+        Some(format!("descriptor {} of process {pid}, on {kind}", it.number))
+    }))
 }
 
 /// The disk that is written through such a description, if one is.
@@ -544,6 +579,35 @@ mod tests {
             );
             clock.now().since(began)
         })
+    }
+
+    /// A process 100 with one file, opened with these flags, on a file system of this kind.
+    fn with_a_file_on(kind: &str, flags: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let process = root.path().join("100");
+        for directory in ["fd", "fdinfo"] {
+            fs::create_dir_all(process.join(directory)).unwrap();
+        }
+        std::os::unix::fs::symlink("/images/vm", process.join("fd/7")).unwrap();
+        fs::write(process.join("fdinfo/7"), format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t41\n")).unwrap();
+        let mounts = format!(
+            "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n41 22 0:37 / /images rw shared:1 - {kind} server:/ rw,hard\n"
+        );
+        fs::write(process.join("mountinfo"), mounts).unwrap();
+        root
+    }
+
+    #[test]
+    fn whose_writes_go_on_without_it_is_known_by_what_it_has_open_on_nfs() {
+        let found = |kind, flags| outliving(100, &Procfs::at(with_a_file_on(kind, flags).path())).unwrap();
+        let (direct_and_writes, direct_and_reads, buffered) = ("0140002", "0140000", "0100002");
+        for kind in OUTLIVING {
+            assert_eq!(found(kind, direct_and_writes), Some(format!("descriptor 7 of process 100, on {kind}")));
+            assert_eq!((found(kind, direct_and_reads), found(kind, buffered)), (None, None));
+        }
+        assert_eq!(found("xfs", direct_and_writes), None);
+        let nobody = Procfs::at(tempfile::tempdir().unwrap().path());
+        assert_eq!(outliving(100, &nobody).unwrap(), None);
     }
 
     // One test: what is marked is this process, and there is one of it.

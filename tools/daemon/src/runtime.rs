@@ -475,10 +475,23 @@ impl Guests {
     }
 
     /// With blocking writes and with libaio a process has exited, and its connection is closed, only when its last write is
-    /// over. With an io_uring it takes a look.
+    /// over. With an io_uring it takes a look. On NFS neither is so, and once a lockspace is lost there is nothing to go by: nobody answers.
     fn watch_writes(&self, works: &Works<Linux>, client: ClientId, exited: bool) -> Option<Event<Held>> {
-        let ringed = works.supervisor.guarded_of(client).filter(|of| self.rings.knows(of));
-        let Some(of) = ringed.cloned() else { return Some(Event::WritesOver { client, exited }) };
+        let of = works.supervisor.guarded_of(client);
+        if let Some(through) = of.filter(|_| exited).and_then(|of| self.rings.outlived(of))
+            && works.supervisor.is_of_a_lost_lockspace(client)
+        {
+            tracing::error!(
+                pid = of.map(|of| of.pid),
+                through,
+                "a client has ended, and what it wrote last may be sent again by the kernel until the server answers: this host is left to its watchdog"
+            );
+            return None;
+        }
+        let Some(of) = of.filter(|of| self.rings.knows(of)).cloned() else {
+            of.filter(|_| exited).into_iter().for_each(|of| self.rings.forget(of));
+            return Some(Event::WritesOver { client, exited });
+        };
         self.ends.wait(client, of, exited, works.notes(), works.platform().clock());
         None
     }

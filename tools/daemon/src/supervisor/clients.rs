@@ -16,7 +16,7 @@ use holdfast_protocol::text::Name48;
 
 use super::event::{ClientId, Effect, ReplyTo};
 use super::leases::Running;
-use super::{Program, Supervisor};
+use super::{Life, Program, Supervisor};
 use crate::log_ring::AT_WILL;
 use crate::procfs::ProcessId;
 use crate::state_file::Guarded;
@@ -341,6 +341,12 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
     #[must_use]
     pub fn guarded_of(&self, client: ClientId) -> Option<&Guarded> {
         self.clients.get(&client)?.process.as_ref()
+    }
+
+    /// Whether it is ended with a lockspace that is lost: what it still has under way is past D2.
+    #[must_use]
+    pub fn is_of_a_lost_lockspace(&self, client: ClientId) -> bool {
+        self.spaces.values().any(|s| matches!(s.life, Life::Failing { .. }) && s.guards.contains_key(&client))
     }
 
     /// The process behind a registered connection.
