@@ -38,26 +38,44 @@ class Tools:
         }
 
 
-def fetch(directory, more=()):
-    """The tools, fetched if they are not there already; `more` packages are unpacked beside QEMU."""
+def fetch(directory):
+    """The tools, fetched if they are not there already."""
     tools = Tools(directory)
+    unpacked(directory, [*EMULATOR, KERNEL], lambda: [*needed(EMULATOR), kernel()],
+             lambda package: tools.kernel if package.startswith("linux-image") else tools.root)
+    return tools
+
+
+def fetch_more(directory, packages):
+    """Where these lie with what the machine lacks for them: programs for the hosts, unpacked if they are not there already."""
+    directory = os.path.join(directory, "more", "-".join(packages))
+    root = os.path.join(directory, "root")
+    unpacked(directory, packages, lambda: needed(packages), lambda package: root)
+    return root
+
+
+def unpacked(directory, wanted, names, place_of):
     done = os.path.join(directory, "of")
-    wanted = " ".join([*EMULATOR, KERNEL, *more])
-    if os.path.exists(done) and open(done, encoding="ascii").read() == wanted:
-        return tools
-    shutil.rmtree(directory, ignore_errors=True)
+    if os.path.exists(done) and open(done, encoding="ascii").read() == " ".join(wanted):
+        return
+    for name in ("packages", "root", "kernel", "of"):
+        remove(os.path.join(directory, name))
     packages = os.path.join(directory, "packages")
     os.makedirs(packages)
     command(["apt-get", "update", "-q"])
-    names = needed([*EMULATOR, *more])
-    command(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *names, kernel()], cwd=packages)
+    command(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *names()], cwd=packages)
     for package in sorted(glob.glob(os.path.join(packages, "*.deb"))):
-        of_kernel = os.path.basename(package).startswith("linux-image")
-        command(["dpkg", "-x", package, tools.kernel if of_kernel else tools.root])
+        command(["dpkg", "-x", package, place_of(os.path.basename(package))])
     shutil.rmtree(packages)
     with open(done, "w", encoding="ascii") as file:
-        file.write(wanted)
-    return tools
+        file.write(" ".join(wanted))
+
+
+def remove(path):
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.unlink(path)
 
 
 def needed(packages):

@@ -43,14 +43,16 @@ class Archive:
     def file(self, name, data, mode=0o755):
         self.entry(name, stat.S_IFREG | mode, data)
 
-    def copy(self, source, name):
-        """A file of this machine; of a program the libraries too."""
+    def copy(self, source, name, root="/"):
+        """A file of this machine; of a program the libraries too, which may be among what is unpacked below a root of its own."""
         with open(source, "rb") as file:
             self.file(name, file.read())
-        linked = subprocess.run(["ldd", source], capture_output=True, text=True, check=False).stdout
+        places = [os.path.join(root, above, "x86_64-linux-gnu") for above in ("lib", "usr/lib")]
+        linked = subprocess.run(["ldd", source], capture_output=True, text=True, check=False,
+                                env={**os.environ, "LD_LIBRARY_PATH": ":".join(places)}).stdout
         for library in re.findall(r"(/\S+) \(0x", linked):
             with open(library, "rb") as file:
-                self.file(library.lstrip("/"), file.read())
+                self.file(library.removeprefix(root).lstrip("/"), file.read())
 
     def bytes(self):
         self.entry("TRAILER!!!", 0)
@@ -108,8 +110,8 @@ class Modules:
         archive.file(f"lib/modules/{release}/modules.dep", ("\n".join(lines) + "\n").encode(), 0o644)
 
 
-def build(tools, directory, programs):
-    """Writes `vmlinux` and `initrd` there; `programs` is pairs of a file here and its name in the hosts."""
+def build(tools, directory, programs, extra=None):
+    """Writes `vmlinux` and `initrd` there; `programs` is pairs of a file here and its name in the hosts. `extra` is of extras.py."""
     os.makedirs(directory, exist_ok=True)
     packed = glob.glob(os.path.join(tools.kernel, "boot", "vmlinuz-*"))[0]
     release = os.path.basename(packed).removeprefix("vmlinuz-")
@@ -130,8 +132,10 @@ def build(tools, directory, programs):
         archive.file(name, text.encode(), 0o644)
     for source, name in programs:
         archive.copy(source, name)
+    if extra:
+        extra.into(archive)
     modules = Modules(os.path.join(tools.kernel, "lib", "modules", release))
-    for name in MODULES:
+    for name in [*MODULES, *(extra.modules if extra else ())]:
         modules.choose(name)
     modules.into(archive, release)
     with open(os.path.join(directory, "initrd"), "wb") as file:

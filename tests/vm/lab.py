@@ -42,28 +42,28 @@ class Node(Host):
         """Its way to the disk of the virtual machine."""
         return self.paths[1]
 
-    def start_daemon(self, options=""):
+    def start_daemon(self, options="", fire_timeout=FIRE_TIMEOUT, io_timeout=IO_TIMEOUT):
         """Starts the daemon, joins the lockspace, and says when it has."""
         begun = time.monotonic()
         self.run("mkdir -p /run/sanlock")
         if self.lab.fire_timeout == WDMD_FIRE_TIMEOUT:
             self.serve("wdmd", "wdmd -D -H 0 -G root")
             self.run("until [ -S /run/wdmd/wdmd.sock ]; do sleep 0.1; done")
-        pid = self.serve("daemon", self.daemon_command(options))
+        pid = self.serve("daemon", self.daemon_command(options, fire_timeout, io_timeout))
         said = self.timeline.wait(self.name, "daemon", "ready|^ended", 60, begun)
         if "ready" not in said.text:
             raise Unexpected(f"{self.name}: the daemon {said.text}")
         return pid
 
-    def daemon_command(self, options=""):
+    def daemon_command(self, options="", fire_timeout=FIRE_TIMEOUT, io_timeout=IO_TIMEOUT):
         """With whatever defence this run is without."""
         sabotage = self.lab.sabotage
         options = f"{options} {sabotage.options if sabotage else ''}"
-        ours = f"--watchdog /dev/watchdog0 --fire-timeout {FIRE_TIMEOUT}"
+        ours = f"--watchdog /dev/watchdog0 --fire-timeout {fire_timeout}"
         watchdog = ours if self.lab.fire_timeout == FIRE_TIMEOUT else "--watchdog wdmd"
         watchdog = "" if "--watchdog" in options else watchdog
         bug = f"env HOLDFAST_PLANTED={sabotage.bug} " if sabotage and sabotage.bug else ""
-        return f"{bug}holdfast daemon -e {self.name} -o {IO_TIMEOUT} {watchdog} {options}"
+        return f"{bug}holdfast daemon -e {self.name} -o {io_timeout} {watchdog} {options}"
 
     def signal_daemon(self, name):
         """STOP, CONT or KILL."""
@@ -77,11 +77,11 @@ class Node(Host):
         self.run(f"holdfast lockspace add {SPACE}:{self.number}:{LEASES}:0", within)
         self.say("lockspace", "joined")
 
-    def guest(self, resource="one", options="", before=""):
+    def guest(self, resource="one", options="", before="", lease=None):
         """Starts a guarded program, which waits for its lease; its pid."""
         place = RESOURCES.index(resource) + 1
-        program = (f"vm-guest guarded --lease {SPACE}:{resource}:{LEASES}:{place * MIB} --disk {GUESTS} "
-                   f"--block {place - 1} --host {self.number} {options}")
+        lease = lease or f"{SPACE}:{resource}:{LEASES}:{place * MIB}"
+        program = f"vm-guest guarded --lease {lease} --disk {GUESTS} --block {place - 1} --host {self.number} {options}"
         return self.serve("guest", f"sh -c '{before}exec {program}'")
 
     def wait_guest(self, within, since=0.0):
@@ -122,6 +122,8 @@ class Lab:
         self.fire_timeout = FIRE_TIMEOUT
         self.lease_disk = Disk("leases", os.path.join(directory, "leases.raw"), 8 * MIB, sector)
         self.guest_disk = Disk("guests", os.path.join(directory, "guests.raw"), 1 * MIB, sector)
+        self.disks = [self.lease_disk, self.guest_disk]
+        self.closing = []  # what else ends with it
         self.format(self.lease_disk)
         self.renewals = Renewals(self.lease_disk)
         self.observer = Observer(self.guest_disk)
@@ -131,16 +133,22 @@ class Lab:
         for at, resource in enumerate(RESOURCES, 1):
             self.here("init", "-Z", str(self.sector), "-A", "1M", "-r", f"{SPACE}:{resource}:{disk.file}:{at * MIB}")
 
-    def here(self, *words):
-        """The product, on this machine; what it says."""
-        done = subprocess.run([self.holdfast, *words], capture_output=True, text=True, check=False)
+    def here(self, *words, name="holdfast"):
+        """The product, on this machine, under one of its names; what it says."""
+        done = subprocess.run([name, *words], executable=self.holdfast, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise Failed(f"holdfast {' '.join(words)}: status {done.returncode}: {done.stderr}")
+            raise Failed(f"{name} {' '.join(words)}: status {done.returncode}: {done.stderr}")
         return done.stdout
 
-    def boot(self, count, **more):
-        """So many hosts, switched on at once."""
-        nodes = [Node(self, len(self.nodes) + n, [self.lease_disk, self.guest_disk], **more) for n in range(1, count + 1)]
+    def add_disk(self, name, size=2 * MIB):
+        """One more for every host that is booted from now on, behind those that there are: /dev/vdc and so on."""
+        self.disks.append(Disk(name, os.path.join(self.directory, f"{name}.raw"), size, self.sector))
+        return self.disks[-1]
+
+    def boot(self, count, kinds=(), **more):
+        """So many hosts, switched on at once; of these kinds, or of ours."""
+        kinds = kinds or [Node] * count
+        nodes = [kind(self, len(self.nodes) + n, self.disks, **more) for n, kind in enumerate(kinds, 1)]
         self.nodes += nodes
         for node in nodes:
             node.start()
@@ -233,5 +241,5 @@ class Lab:
         for node in self.nodes:
             for path in node.paths:
                 path.close()
-        for disk in (self.lease_disk, self.guest_disk):
-            disk.close()
+        for thing in [*self.disks, *self.closing]:
+            thing.close()

@@ -45,26 +45,30 @@ class Overlap:
 
 
 class Observer:
-    """Watches a disk."""
+    """Watches a disk, or what lies on it from some offset on."""
 
-    def __init__(self, disk):
-        self.writes, self.blocks = [], {}
+    def __init__(self, disk, at=0):
+        self.writes, self.blocks, self.at = [], {}, at
         self.overlaps = []
         disk.watchers.append(self.landed)
 
     def landed(self, path, offset, data, asked, landed):
         line = data.split(b"\0")[0]
-        if not line.startswith(b"{"):
+        if offset < self.at or not line.startswith(b"{"):
             return
         said = json.loads(line)
-        write = Write(path.host, said["lver"], said["seq"], said["count"], asked, landed)
+        write = Write(self.whose(path, said), said["lver"], said["seq"], said["count"], asked, landed)
         self.writes.append(write)
-        block = self.blocks.setdefault(offset // BLOCK, [])
+        block = self.blocks.setdefault((offset - self.at) // BLOCK, [])
         newest = block[-1] if block else None
         if newest is None or write.lver > newest.lver:
             block.append(write)
         elif write.lver < newest.lver or write.host != newest.host:
             self.overlaps.append(Overlap(write, newest))
+
+    def whose(self, path, _said):
+        """The host that it comes from, whatever it says."""
+        return path.host
 
     def first_by(self, host, since=0.0, block=0):
         """The first write of a host's newest ownership since then, or None."""
@@ -84,15 +88,16 @@ class Observer:
 
 
 class Renewals:
-    """When the delta sector of each host_id was last written, on a lease disk, and under which generation."""
+    """When the delta sector of each host_id was last written, on a disk with a lockspace from some offset on, and under which
+    generation."""
 
-    def __init__(self, disk):
-        self.times, self.generations, self.sector = {}, {}, disk.sector
+    def __init__(self, disk, at=0):
+        self.times, self.generations, self.sector, self.at = {}, {}, disk.sector, at
         disk.watchers.append(self.landed)
 
     def landed(self, _path, offset, data, _asked, landed):
-        if len(data) == self.sector and offset < 2000 * self.sector:
-            host_id = offset // self.sector + 1
+        if len(data) == self.sector and 0 <= offset - self.at < 2000 * self.sector:
+            host_id = (offset - self.at) // self.sector + 1
             self.times.setdefault(host_id, []).append(landed)
             generation, = struct.unpack_from("<Q", data, GENERATION)
             self.generations.setdefault(host_id, []).append(generation)

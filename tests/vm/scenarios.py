@@ -6,12 +6,13 @@ What is expected is an order and margins, in the harness's clock, never a time o
 
 import time
 
+from extras import SANLOCK, with_extra
 from lab import FIRE_TIMEOUT, HOST_DEAD, IO_TIMEOUT, RENEWAL_FAIL, WDMD_FIRE_TIMEOUT, Sabotage
 
 SOON = 60
 RENEWAL = 2 * IO_TIMEOUT
 DEVICE_TIMEOUT = (FIRE_TIMEOUT - 2) / 2  # what the daemon asks of the device: half of what is sealed, less two ticks
-NO_WATCHDOG = "--watchdog none"
+NO_WATCHDOG = "--watchdog none --unsafe-no-watchdog"
 EDGE = 0.3  # of an io_timeout: a write that is to be on the medium is three requests here, two of them flushes
 
 
@@ -78,6 +79,7 @@ def a_host_whose_guest_hangs_on_its_disk_is_reset_by_its_watchdog_before_the_tak
     owner.join()
 
 
+@with_extra(SANLOCK)
 def a_host_under_wdmd_whose_guest_hangs_is_reset_before_the_takeover(lab):
     """(4) The same where wdmd keeps the watchdog, with its 60 seconds."""
     lab.fire_timeout = WDMD_FIRE_TIMEOUT
@@ -361,15 +363,16 @@ def reset_before_takeover(lab, owner, heir, begun):
     return reset.at
 
 
-def taken_over(lab, owner, heir, since):
+def taken_over(lab, owner, heir, since, host_dead=None):
     """When the heir's guest wrote first; not before the computed instant of its owner's last renewal, and soon after."""
-    lab.timeline.wait(heir.name, "guest", "^acquired", 2 * lab.host_dead() + SOON, since)
+    instant = lab.computed() if host_dead is None else host_dead
+    lab.timeline.wait(heir.name, "guest", "^acquired", 2 * instant + SOON, since)
     taken = lab.wait_for(lambda: lab.observer.first_by(heir.name, since), SOON, "the heir writes")
     renewed = lab.renewals.last(owner.number, before=taken.landed)
     last = lab.observer.last_by(owner.name, before=taken.landed)
     lab.guarded(owner, lab.observer.first_by(owner.name).landed, last.landed, f"{owner.name} writes")
     lab.guarded(heir, taken.landed, time.monotonic(), f"{heir.name} writes")
-    lab.margin("taken over after the computed instant", taken.landed - (renewed + lab.computed()))
+    lab.margin("taken over after the computed instant", taken.landed - (renewed + instant))
     lab.margin("between the last write of one and the first of the other", taken.landed - last.landed)
     return taken.landed
 
