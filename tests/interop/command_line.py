@@ -90,7 +90,7 @@ class Side:
         env = self.env(host)
         os.makedirs(env["SANLOCK_RUN_DIR"])
         log = open(self.path(f"daemon{host}.log"), "wb")
-        command = [self.holdfast, "daemon", "--watchdog", "none", "-l", "0", "-U", "root", "-G", "root", "-e", f"host{host}"]
+        command = [self.holdfast, "daemon", "--watchdog", "none", "--unsafe-no-watchdog", "-l", "0", "-U", "root", "-G", "root", "-e", f"host{host}"]
         self.daemons[host] = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until("the daemon starts", lambda: os.path.exists(os.path.join(env["SANLOCK_RUN_DIR"], "sanlock.sock")))
 

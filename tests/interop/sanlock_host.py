@@ -92,7 +92,7 @@ class Ours:
         os.makedirs(run_dir, exist_ok=True)
         self.env = dict(os.environ, SANLOCK_RUN_DIR=run_dir)
         self.log = open(os.path.join(run_dir, "daemon.log"), "ab")
-        command = [program, "daemon", "-D", "--watchdog", "none", "-l", "0", "-U", "root", "-G", "root", "-e", host_name]
+        command = [program, "daemon", "-D", "--watchdog", "none", "--unsafe-no-watchdog", "-l", "0", "-U", "root", "-G", "root", "-e", host_name]
         self.process = subprocess.Popen(command, env=self.env, stdin=subprocess.DEVNULL,
                                         stdout=self.log, stderr=self.log)
         wait_until("our socket", lambda: os.path.exists(os.path.join(run_dir, "sanlock.sock")))
