@@ -59,6 +59,8 @@ pub struct Space {
     pub stop: Stop,
     /// The answer to a join that was stopped for a reason of ours, or that is given when nothing of it is left.
     pub veto: Option<ResultCode>,
+    /// That reason in words; what the join itself says of its end is only that it was asked to.
+    pub veto_why: Option<String>,
     /// Who wants to hear of the end of the join.
     pub join_waits: Vec<ReplyTo>,
     /// Who wants to hear of the end of leaving.
@@ -266,6 +268,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             fenced_at: LocalInstant::NEVER,
             stop: Stop::new(),
             veto: None,
+            veto_why: None,
             join_waits: Vec::new(),
             leave_waits: Vec::new(),
             inquiries: Vec::new(),
@@ -392,7 +395,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             if space.waits_for_watchdog() {
                 tracing::error!(lockspace = %name, why, "cannot join: no watchdog");
                 space.record = None;
-                space.veto = Some(ResultCode::WATCHDOG_ERROR);
+                (space.veto, space.veto_why) = (Some(ResultCode::WATCHDOG_ERROR), Some(why.to_owned()));
                 space.stop.set();
                 self.effects.push(Effect::AllowJoin { space: *name });
             }
@@ -463,7 +466,7 @@ impl<L: Clone + std::fmt::Debug> Supervisor<L> {
             }
             Err((code, why)) => {
                 tracing::error!(target: AT_WILL, lockspace = %name, %why, "not joined");
-                let code = space.veto.unwrap_or(code);
+                let (code, why) = (space.veto.unwrap_or(code), space.veto_why.take().unwrap_or(why));
                 let about = format!("lockspace {name}");
                 space.life = Life::Leaving { fail_at: LocalInstant::NEVER };
                 if code == ResultCode::ENODEV {

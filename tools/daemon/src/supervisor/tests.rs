@@ -438,6 +438,18 @@ fn a_device_that_counts_at_the_start_and_can_be_stopped_is() {
 }
 
 #[test]
+fn a_join_that_is_refused_for_the_watchdog_says_what_is_the_matter_with_it() {
+    let mut w = World::new();
+    let held = "the watchdog is held by wdmd (process 7): use it through wdmd".to_owned();
+    w.add(1, "LS").fenced("LS", 1).apply(Event::Armed { result: Err(held), device_seconds: None, stays_on: false });
+    let stopped = Err((ResultCode::GENERAL_ERROR, "asked to leave while joining".into()));
+    w.apply(Event::Joined { space: name("LS"), result: stopped });
+    assert_eq!(w.codes(1), [ResultCode::WATCHDOG_ERROR.number()]);
+    let refusals = w.daemon.snapshot(w.now)["refusals"].to_string();
+    assert!(refusals.contains("held by wdmd (process 7)") && !refusals.contains("asked to leave"), "{refusals}");
+}
+
+#[test]
 fn a_refusal_says_that_the_kernel_tells_of_no_process() {
     let why = "sock_diag: ENOENT. The kernel's module unix_diag is not loaded".to_owned();
     let report = Report { no_peers: Some(why), ..Report::default() };
