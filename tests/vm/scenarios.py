@@ -208,6 +208,29 @@ def a_host_paused_by_its_hypervisor_ends_its_guest_at_its_first_look_after_it_go
     lab.expect(not owner.guest_ended(0) or ended.at > resumed, "and not before")
 
 
+def a_host_that_is_suspended_is_reset_by_its_watchdog_which_counts_on(lab):
+    """(7) Suspended to idle: nothing runs, nobody pets, and this device counts on."""
+    owner, heir = lab.owner_and_heir()
+    owner.begin("echo freeze >/sys/power/state")
+    suspended = owner.say("fault", "suspended")
+    reset_before_takeover(lab, owner, heir, suspended.at)
+
+
+def a_host_that_is_suspended_to_memory_is_taken_over_and_wakes_to_nothing(lab):
+    """(7) Its watchdog's power is off as well. It wakes through its firmware, which starts it anew here, after the takeover."""
+    owner, heir = lab.owner_and_heir()
+    owner.begin("echo mem >/sys/power/state")
+    suspended = lab.timeline.wait(owner.name, "monitor", "^SUSPEND", SOON)
+    taken = taken_over(lab, owner, heir, since=suspended.at)
+    owner.monitor_do("system_wakeup")
+    woken = owner.say("fault", "woken").at
+    owner.wait_up(since=woken)
+    owner.start_daemon()
+    owner.join()
+    lab.wait_for(lambda: lab.observer.last_by(heir.name).landed > taken + HOST_DEAD / 2, HOST_DEAD, "the new owner writes on")
+    lab.expect_one_owner_at_a_time()
+
+
 def what_a_dead_host_had_in_flight_harms_nobody_when_it_lands_after_the_takeover(lab):
     """(8) A renewal and a ballot's write of the owner are on their way as its power is cut; they land after the takeover."""
     owner, heir = lab.owner_and_heir()
@@ -395,6 +418,8 @@ ALL = SHORT + [
     a_daemon_started_again_too_late_finds_its_host_reset,
     a_host_that_freezes_as_hardware_does_is_reset_before_the_takeover,
     a_host_paused_by_its_hypervisor_ends_its_guest_at_its_first_look_after_it_goes_on,
+    a_host_that_is_suspended_is_reset_by_its_watchdog_which_counts_on,
+    a_host_that_is_suspended_to_memory_is_taken_over_and_wakes_to_nothing,
     what_a_dead_host_had_in_flight_harms_nobody_when_it_lands_after_the_takeover,
     a_host_whose_acknowledgements_are_lost_is_taken_for_dead_only_once_it_is,
     a_torn_write_of_an_area_is_an_error_and_formatting_again_heals_it,
