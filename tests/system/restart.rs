@@ -128,6 +128,7 @@ fn a_client_that_cannot_be_killed_keeps_the_successor_away_from_the_watchdog_unt
     daemon.process.signal(Signal::SIGKILL);
     daemon.process.wait_over("the daemon", AT_MOST);
     let closed = boot_now();
+    wait_until("the watchdog sees its opener gone", AT_MOST, || first.watchdog_openers() == 0);
     let successor = first.start_daemon("first", &options(&first));
     // The watchdog kills the successor like everything else here; the client cannot even die by that.
     wait_until("the host is reset", DEVICE + LATE, || {
