@@ -47,13 +47,17 @@ class Node(Host):
         begun = time.monotonic()
         self.run("mkdir -p /run/sanlock")
         if self.lab.fire_timeout == WDMD_FIRE_TIMEOUT:
-            self.serve("wdmd", "wdmd -D -H 0 -G root")
-            self.run("until [ -S /run/wdmd/wdmd.sock ]; do sleep 0.1; done")
+            self.start_wdmd()
         pid = self.serve("daemon", self.daemon_command(options, fire_timeout, io_timeout))
         said = self.timeline.wait(self.name, "daemon", "ready|^ended", 60, begun)
         if "ready" not in said.text:
             raise Unexpected(f"{self.name}: the daemon {said.text}")
         return pid
+
+    def start_wdmd(self):
+        """wdmd has the watchdog of its host from now on."""
+        self.serve("wdmd", "wdmd -D -G root")
+        self.run("until [ -S /run/wdmd/wdmd.sock ]; do sleep 0.1; done", 30)
 
     def daemon_command(self, options="", fire_timeout=FIRE_TIMEOUT, io_timeout=IO_TIMEOUT):
         """With whatever defence this run is without."""

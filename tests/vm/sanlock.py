@@ -2,24 +2,16 @@
 
 import time
 
-from lab import IO_TIMEOUT, LEASES, RENEWAL_FAIL, SPACE, Node
+from lab import IO_TIMEOUT, LEASES, RENEWAL_FAIL, SPACE, WDMD_FIRE_TIMEOUT, Node
 
-FIRE_TIMEOUT = 60  # wdmd's, and no other
-HOST_DEAD = RENEWAL_FAIL + FIRE_TIMEOUT
-
-
-def start_wdmd(node):
-    """wdmd has the watchdog of its host from now on. It guards itself by an object in /dev/shm."""
-    node.run("mkdir -p /dev/shm && mount -t tmpfs shm /dev/shm")
-    node.serve("wdmd", "wdmd -D -G root")
-    node.run("until [ -S /run/wdmd/wdmd.sock ]; do sleep 0.1; done", 30)
+HOST_DEAD = RENEWAL_FAIL + WDMD_FIRE_TIMEOUT
 
 
 class SanlockNode(Node):
     """One of them."""
 
-    def start_daemon(self, options="", fire_timeout=FIRE_TIMEOUT):
-        start_wdmd(self)
+    def start_daemon(self, options="", fire_timeout=WDMD_FIRE_TIMEOUT):
+        self.start_wdmd()
         begun = time.monotonic()
         self.run("mkdir -p /run/sanlock")
         pid = self.serve("daemon", f"sanlock daemon -D -w 1 -U root -G root -e {self.name} {options}")

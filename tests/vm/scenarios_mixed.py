@@ -5,10 +5,9 @@ sanlock's, whose sector has no seal, and for one of its own as long as that has 
 """
 
 from extras import SANLOCK, with_extra
-from lab import HOST_DEAD, Node
-from sanlock import FIRE_TIMEOUT as WDMD_FIRE_TIMEOUT
+from lab import HOST_DEAD, WDMD_FIRE_TIMEOUT, Node
 from sanlock import HOST_DEAD as SANLOCK_HOST_DEAD
-from sanlock import SanlockNode, start_wdmd
+from sanlock import SanlockNode
 from scenarios import SOON, taken_over
 
 
@@ -16,7 +15,7 @@ class WdmdNode(Node):
     """A host of ours whose watchdog wdmd has."""
 
     def start_daemon(self, options="--watchdog wdmd", fire_timeout=WDMD_FIRE_TIMEOUT):
-        start_wdmd(self)
+        self.start_wdmd()
         return super().start_daemon(options, fire_timeout)
 
 
